@@ -1,0 +1,129 @@
+//! What both kinds of input offer: named tensors as byte ranges of open files.
+//!
+//! Knows files and byte ranges; does not know safetensors, GGUF or what a tensor means. Weights are read by position (`pread`), not
+//! through the mapping, so a file that shrinks while it is read gives an error instead of a signal.
+
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Fault, Place, Result};
+use crate::quant::Format;
+
+/// A set of named tensors in open files: a Hugging Face folder or a GGUF file with its shards.
+pub trait TensorSource: Sync {
+    /// Every tensor, in the order of the source.
+    fn tensors(&self) -> &[SourceTensor];
+    /// The files that [`SourceTensor::file`] points into.
+    fn files(&self) -> &[InputFile];
+}
+
+/// One tensor of a source: where its bytes are and what they mean.
+#[derive(Debug, Clone)]
+pub struct SourceTensor {
+    /// The name in the source file.
+    pub name: String,
+    /// How the weights are stored.
+    pub format: Format,
+    /// Row-major: the last dimension is contiguous. Empty for a scalar.
+    pub shape: Vec<u64>,
+    /// Index into [`TensorSource::files`].
+    pub file: usize,
+    /// From the start of that file.
+    pub offset_bytes: u64,
+    /// Equal to `format.tensor_bytes(&shape)`; checked when the source was opened.
+    pub size_bytes: u64,
+}
+
+/// An input file and what it looked like when it was opened.
+#[derive(Debug)]
+pub struct InputFile {
+    path: PathBuf,
+    file: File,
+    opened_as: Identity,
+}
+
+/// What tells whether a file is still the same file with the same content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Identity {
+        Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size_bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+impl InputFile {
+    /// Takes over an open file.
+    ///
+    /// # Errors
+    /// `NotRegularFile` for anything but a regular file; `Io` where the system cannot say.
+    pub fn new(path: impl Into<PathBuf>, file: File) -> Result<InputFile> {
+        let path = path.into();
+        let metadata = file.metadata().map_err(|e| Error::io(&path, "stat", e))?;
+        if !metadata.is_file() {
+            return Err(Error::malformed(&path, Place::File, Fault::NotRegularFile, "not a regular file"));
+        }
+        Ok(InputFile { path, file, opened_as: Identity::of(&metadata) })
+    }
+
+    /// The path it was opened under.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The size when it was opened.
+    pub fn size_bytes(&self) -> u64 {
+        self.opened_as.size_bytes
+    }
+
+    /// Device and inode: equal for two names of one file.
+    pub fn device_inode(&self) -> (u64, u64) {
+        (self.opened_as.device, self.opened_as.inode)
+    }
+
+    /// Fills `bytes` from `offset_bytes` on.
+    ///
+    /// # Errors
+    /// `InputChanged` when the file has become too short; `Io` otherwise.
+    pub fn read_exact_at(&self, bytes: &mut [u8], offset_bytes: u64) -> Result<()> {
+        self.file.read_exact_at(bytes, offset_bytes).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => self.changed(format!("it ends before byte {}", offset_bytes + bytes.len() as u64)),
+            _ => Error::io(&self.path, "read", e),
+        })
+    }
+
+    /// # Errors
+    /// `InputChanged` when size, times or identity differ from when the file was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let metadata = self.file.metadata().map_err(|e| Error::io(&self.path, "stat", e))?;
+        let now = Identity::of(&metadata);
+        if now.size_bytes != self.opened_as.size_bytes {
+            return Err(self.changed(format!("its size went from {} to {} bytes", self.opened_as.size_bytes, now.size_bytes)));
+        }
+        // Not ctime: a hard link added elsewhere moves it and changes no byte.
+        if now.modified != self.opened_as.modified {
+            return Err(self.changed("its modification time moved".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn changed(&self, detail: String) -> Error {
+        Error::InputChanged { path: self.path.clone(), detail }
+    }
+}

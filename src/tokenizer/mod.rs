@@ -1,0 +1,1 @@
+//! Vocabularies: read from Hugging Face files, written as GGUF metadata.

@@ -1,0 +1,3 @@
+//! The `ggforge` program: a thin face over the library's public API.
+
+fn main() {}
