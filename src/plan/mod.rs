@@ -2,6 +2,12 @@
 //!
 //! The choice of a type is a pure function of (name, shape, recipe, facts about the model).
 
+mod choose;
+pub mod recipe;
+pub mod role;
+
+pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
+
 use crate::arch::Transform;
 use crate::gguf::Metadata;
 use crate::quant::Format;
