@@ -334,7 +334,7 @@ impl fmt::Display for Escaped<'_> {
             if shown == ESCAPED_CHARS_MAX {
                 return write!(f, "…");
             }
-            if is_harmless(c) { write!(f, "{c}")? } else { write!(f, "{}", c.escape_unicode())? }
+            if is_harmless(c) { write!(f, "{c}")? } else { write!(f, "{}", c.escape_default())? }
         }
         Ok(())
     }

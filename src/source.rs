@@ -64,6 +64,21 @@ impl Identity {
 }
 
 impl InputFile {
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// As for [`InputFile::new`].
+    pub fn open(path: impl Into<PathBuf>) -> Result<InputFile> {
+        let path = path.into();
+        // Looked at before it is opened: opening a FIFO would wait for a writer.
+        let metadata = std::fs::metadata(&path).map_err(|e| Error::io(&path, "open", e))?;
+        if !metadata.is_file() {
+            return Err(Error::malformed(&path, Place::File, Fault::NotRegularFile, "not a regular file"));
+        }
+        let file = File::open(&path).map_err(|e| Error::io(&path, "open", e))?;
+        InputFile::new(path, file)
+    }
+
     /// Takes over an open file.
     ///
     /// # Errors

@@ -1,0 +1,232 @@
+//! One GGUF file: checked when it is opened, decoded when asked.
+//!
+//! Opening costs one pass over the header and 12 bytes of heap per entry and tensor; keys, strings, arrays and tensor names stay where
+//! they are in the file. Everything the header claims is compared with what the file holds before it is used.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::cursor::Cursor;
+use super::header::{self, Index, RawTensor};
+use super::limits::Limits;
+use super::map::map;
+use super::view::ValueRef;
+use crate::error::{Error, Result};
+use crate::quant::Format;
+use crate::source::InputFile;
+
+/// A GGUF file of version 2 or 3, little-endian.
+pub struct File<'a> {
+    path: PathBuf,
+    bytes: Bytes<'a>,
+    limits: Limits,
+    index: Index,
+}
+
+enum Bytes<'a> {
+    Mapped(Mmap),
+    Borrowed(&'a [u8]),
+}
+
+/// Where one tensor of a [`File`] lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    /// The name in the file.
+    pub name: &'a str,
+    /// How its weights are stored.
+    pub format: Format,
+    /// Row-major: the last dimension is contiguous. Empty for a scalar.
+    pub shape: Vec<u64>,
+    /// From the start of the file.
+    pub offset_bytes: u64,
+    /// Without padding.
+    pub size_bytes: u64,
+}
+
+/// What is odd about a file but harms nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// Bytes between tensors, or between header and data, that should be zero.
+    PaddingNotZero {
+        /// Offset of the first one from the start of the file.
+        first_at: u64,
+        /// How many there are.
+        n_bytes: u64,
+    },
+    /// Bytes after the last tensor and its padding.
+    TrailingBytes {
+        /// Offset of the first one from the start of the file.
+        at: u64,
+        /// How many there are.
+        n_bytes: u64,
+    },
+}
+
+impl File<'static> {
+    /// Opens and maps the file at `path`.
+    ///
+    /// # Errors
+    /// `Io` and `NotRegularFile`; `Malformed` and `Limit` for everything that breaks the format's rules.
+    pub fn open(path: impl AsRef<Path>) -> Result<File<'static>> {
+        File::map(&InputFile::open(path.as_ref())?, &Limits::default())
+    }
+
+    /// Maps an open file.
+    ///
+    /// # Errors
+    /// As for [`File::open`].
+    pub fn map(input: &InputFile, limits: &Limits) -> Result<File<'static>> {
+        let mapping = map(input.file()).map_err(|e| Error::io(input.path(), "map", e))?;
+        File::new(input.path(), Bytes::Mapped(mapping), limits)
+    }
+}
+
+impl<'a> File<'a> {
+    /// Reads a file that is already in memory. `path` is only its name in errors.
+    ///
+    /// # Errors
+    /// As for [`File::open`].
+    pub fn parse(path: impl AsRef<Path>, bytes: &'a [u8]) -> Result<File<'a>> {
+        File::parse_within(path, bytes, &Limits::default())
+    }
+
+    /// As [`File::parse`], with other limits.
+    ///
+    /// # Errors
+    /// As for [`File::open`].
+    pub fn parse_within(path: impl AsRef<Path>, bytes: &'a [u8], limits: &Limits) -> Result<File<'a>> {
+        File::new(path.as_ref(), Bytes::Borrowed(bytes), limits)
+    }
+
+    fn new(path: &Path, bytes: Bytes<'a>, limits: &Limits) -> Result<File<'a>> {
+        let index = header::index(path, bytes.as_slice(), limits)?;
+        Ok(File { path: path.to_owned(), bytes, limits: *limits, index })
+    }
+
+    /// The path it was opened under.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.index.version
+    }
+
+    /// Alignment of tensor data.
+    pub fn alignment(&self) -> u64 {
+        self.index.alignment
+    }
+
+    /// Size of the file.
+    pub fn size_bytes(&self) -> u64 {
+        self.bytes.as_slice().len() as u64
+    }
+
+    /// Size of the header without the padding behind it.
+    pub fn header_bytes(&self) -> u64 {
+        self.index.header_bytes
+    }
+
+    /// Where tensor data starts.
+    pub fn data_offset_bytes(&self) -> u64 {
+        self.index.data_offset_bytes
+    }
+
+    /// What is odd about the file.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.index.warnings
+    }
+
+    /// Number of metadata entries.
+    pub fn n_entries(&self) -> usize {
+        self.index.entries.len()
+    }
+
+    /// Number of tensors.
+    pub fn n_tensors(&self) -> usize {
+        self.index.tensors.len()
+    }
+
+    /// Every metadata entry, in the order of the file.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, ValueRef<'_>)> {
+        self.index.entries.iter().filter_map(|&at| self.entry(at))
+    }
+
+    /// The value of a metadata key.
+    pub fn get(&self, key: &str) -> Option<ValueRef<'_>> {
+        let at = self.find(&self.index.entries, &self.index.entries_by_key, key)?;
+        self.entry(at).map(|(_, value)| value)
+    }
+
+    /// Every tensor, in the order of the file.
+    pub fn tensors(&self) -> impl Iterator<Item = TensorInfo<'_>> {
+        self.index.tensors.iter().filter_map(|&at| self.tensor_at(at))
+    }
+
+    /// The tensor of a name.
+    pub fn tensor(&self, name: &str) -> Option<TensorInfo<'_>> {
+        let at = self.find(&self.index.tensors, &self.index.tensors_by_name, name)?;
+        self.tensor_at(at)
+    }
+
+    /// The stored blocks of a tensor of this file.
+    pub fn tensor_bytes(&self, tensor: &TensorInfo<'_>) -> Option<&[u8]> {
+        let start = usize::try_from(tensor.offset_bytes).ok()?;
+        let len = usize::try_from(tensor.size_bytes).ok()?;
+        self.bytes.as_slice().get(start..)?.get(..len)
+    }
+
+    /// Where the entry or tensor info of a name starts.
+    fn find(&self, starts: &[usize], order: &[u32], name: &str) -> Option<usize> {
+        let name_of = |number: u32| header::name_at(&self.path, self.bytes.as_slice(), starts, number);
+        let found = order.binary_search_by(|&number| name_of(number).cmp(name.as_bytes())).ok()?;
+        starts.get(usize::try_from(*order.get(found)?).ok()?).copied()
+    }
+
+    // Both decode what was checked before. Only a file that somebody overwrites meanwhile can fail here; it then shows less.
+
+    fn entry(&self, at: usize) -> Option<(&str, ValueRef<'_>)> {
+        header::read_entry(&mut Cursor::new(&self.path, self.bytes.as_slice(), at), &self.limits).ok()
+    }
+
+    fn tensor_at(&self, at: usize) -> Option<TensorInfo<'_>> {
+        let raw = header::read_tensor(&mut Cursor::new(&self.path, self.bytes.as_slice(), at)).ok()?;
+        let RawTensor { name, format, shape, offset_bytes, size_bytes } = raw;
+        let offset_bytes = self.index.data_offset_bytes.checked_add(offset_bytes)?;
+        Some(TensorInfo { name, format, shape, offset_bytes, size_bytes })
+    }
+}
+
+impl Bytes<'_> {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(mapping) => mapping,
+            Bytes::Borrowed(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for File<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("File")
+            .field("path", &self.path)
+            .field("n_entries", &self.n_entries())
+            .field("n_tensors", &self.n_tensors())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::PaddingNotZero { first_at, n_bytes } => {
+                write!(f, "{n_bytes} bytes of padding are not zero, the first at byte {first_at}")
+            }
+            Warning::TrailingBytes { at, n_bytes } => write!(f, "{n_bytes} bytes follow the last tensor, from byte {at}"),
+        }
+    }
+}
