@@ -242,6 +242,10 @@ faults! {
     UnknownDtype,
     /// An index entry that is not a plain file name inside the folder.
     ShardName,
+    /// A file that the folder must have is missing.
+    MissingFile,
+    /// A symbolic link that leads out of the model folder.
+    OutsideFolder,
     /// An input that is not a regular file.
     NotRegularFile,
     /// The index and the shards disagree.

@@ -1,1 +1,14 @@
 //! A Hugging Face model folder: config.json, safetensors shards and index, tokenizer files. Knows nothing of GGUF.
+//!
+//! Every file here is a stranger's: each is opened only inside the folder, only when it is a regular file, and read only up to a named
+//! limit; JSON is bounded in depth and never has a key twice.
+
+mod config;
+mod folder;
+mod index;
+pub mod json;
+mod open;
+pub mod safetensors;
+
+pub use config::{Config, Rope, Scaling};
+pub use folder::{Folder, UnreadableTensor};

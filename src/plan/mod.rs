@@ -8,7 +8,7 @@ pub mod role;
 
 pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
 
-use crate::arch::Transform;
+pub use crate::arch::Origin;
 use crate::gguf::Metadata;
 use crate::quant::Format;
 
@@ -43,18 +43,4 @@ pub struct PlannedTensor {
     pub origin: Origin,
     /// Why this format, where it is not simply the recipe's base type: shown by `--dry-run`.
     pub reason: Option<String>,
-}
-
-/// Where the weights of a planned tensor come from.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Origin {
-    /// A tensor of the source.
-    Source {
-        /// Index into the source's tensors.
-        tensor: usize,
-        /// How its rows are rearranged.
-        transform: Transform,
-    },
-    /// Computed from the configuration, such as `rope_freqs.weight`.
-    Computed(Vec<f32>),
 }

@@ -1,0 +1,306 @@
+//! `config.json`: typed, range-checked access, in both spellings (transformers 4 and 5).
+//!
+//! Fields of `text_config` win over those beside it: multimodal models keep their language model there. A field that is null counts
+//! as absent. Whatever is wrong with a field is a `ConfigField` fault that names it.
+
+use std::path::{Path, PathBuf};
+
+use super::json::{self, Map, Value};
+use crate::error::{Error, Fault, Place, Result};
+
+/// A parsed config.json.
+#[derive(Debug, Clone)]
+pub struct Config {
+    path: PathBuf,
+    root: Map<String, Value>,
+}
+
+/// Rotary position embedding, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (transformers 4).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: Option<f64>,
+    /// How positions beyond the trained context are reached.
+    pub scaling: Scaling,
+}
+
+/// How a model stretches its rotary frequencies.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Scaling {
+    /// It does not.
+    None,
+    /// By a factor that depends on the text's length; nothing is stored for it.
+    Dynamic,
+    /// All frequencies by one factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// YaRN (arXiv 2309.00071).
+    Yarn {
+        /// The factor.
+        factor: f64,
+        /// Context length before stretching.
+        original_context_len: u32,
+        /// Weight of extrapolation against interpolation.
+        extrapolation_factor: Option<f64>,
+        /// Factor on the attention logits.
+        attention_factor: Option<f64>,
+        /// Rotations above which a dimension is not stretched.
+        beta_fast: Option<f64>,
+        /// Rotations below which a dimension is fully stretched.
+        beta_slow: Option<f64>,
+    },
+    /// Llama 3.1's, by wavelength.
+    Llama3 {
+        /// Factor for long waves.
+        factor: f64,
+        /// `original_context_len / low_freq_factor` is where waves are long.
+        low_freq_factor: f64,
+        /// `original_context_len / high_freq_factor` is where waves are short, and kept.
+        high_freq_factor: f64,
+        /// Context length before stretching.
+        original_context_len: f64,
+    },
+    /// A kind that this version does not know, by name.
+    Other(String),
+}
+
+impl Config {
+    /// Parses config.json; `path` is for messages.
+    ///
+    /// # Errors
+    /// Those of [`json::parse_object`]; `ConfigField` when `text_config` is not an object.
+    pub fn parse(path: impl Into<PathBuf>, bytes: &[u8]) -> Result<Config> {
+        let path = path.into();
+        let root = json::parse_object(&path, bytes)?;
+        let config = Config { path, root };
+        match config.root.get("text_config") {
+            None | Some(Value::Null | Value::Object(_)) => Ok(config),
+            Some(other) => Err(config.fault("text_config", format!("expected an object, found {}", json::kind(other)))),
+        }
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A `ConfigField` fault.
+    pub fn fault(&self, field: &str, detail: impl Into<String>) -> Error {
+        Error::malformed(&self.path, Place::Field(field.to_owned()), Fault::ConfigField, detail)
+    }
+
+    /// A field as it stands, `text_config` first; `None` when absent or null.
+    pub fn value(&self, field: &str) -> Option<&Value> {
+        let nested = self.root.get("text_config").and_then(|text| text.get(field));
+        nested.or_else(|| self.root.get(field)).filter(|value| !value.is_null())
+    }
+
+    /// True when a field is there but null.
+    pub fn has_null(&self, field: &str) -> bool {
+        let nested = self.root.get("text_config").and_then(|text| text.get(field));
+        nested.or_else(|| self.root.get(field)).is_some_and(Value::is_null)
+    }
+
+    /// A field of the outermost object, whatever `text_config` says.
+    pub fn root_value(&self, field: &str) -> Option<&Value> {
+        self.root.get(field).filter(|value| !value.is_null())
+    }
+
+    /// The model's class, such as `LlamaForCausalLM`: the first of `architectures`.
+    ///
+    /// # Errors
+    /// `ConfigField` when there is none.
+    pub fn class(&self) -> Result<&str> {
+        let classes =
+            self.value("architectures").ok_or_else(|| self.fault("architectures", "missing: it names the model's class"))?;
+        let first = classes.as_array().and_then(|list| list.first()).and_then(Value::as_str);
+        first.ok_or_else(|| self.fault("architectures", "expected a list of class names"))
+    }
+
+    /// A whole number.
+    ///
+    /// # Errors
+    /// `ConfigField` for anything but a whole number from 0 to 2^32 - 1.
+    pub fn u32(&self, field: &str) -> Result<Option<u32>> {
+        self.value(field).map(|value| self.to_u32(field, value)).transpose()
+    }
+
+    /// A number. Its nearest `f32` is finite.
+    ///
+    /// # Errors
+    /// `ConfigField` for anything else.
+    pub fn f64(&self, field: &str) -> Result<Option<f64>> {
+        self.value(field).map(|value| self.to_f64(field, value)).transpose()
+    }
+
+    /// A truth value.
+    ///
+    /// # Errors
+    /// `ConfigField` for anything else.
+    pub fn bool(&self, field: &str) -> Result<Option<bool>> {
+        let read = |value: &Value| value.as_bool().ok_or_else(|| self.unexpected(field, "true or false", value));
+        self.value(field).map(read).transpose()
+    }
+
+    /// A string.
+    ///
+    /// # Errors
+    /// `ConfigField` for anything else.
+    pub fn str(&self, field: &str) -> Result<Option<&str>> {
+        self.value(field).map(|value| value.as_str().ok_or_else(|| self.unexpected(field, "a string", value))).transpose()
+    }
+
+    /// A list of whole numbers, or one alone: `eos_token_id` comes in both forms.
+    ///
+    /// # Errors
+    /// `ConfigField` for anything else.
+    pub fn u32s(&self, field: &str) -> Result<Option<Vec<u32>>> {
+        let read = |value: &Value| match value {
+            Value::Array(items) => items.iter().map(|item| self.to_u32(field, item)).collect(),
+            one => Ok(vec![self.to_u32(field, one)?]),
+        };
+        self.value(field).map(read).transpose()
+    }
+
+    /// A list of strings.
+    ///
+    /// # Errors
+    /// `ConfigField` for anything else.
+    pub fn strings(&self, field: &str) -> Result<Option<Vec<&str>>> {
+        let Some(value) = self.value(field) else { return Ok(None) };
+        let items = value.as_array().and_then(|items| items.iter().map(Value::as_str).collect());
+        items.map(Some).ok_or_else(|| self.unexpected(field, "a list of strings", value))
+    }
+
+    fn to_u32(&self, field: &str, value: &Value) -> Result<u32> {
+        let number = value.as_u64().and_then(|n| u32::try_from(n).ok());
+        number.ok_or_else(|| self.unexpected(field, "a whole number from 0 to 4294967295", value))
+    }
+
+    fn to_f64(&self, field: &str, value: &Value) -> Result<f64> {
+        let number = value.as_f64().filter(|n| (*n as f32).is_finite());
+        number.ok_or_else(|| self.unexpected(field, "a number that fits a 32-bit float", value))
+    }
+
+    fn unexpected(&self, field: &str, expected: &str, value: &Value) -> Error {
+        // A number is short; anything else could be a megabyte.
+        let found = if value.is_number() { value.to_string() } else { json::kind(value).to_owned() };
+        self.fault(field, format!("expected {expected}, found {found}"))
+    }
+}
+
+/// The rotary embedding in both spellings.
+impl Config {
+    /// Reads `rope_parameters`, else `rope_theta` and `rope_scaling`.
+    ///
+    /// # Errors
+    /// `ConfigField` for a field of the wrong type, a scaling without its numbers, or two spellings that contradict each other.
+    pub fn rope(&self) -> Result<Rope> {
+        let new = self.rope_section("rope_parameters")?;
+        let old = self.rope_section("rope_scaling")?;
+        let own_theta = self.f64("rope_theta")?;
+        let Some(section) = new.as_ref().or(old.as_ref()) else {
+            return Ok(Rope { theta: own_theta, scaling: Scaling::None });
+        };
+        let theta = section.number("rope_theta")?.or(own_theta);
+        if let (Some(inner), Some(outer)) = (section.number("rope_theta")?, own_theta)
+            && inner != outer
+        {
+            return Err(self.fault("rope_theta", format!("{outer} here, {inner} in {}", section.name)));
+        }
+        let scaling = section.scaling()?;
+        if let (Some(_), Some(old)) = (&new, &old)
+            && old.scaling()? != scaling
+        {
+            return Err(self.fault("rope_scaling", "contradicts rope_parameters"));
+        }
+        Ok(Rope { theta, scaling })
+    }
+
+    fn rope_section(&self, name: &'static str) -> Result<Option<RopeSection<'_>>> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let Value::Object(map) = value else { return Err(self.unexpected(name, "an object", value)) };
+        // One section per kind of layer, where kinds differ: the full-attention one is the model's.
+        let map = match map.get("full_attention") {
+            Some(Value::Object(full)) => full,
+            _ => map,
+        };
+        Ok(Some(RopeSection { config: self, name, map }))
+    }
+}
+
+/// `rope_parameters` or `rope_scaling`.
+struct RopeSection<'a> {
+    config: &'a Config,
+    name: &'static str,
+    map: &'a Map<String, Value>,
+}
+
+impl RopeSection<'_> {
+    fn number(&self, field: &str) -> Result<Option<f64>> {
+        let value = self.map.get(field).filter(|value| !value.is_null());
+        value.map(|value| self.config.to_f64(&format!("{}.{field}", self.name), value)).transpose()
+    }
+
+    fn required(&self, field: &str) -> Result<f64> {
+        self.number(field)?.ok_or_else(|| self.config.fault(&format!("{}.{field}", self.name), "missing"))
+    }
+
+    /// `rope_type`, formerly `type`.
+    fn kind(&self) -> Result<Option<String>> {
+        let found =
+            ["rope_type", "type"].into_iter().find_map(|field| Some((field, self.map.get(field).filter(|v| !v.is_null())?)));
+        let Some((field, value)) = found else { return Ok(None) };
+        match value.as_str() {
+            Some(kind) => Ok(Some(kind.to_lowercase())),
+            None => Err(self.config.unexpected(&format!("{}.{field}", self.name), "a string", value)),
+        }
+    }
+
+    fn original_context_len(&self) -> Result<Option<f64>> {
+        const FIELD: &str = "original_max_position_embeddings";
+        let own = self.number(FIELD)?;
+        own.map_or_else(|| self.config.f64(FIELD), |len| Ok(Some(len)))
+    }
+
+    fn scaling(&self) -> Result<Scaling> {
+        let Some(kind) = self.kind()? else {
+            if self.map.contains_key("factor") {
+                return Err(self.config.fault(self.name, "has a factor but no rope_type"));
+            }
+            return Ok(Scaling::None);
+        };
+        Ok(match kind.as_str() {
+            "default" => Scaling::None,
+            "dynamic" => Scaling::Dynamic,
+            "linear" => Scaling::Linear { factor: self.required("factor")? },
+            "yarn" => self.yarn()?,
+            "llama3" => Scaling::Llama3 {
+                factor: self.number("factor")?.unwrap_or(8.0),
+                low_freq_factor: self.number("low_freq_factor")?.unwrap_or(1.0),
+                high_freq_factor: self.number("high_freq_factor")?.unwrap_or(4.0),
+                original_context_len: self.original_context_len()?.unwrap_or(8192.0),
+            },
+            _ => Scaling::Other(kind),
+        })
+    }
+
+    fn yarn(&self) -> Result<Scaling> {
+        let field = format!("{}.original_max_position_embeddings", self.name);
+        let original = self.original_context_len()?.ok_or_else(|| self.config.fault(&field, "missing"))?;
+        if original.fract() != 0.0 || !(1.0..=f64::from(u32::MAX)).contains(&original) {
+            return Err(self.config.fault(&field, format!("expected a context length, found {original}")));
+        }
+        let attention_factor = self.number("attention_factor")?;
+        Ok(Scaling::Yarn {
+            factor: self.required("factor")?,
+            original_context_len: original as u32,
+            extrapolation_factor: self.number("extrapolation_factor")?,
+            attention_factor: attention_factor.map_or_else(|| self.number("attn_factor"), |factor| Ok(Some(factor)))?,
+            beta_fast: self.number("beta_fast")?,
+            beta_slow: self.number("beta_slow")?,
+        })
+    }
+}

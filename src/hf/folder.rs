@@ -1,0 +1,381 @@
+//! A Hugging Face model folder: opens and checks everything that can be checked without reading a weight.
+//!
+//! ```text
+//! config.json                          required
+//! model.safetensors                    either this,
+//! model.safetensors.index.json  \      or these,
+//! model-00001-of-0000N.safetensors  }  or the complete shards without an index
+//! tokenizer.json, tokenizer.model, tokenizer_config.json, generation_config.json, chat_template.jinja, README.md: as needed
+//! ```
+//!
+//! Tensors are ordered by shard name, then by their own name, whatever order files and headers have them in: the same order that
+//! llama.cpp's converter uses.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::config::Config;
+use super::index::{INDEX_BYTES_MAX, Index};
+use super::open::Dir;
+use super::safetensors;
+use crate::error::{Error, Fault, Place, Result};
+use crate::source::{InputFile, SourceTensor, TensorSource};
+
+const CONFIG: &str = "config.json";
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Largest config.json accepted: the largest real ones list the precision of every layer in about 1 MB.
+const CONFIG_BYTES_MAX: u64 = 8 << 20;
+/// Largest tokenizer file accepted: the largest real ones, of 260 000 tokens, have about 35 MB.
+const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+/// Largest of any other small file.
+const OTHER_BYTES_MAX: u64 = 16 << 20;
+/// Most names read from the folder itself.
+const NAMES_MAX: usize = 100_000;
+
+/// An open model folder.
+#[derive(Debug)]
+pub struct Folder {
+    dir: Dir,
+    config: Config,
+    files: Vec<InputFile>,
+    tensors: Vec<SourceTensor>,
+    unreadable: Vec<UnreadableTensor>,
+    notes: Vec<String>,
+}
+
+/// A tensor in a type that is not converted, such as FP8. It is an error only if the model needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableTensor {
+    /// The name in the source file.
+    pub name: String,
+    /// The type as safetensors names it.
+    pub dtype: &'static str,
+}
+
+impl TensorSource for Folder {
+    fn tensors(&self) -> &[SourceTensor] {
+        &self.tensors
+    }
+
+    fn files(&self) -> &[InputFile] {
+        &self.files
+    }
+}
+
+impl Folder {
+    /// Opens a model folder: parses config.json and every safetensors header.
+    ///
+    /// # Errors
+    /// `Usage` when `path` is not a folder, `Unsupported` when it holds its weights in another format, `Malformed` for every rule that
+    /// a file in it breaks.
+    pub fn open(path: impl AsRef<Path>) -> Result<Folder> {
+        let path = path.as_ref();
+        check_is_folder(path)?;
+        let dir = Dir::open(path)?;
+        let Some(bytes) = read_bounded(&dir, CONFIG, CONFIG_BYTES_MAX)? else {
+            return Err(explain_missing_config(&dir));
+        };
+        let config = Config::parse(path.join(CONFIG), &bytes)?;
+        drop(bytes);
+        let mut folder = Folder { dir, config, files: vec![], tensors: vec![], unreadable: vec![], notes: vec![] };
+        match find_shards(&folder.dir)? {
+            Shards::Listed(index) => folder.open_listed(index)?,
+            Shards::Named(names) => folder.open_named(&names)?,
+        }
+        Ok(folder)
+    }
+
+    /// The parsed config.json.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The folder, as the caller spelled it.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Tensors that are there but in a type that is not converted.
+    pub fn unreadable(&self) -> &[UnreadableTensor] {
+        &self.unreadable
+    }
+
+    /// Oddities that do not stand in the way: for the user to see.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Reads a small file of the folder whole: `tokenizer.json`, `generation_config.json`. `None` when it is not there.
+    ///
+    /// # Errors
+    /// `Limit` when it is larger than any real one, `NotRegularFile`, `OutsideFolder`, `Io`.
+    pub fn read_optional(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let limit = match name {
+            "tokenizer.json" | "tokenizer.model" | "vocab.json" | "merges.txt" => TOKENIZER_BYTES_MAX,
+            _ => OTHER_BYTES_MAX,
+        };
+        read_bounded(&self.dir, name, limit)
+    }
+
+    /// The model's name on the hub, as far as the path tells: `org/name` for a folder of the hub's cache
+    /// (`models--org--name/snapshots/<revision>`), else the folder's own name.
+    pub fn model_id(&self) -> String {
+        let real_path = self.dir.real_path();
+        let name_of = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let cached = real_path.parent().filter(|p| p.ends_with("snapshots")).and_then(Path::parent).and_then(name_of);
+        if let Some(id) = cached.as_deref().and_then(|name| name.strip_prefix("models--")) {
+            return id.replacen("--", "/", 1);
+        }
+        // The spelled name first: a link `Llama-3-8B -> /data/0123` is there for its name.
+        name_of(self.dir.path()).or_else(|| name_of(real_path)).unwrap_or_default()
+    }
+
+    /// The shards that an index lists; tensors must be exactly those it lists, each in the shard it says.
+    fn open_listed(&mut self, index: Index) -> Result<()> {
+        let index_path = self.path().join(INDEX);
+        let mismatch = |name: &str, detail: String| {
+            Error::malformed(&index_path, Place::Tensor(name.to_owned()), Fault::IndexMismatch, detail)
+        };
+        // Every shard is looked for before any header is read: a download that stopped early is the most common fault.
+        let mut opened = Vec::new();
+        for shard in &index.shards {
+            opened.push(self.open_shard(shard)?);
+        }
+        let mut n_listed = vec![0; opened.len()];
+        index.tensors.iter().for_each(|(_, shard)| n_listed[*shard as usize] += 1);
+        let mut data_bytes = 0;
+        for (shard, file) in opened.into_iter().enumerate() {
+            let shard_name = &index.shards[shard];
+            let (entries, data_start) = safetensors::read(&file)?;
+            for entry in &entries {
+                match index.shard_of(&entry.name) {
+                    Some(listed) if listed as usize == shard => {}
+                    Some(listed) => {
+                        let listed = &index.shards[listed as usize];
+                        return Err(mismatch(&entry.name, format!("listed in {listed}, found in {shard_name}")));
+                    }
+                    None => return Err(mismatch(&entry.name, format!("found in {shard_name}, not listed"))),
+                }
+            }
+            // All found are listed, and none twice, so only the count can still differ.
+            if entries.len() < n_listed[shard] {
+                let is_here = |name: &str| entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).is_ok();
+                let missing = index.tensors.iter().find(|(name, listed)| *listed as usize == shard && !is_here(name));
+                let name = missing.map_or("", |(name, _)| name);
+                return Err(mismatch(name, format!("listed in {shard_name}, which does not have it")));
+            }
+            data_bytes += entries.iter().map(|entry| entry.end - entry.begin).sum::<u64>();
+            self.take(file, entries, data_start);
+        }
+        if let Some(total) = index.total_bytes.filter(|&total| total != data_bytes) {
+            // Not an error: old versions of transformers counted shared tensors twice here, and nothing depends on it.
+            self.notes.push(format!("{INDEX}: total_size is {total}, the tensors have {data_bytes} bytes"));
+        }
+        Ok(())
+    }
+
+    /// Shards without an index: one file, or a complete numbered set.
+    fn open_named(&mut self, names: &[String]) -> Result<()> {
+        for name in names {
+            let file = self.open_shard(name)?;
+            let (entries, data_start) = safetensors::read(&file)?;
+            self.take(file, entries, data_start);
+        }
+        if names.len() > 1 {
+            self.check_unique_across_shards()?;
+        }
+        Ok(())
+    }
+
+    fn check_unique_across_shards(&self) -> Result<()> {
+        let mut by_name: Vec<u32> = (0..self.tensors.len() as u32).collect();
+        by_name.sort_unstable_by(|&a, &b| self.tensors[a as usize].name.cmp(&self.tensors[b as usize].name));
+        for pair in by_name.windows(2) {
+            let (first, second) = (&self.tensors[pair[0] as usize], &self.tensors[pair[1] as usize]);
+            if first.name == second.name {
+                let (one, other) = (self.files[first.file].path(), self.files[second.file].path());
+                let detail = format!("also in {}", one.display());
+                return Err(Error::malformed(other, Place::Tensor(first.name.clone()), Fault::DuplicateTensor, detail));
+            }
+        }
+        Ok(())
+    }
+
+    fn open_shard(&self, name: &str) -> Result<InputFile> {
+        self.dir.file(name)?.ok_or_else(|| {
+            let path = self.path().join(name);
+            Error::malformed(path, Place::File, Fault::ShardMissing, "no such shard; the download may be incomplete")
+        })
+    }
+
+    /// Adds a shard's tensors.
+    fn take(&mut self, file: InputFile, entries: Vec<safetensors::Entry>, data_start: u64) {
+        let file_index = self.files.len();
+        self.files.push(file);
+        self.tensors.reserve_exact(entries.len());
+        for entry in entries {
+            match entry.dtype.format() {
+                Some(format) => self.tensors.push(SourceTensor {
+                    name: entry.name,
+                    format,
+                    shape: entry.shape,
+                    file: file_index,
+                    offset_bytes: data_start + entry.begin,
+                    size_bytes: entry.end - entry.begin,
+                }),
+                None => self.unreadable.push(UnreadableTensor { name: entry.name, dtype: entry.dtype.name() }),
+            }
+        }
+    }
+}
+
+/// Where the weights are.
+enum Shards {
+    Listed(Index),
+    Named(Vec<String>),
+}
+
+fn find_shards(dir: &Dir) -> Result<Shards> {
+    let has_single = dir.file(SINGLE)?.is_some();
+    let index_path = dir.path().join(INDEX);
+    if let Some(bytes) = read_bounded(dir, INDEX, INDEX_BYTES_MAX)? {
+        let index = Index::parse(&index_path, &bytes)?;
+        if has_single && index.shards != [SINGLE] {
+            let detail = format!("both {SINGLE} and an index of other shards are here; remove the one that is not meant");
+            return Err(Error::malformed(&index_path, Place::File, Fault::Ambiguous, detail));
+        }
+        return Ok(Shards::Listed(index));
+    }
+    let numbered = numbered_shards(dir)?;
+    match (has_single, numbered.is_empty()) {
+        (true, true) => Ok(Shards::Named(vec![SINGLE.to_owned()])),
+        (false, false) => Ok(Shards::Named(numbered)),
+        (true, false) => {
+            let detail = format!("both {SINGLE} and numbered shards are here; remove those that are not meant");
+            Err(Error::malformed(dir.path(), Place::File, Fault::Ambiguous, detail))
+        }
+        (false, true) => Err(explain_missing_weights(dir)?),
+    }
+}
+
+/// `model-00001-of-0000N.safetensors`, all N of them, or none.
+fn numbered_shards(dir: &Dir) -> Result<Vec<String>> {
+    let mut shards: Vec<String> = names(dir)?.into_iter().filter(|name| shard_count(name).is_some()).collect();
+    shards.sort_unstable();
+    let Some(count) = shards.first().and_then(|name| shard_count(name)) else { return Ok(shards) };
+    let missing =
+        (1..=count).map(|no| format!("model-{no:05}-of-{count:05}.safetensors")).find(|name| shards.binary_search(name).is_err());
+    if let Some(name) = missing {
+        let detail = "no such shard; the download may be incomplete";
+        return Err(Error::malformed(dir.path().join(name), Place::File, Fault::ShardMissing, detail));
+    }
+    if shards.len() > count as usize {
+        let detail = "numbered shards of more than one set are here; remove those that are not meant";
+        return Err(Error::malformed(dir.path(), Place::File, Fault::Ambiguous, detail));
+    }
+    Ok(shards)
+}
+
+/// N of a name `model-00001-of-0000N.safetensors`, if it is one.
+fn shard_count(name: &str) -> Option<u32> {
+    let (no, count) = name.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
+    let number = |text: &str| if text.len() == 5 { text.parse::<u32>().ok() } else { None };
+    number(no)?;
+    number(count)
+}
+
+/// The names in the folder, as far as they are UTF-8.
+fn names(dir: &Dir) -> Result<Vec<String>> {
+    let path = dir.path();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, "list", e))? {
+        if names.len() == NAMES_MAX {
+            let what = "files in the folder".to_owned();
+            return Err(Error::Limit { path: path.to_owned(), what, limit: NAMES_MAX as u64, found: NAMES_MAX as u64 + 1 });
+        }
+        let entry = entry.map_err(|e| Error::io(path, "list", e))?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn read_bounded(dir: &Dir, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+    let Some(input) = dir.file(name)? else { return Ok(None) };
+    let path = input.path();
+    let found = input.size_bytes();
+    if found > limit {
+        return Err(Error::Limit { path: path.to_owned(), what: "size in bytes".to_owned(), limit, found });
+    }
+    let mut bytes = Vec::with_capacity(found as usize);
+    // `take`: a file that grows meanwhile stays within its limit.
+    input.file().take(limit).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
+    Ok(Some(bytes))
+}
+
+/// Says what to do when the path given is not a folder.
+fn check_is_folder(path: &Path) -> Result<()> {
+    let shown = path.display();
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) if path.extension().is_some_and(|e| e == "gguf") => {
+            Err(Error::usage(format!("{shown} is a GGUF file, not a model folder; `ggforge quantize` takes it")))
+        }
+        Ok(_) => Err(Error::usage(format!("{shown} is a file; give the folder that holds config.json and the weights"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && looks_like_hub_id(path) => Err(Error::usage(format!(
+            "no folder {shown} here; if it is a model of the Hugging Face hub, download it first: `hf download {shown} --local-dir {}`",
+            path.file_name().unwrap_or_default().to_string_lossy()
+        ))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Error::usage(format!("no folder {shown}"))),
+        Err(e) => Err(Error::io(path, "open", e)),
+    }
+}
+
+/// `org/name`, of the hub's characters.
+fn looks_like_hub_id(path: &Path) -> bool {
+    let Some((org, name)) = path.to_str().and_then(|text| text.split_once('/')) else { return false };
+    [org, name].iter().all(|part| {
+        !part.starts_with('.') && !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    })
+}
+
+fn explain_missing_config(dir: &Dir) -> Error {
+    let path = dir.path();
+    let names = names(dir).unwrap_or_default();
+    let has = |name: &str| names.iter().any(|found| found == name);
+    if has("adapter_config.json") {
+        return Error::unsupported(format!("{} is a LoRA adapter", path.display()), "merge it into its base model first");
+    }
+    if has("params.json") {
+        let what = format!("{} is in its maker's own layout (params.json)", path.display());
+        return Error::unsupported(what, "use the Hugging Face layout of the same model, with config.json");
+    }
+    let gguf = names.iter().find(|name| name.ends_with(".gguf"));
+    let hint = match (gguf, names.is_empty()) {
+        (Some(gguf), _) => format!("{gguf:?} in it is a GGUF file, which `ggforge quantize` takes"),
+        (None, true) => "the folder is empty; give the folder that holds config.json and the weights".to_owned(),
+        (None, false) => "give the folder that holds config.json and the weights".to_owned(),
+    };
+    Error::malformed(path.join(CONFIG), Place::File, Fault::MissingFile, format!("no such file; {hint}"))
+}
+
+fn explain_missing_weights(dir: &Dir) -> Result<Error> {
+    let names = names(dir)?;
+    let pickle = |name: &&String| {
+        [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end)) && !name.starts_with("training_args")
+    };
+    if let Some(name) = names.iter().find(pickle) {
+        let what =
+            format!("{}: weights in PyTorch pickle files ({name:?}), which can run code, are not read", dir.path().display());
+        let hint = "download the safetensors revision, or load the model with transformers and save_pretrained() it";
+        return Ok(Error::unsupported(what, hint));
+    }
+    if let Some(name) = names.iter().find(|name| name.starts_with("consolidated") && name.ends_with(".safetensors")) {
+        let what = format!("{}: only {name:?}, in its maker's own layout", dir.path().display());
+        return Ok(Error::unsupported(what, "download model.safetensors, or its shards, of the same model"));
+    }
+    let path: PathBuf = dir.path().join(SINGLE);
+    let detail = format!("no such file, and neither {INDEX} nor numbered shards; the download may be incomplete");
+    Ok(Error::malformed(path, Place::File, Fault::MissingFile, detail))
+}

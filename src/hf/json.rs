@@ -1,0 +1,203 @@
+//! JSON from files that nobody vouches for: no key twice, bounded depth, errors with a byte offset.
+//!
+//! Values are `serde_json`'s. Its own parser keeps the last of two equal keys; two readers that keep different ones see two different
+//! models in one file, so a second key is refused here.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::Path;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+pub use serde_json::{Map, Value};
+
+use crate::error::{Error, Fault, Place, Result};
+
+/// Deepest nesting accepted. Real files stay below 20; `serde_json` recurses, and would stop by itself at 128.
+pub const DEPTH_MAX: usize = 64;
+
+/// Parses a whole file.
+///
+/// # Errors
+/// `Json` for anything that is not one JSON value in UTF-8, `JsonDepth`, `DuplicateKey`.
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
+    let text = check(path, bytes)?;
+    let duplicate = RefCell::new(None);
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = Unique { duplicate: &duplicate }.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    value.map_err(|e| match duplicate.take() {
+        Some(key) => Error::malformed(path, Place::Field(key), Fault::DuplicateKey, "the same key twice in one object"),
+        None => syntax_error(path, text, &e),
+    })
+}
+
+/// Parses a whole file whose outermost value must be an object.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn parse_object(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
+    match parse(path, bytes)? {
+        Value::Object(map) => Ok(map),
+        other => Err(Error::malformed(path, Place::File, Fault::Json, format!("expected a JSON object, found {}", kind(&other)))),
+    }
+}
+
+/// What a value is, in words: for messages.
+pub fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Checks what can be checked without parsing, encoding and depth, in one pass that cannot recurse.
+pub(super) fn check<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| Error::malformed(path, Place::Byte(e.valid_up_to() as u64), Fault::Json, "not UTF-8"))?;
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for (at, &byte) in bytes.iter().enumerate() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            let detail = format!("nested deeper than {DEPTH_MAX}");
+            return Err(Error::malformed(path, Place::Byte(at as u64), Fault::JsonDepth, detail));
+        }
+    }
+    Ok(text)
+}
+
+/// A `serde_json` error as ours, with the byte offset that it gives as line and column.
+pub(super) fn syntax_error(path: &Path, text: &str, error: &serde_json::Error) -> Error {
+    let line_start: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let byte = (line_start + error.column().saturating_sub(1)) as u64;
+    let full = error.to_string();
+    let detail = full.split(" at line ").next().unwrap_or(&full);
+    Error::malformed(path, Place::Byte(byte), Fault::Json, format!("invalid JSON: {detail}"))
+}
+
+/// Builds a [`Value`], refusing an object with a key twice; the key is left in `duplicate`.
+#[derive(Clone, Copy)]
+struct Unique<'a> {
+    duplicate: &'a RefCell<Option<String>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Unique<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unique<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(self)? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if object.contains_key(&key) {
+                self.duplicate.replace(Some(key));
+                return Err(A::Error::custom("duplicate key"));
+            }
+            let value = map.next_value_seed(self)?;
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> (Fault, Place) {
+        match parse(Path::new("x.json"), text.as_bytes()) {
+            Err(Error::Malformed { fault, place, .. }) => (fault, place),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn keys_are_unique_at_every_depth() {
+        assert_eq!(fault(r#"{"a":1,"a":1}"#).0, Fault::DuplicateKey);
+        assert_eq!(fault(r#"[{"b":{"a":1,"\u0061":2}}]"#), (Fault::DuplicateKey, Place::Field("a".into())));
+        assert!(parse(Path::new("x"), br#"{"a":{"a":1},"b":{"a":1}}"#).is_ok());
+    }
+
+    #[test]
+    fn depth_is_bounded_without_recursion() {
+        for open in ["[", "{\"a\":"] {
+            let (fault, _) = fault(&open.repeat(100_000));
+            assert_eq!(fault, Fault::JsonDepth);
+        }
+        let deep = format!("{}{}", "[".repeat(DEPTH_MAX), "]".repeat(DEPTH_MAX));
+        assert!(parse(Path::new("x"), deep.as_bytes()).is_ok());
+        assert!(parse(Path::new("x"), br#"["[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"[["]"#).is_ok());
+    }
+
+    #[test]
+    fn errors_have_a_byte_offset() {
+        assert_eq!(fault("{\n \"a\": 1,\n x}"), (Fault::Json, Place::Byte(12)));
+        assert_eq!(fault("{} x").0, Fault::Json);
+        assert_eq!(fault("").0, Fault::Json);
+        assert_eq!(fault("\u{feff}{}").0, Fault::Json);
+        assert_eq!(fault("1e999").0, Fault::Json);
+        assert_eq!(fault("\"\\ud800\"").0, Fault::Json);
+    }
+}
