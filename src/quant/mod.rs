@@ -2,7 +2,13 @@
 //!
 //! One line of [`formats!`] per type gives the enum variant, id, name, sizes and functions.
 
+#[allow(dead_code)]
+mod block;
+mod plain;
+mod simple;
+
 use crate::simd::Level;
+use block::Traits;
 
 /// Why a block could not be quantized.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,7 +42,7 @@ pub enum SizeFault {
 }
 
 macro_rules! formats {
-    ($($id:literal $name:ident $block_len:literal $block_bytes:literal;)*) => {
+    ($($id:literal $name:ident $traits:expr;)*) => {
         /// A tensor type of ggml, spelled as in GGUF.
         #[allow(non_camel_case_types)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,55 +65,49 @@ macro_rules! formats {
                 match self { $(Format::$name => stringify!($name)),* }
             }
 
-            /// Weights per block.
-            pub fn block_len(self) -> usize {
-                match self { $(Format::$name => $block_len),* }
-            }
-
-            /// Bytes per block.
-            pub fn block_bytes(self) -> usize {
-                match self { $(Format::$name => $block_bytes),* }
+            const fn traits(self) -> Traits {
+                match self { $(Format::$name => const { $traits }),* }
             }
         }
     };
 }
 
 formats! {
-    0 F32 1 4;
-    1 F16 1 2;
-    2 Q4_0 32 18;
-    3 Q4_1 32 20;
-    6 Q5_0 32 22;
-    7 Q5_1 32 24;
-    8 Q8_0 32 34;
-    9 Q8_1 32 36;
-    10 Q2_K 256 84;
-    11 Q3_K 256 110;
-    12 Q4_K 256 144;
-    13 Q5_K 256 176;
-    14 Q6_K 256 210;
-    15 Q8_K 256 292;
-    16 IQ2_XXS 256 66;
-    17 IQ2_XS 256 74;
-    18 IQ3_XXS 256 98;
-    19 IQ1_S 256 50;
-    20 IQ4_NL 32 18;
-    21 IQ3_S 256 110;
-    22 IQ2_S 256 82;
-    23 IQ4_XS 256 136;
-    24 I8 1 1;
-    25 I16 1 2;
-    26 I32 1 4;
-    27 I64 1 8;
-    28 F64 1 8;
-    29 IQ1_M 256 56;
-    30 BF16 1 2;
-    34 TQ1_0 256 54;
-    35 TQ2_0 256 66;
-    39 MXFP4 32 17;
-    40 NVFP4 64 36;
-    41 Q1_0 128 18;
-    42 Q2_0 64 18;
+    0 F32 Traits::of::<plain::F32>();
+    1 F16 Traits::of::<plain::F16>();
+    2 Q4_0 Traits::of::<simple::Q4_0>();
+    3 Q4_1 Traits::of::<simple::Q4_1>();
+    6 Q5_0 Traits::of::<simple::Q5_0>();
+    7 Q5_1 Traits::of::<simple::Q5_1>();
+    8 Q8_0 Traits::of::<simple::Q8_0>();
+    9 Q8_1 Traits::stored::<[u8; 36]>(32);
+    10 Q2_K Traits::stored::<[u8; 84]>(256);
+    11 Q3_K Traits::stored::<[u8; 110]>(256);
+    12 Q4_K Traits::stored::<[u8; 144]>(256);
+    13 Q5_K Traits::stored::<[u8; 176]>(256);
+    14 Q6_K Traits::stored::<[u8; 210]>(256);
+    15 Q8_K Traits::stored::<[u8; 292]>(256);
+    16 IQ2_XXS Traits::stored::<[u8; 66]>(256);
+    17 IQ2_XS Traits::stored::<[u8; 74]>(256);
+    18 IQ3_XXS Traits::stored::<[u8; 98]>(256);
+    19 IQ1_S Traits::stored::<[u8; 50]>(256);
+    20 IQ4_NL Traits::stored::<[u8; 18]>(32);
+    21 IQ3_S Traits::stored::<[u8; 110]>(256);
+    22 IQ2_S Traits::stored::<[u8; 82]>(256);
+    23 IQ4_XS Traits::stored::<[u8; 136]>(256);
+    24 I8 Traits::stored::<[u8; 1]>(1);
+    25 I16 Traits::stored::<[u8; 2]>(1);
+    26 I32 Traits::stored::<[u8; 4]>(1);
+    27 I64 Traits::stored::<[u8; 8]>(1);
+    28 F64 Traits::readable::<plain::F64>();
+    29 IQ1_M Traits::stored::<[u8; 56]>(256);
+    30 BF16 Traits::of::<plain::BF16>();
+    34 TQ1_0 Traits::stored::<[u8; 54]>(256);
+    35 TQ2_0 Traits::stored::<[u8; 66]>(256);
+    39 MXFP4 Traits::stored::<[u8; 17]>(32);
+    40 NVFP4 Traits::stored::<[u8; 36]>(64);
+    41 Q1_0 Traits::stored::<[u8; 18]>(128);
+    42 Q2_0 Traits::stored::<[u8; 18]>(64);
 }
 
 impl Format {
@@ -148,14 +148,24 @@ impl Format {
             .ok_or(SizeFault::SizeOverflow)
     }
 
+    /// Weights per block.
+    pub fn block_len(self) -> usize {
+        self.traits().block_len
+    }
+
+    /// Bytes per block.
+    pub fn block_bytes(self) -> usize {
+        self.traits().block_bytes
+    }
+
     /// True when [`Format::quantize_rows`] can produce this format.
     pub fn can_quantize(self) -> bool {
-        false
+        self.traits().quantize.is_some()
     }
 
     /// True when [`Format::dequantize`] can read this format.
     pub fn can_dequantize(self) -> bool {
-        false
+        self.traits().dequantize.is_some()
     }
 
     /// Quantizes whole rows.
@@ -170,21 +180,27 @@ impl Format {
     /// When lengths disagree or the format cannot be quantized to.
     pub fn quantize_rows(
         self,
-        _level: Level,
-        _weights: &[f32],
-        _row_len: usize,
-        _importance: Option<&[f32]>,
-        _blocks: &mut [u8],
+        level: Level,
+        weights: &[f32],
+        row_len: usize,
+        importance: Option<&[f32]>,
+        blocks: &mut [u8],
     ) -> Result<(), BlockFault> {
-        todo!()
+        let traits = self.traits();
+        let quantize = traits.quantize.unwrap_or_else(|| panic!("{self} cannot be quantized to"));
+        assert!(row_len.is_multiple_of(traits.block_len), "{self}: rows of {row_len} are not whole blocks");
+        assert!(row_len > 0 && weights.len().is_multiple_of(row_len) || weights.is_empty(), "{self}: not whole rows of {row_len}");
+        assert!(importance.is_none_or(|columns| columns.len() == row_len), "{self}: importance is not one row");
+        quantize(level, weights, importance, blocks)
     }
 
     /// Dequantizes whole blocks: `blocks` holds `weights.len() / block_len` of them.
     ///
     /// # Panics
     /// When lengths disagree or the format cannot be dequantized.
-    pub fn dequantize(self, _level: Level, _blocks: &[u8], _weights: &mut [f32]) {
-        todo!()
+    pub fn dequantize(self, level: Level, blocks: &[u8], weights: &mut [f32]) {
+        let dequantize = self.traits().dequantize.unwrap_or_else(|| panic!("{self} cannot be dequantized"));
+        dequantize(level, blocks, weights);
     }
 }
 

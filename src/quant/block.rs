@@ -1,0 +1,192 @@
+//! What a block format supplies, and the driver that runs it over many blocks.
+
+use half::f16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{BlockFault, BlockFaultKind};
+use crate::simd::{F32x16, Level, Simd, Task};
+
+/// A block as it lies in a file: alignment 1, every bit pattern allowed, so that bytes can be viewed as blocks.
+pub(super) trait Block: Copy + FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
+    /// Weights per block.
+    const LEN: usize;
+}
+
+/// A format that can be read.
+pub(super) trait Dequantize: Block {
+    /// `blocks[i]` becomes the `LEN` weights from `i * LEN`.
+    fn dequantize<S: Simd>(simd: S, blocks: &[Self], weights: &mut [f32]);
+}
+
+/// A format that can be written.
+pub(super) trait Quantize: Dequantize {
+    /// The `LEN` weights from `i * LEN` become `blocks[i]`; every weight is finite.
+    ///
+    /// A block that cannot be held must fail [`is_sound`](Quantize::is_sound) afterwards: its scale is left infinite or NaN.
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<Importance<'_>>, blocks: &mut [Self]);
+
+    /// False when a scale is infinite or NaN.
+    fn is_sound(&self) -> bool;
+}
+
+/// How much each column matters, for weights that begin at any column.
+#[derive(Clone, Copy)]
+pub(super) struct Importance<'a> {
+    /// `[row_len]`, of a row.
+    columns: &'a [f32],
+    /// The column of the first weight.
+    start: usize,
+}
+
+impl<'a> Importance<'a> {
+    /// The importance of `N` weights from `first`. They lie in one row, as blocks do.
+    #[inline(always)]
+    pub fn at<const N: usize>(self, first: usize) -> &'a [f32; N] {
+        let column = (self.start + first) % self.columns.len();
+        self.columns[column..].first_chunk().expect("a block lies in one row")
+    }
+}
+
+/// A half as it lies in a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(transparent)]
+pub(super) struct Half(pub [u8; 2]);
+
+impl Half {
+    pub const NAN: Half = Half(f16::NAN.to_le_bytes());
+
+    /// Rounded to nearest even; overflow gives infinity.
+    #[inline(always)]
+    pub fn new<S: Simd>(simd: S, value: f32) -> Half {
+        Half(simd.half(value))
+    }
+
+    #[inline(always)]
+    pub fn to_f32<S: Simd>(self, simd: S) -> f32 {
+        simd.unhalf(self.0)
+    }
+
+    /// False for infinity and NaN.
+    #[inline(always)]
+    pub fn is_finite(self) -> bool {
+        self.0[1] & 0x7c != 0x7c
+    }
+}
+
+/// The functions and sizes of a format: what a line of `formats!` holds.
+#[derive(Clone, Copy)]
+pub(super) struct Traits {
+    pub block_len: usize,
+    pub block_bytes: usize,
+    pub quantize: Option<QuantizeFn>,
+    pub dequantize: Option<DequantizeFn>,
+}
+
+type QuantizeFn = fn(Level, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), BlockFault>;
+type DequantizeFn = fn(Level, &[u8], &mut [f32]);
+
+impl Traits {
+    /// A format that is read and written.
+    pub const fn of<B: Quantize>() -> Traits {
+        Traits { quantize: Some(quantize::<B>), ..Traits::readable::<B>() }
+    }
+
+    /// A format that is only read.
+    pub const fn readable<B: Dequantize>() -> Traits {
+        Traits { dequantize: Some(dequantize::<B>), ..Traits::stored::<B>(B::LEN) }
+    }
+
+    /// A format whose bytes are only carried: `block_len` weights in the bytes of a `B`.
+    pub const fn stored<B: Unaligned>(block_len: usize) -> Traits {
+        Traits { block_len, block_bytes: size_of::<B>(), quantize: None, dequantize: None }
+    }
+}
+
+/// Weights that are checked and quantized at a time: 16 KiB, so that the second look at them finds them in the first-level cache.
+const PIECE_LEN: usize = 4096;
+
+fn quantize<B: Quantize>(level: Level, weights: &[f32], columns: Option<&[f32]>, blocks: &mut [u8]) -> Result<(), BlockFault> {
+    let blocks = <[B]>::mut_from_bytes(blocks).expect("whole blocks");
+    level.run(QuantizeTask { weights, columns, blocks })
+}
+
+struct QuantizeTask<'a, B> {
+    weights: &'a [f32],
+    columns: Option<&'a [f32]>,
+    blocks: &'a mut [B],
+}
+
+impl<B: Quantize> Task for QuantizeTask<'_, B> {
+    type Output = Result<(), BlockFault>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Result<(), BlockFault> {
+        assert_eq!(self.weights.len(), self.blocks.len() * B::LEN, "as many blocks as weights");
+        let mut start = 0;
+        for (weights, blocks) in self.weights.chunks(PIECE_LEN).zip(self.blocks.chunks_mut(PIECE_LEN / B::LEN)) {
+            let importance = self.columns.map(|columns| Importance { columns, start });
+            let finite = all_finite(simd, weights);
+            // Blocks before the one with the weight that is not finite are looked at too: the fault reported is the first.
+            let n_blocks = if finite { blocks.len() } else { first_non_finite(weights) / B::LEN };
+            let blocks = &mut blocks[..n_blocks];
+            B::quantize(simd, &weights[..n_blocks * B::LEN], importance, blocks);
+            if let Some(block) = blocks.iter().position(|block| !block.is_sound()) {
+                return Err(out_of_range(weights, block * B::LEN..(block + 1) * B::LEN, start));
+            }
+            if !finite {
+                let at = first_non_finite(weights);
+                return Err(BlockFault { index: start + at, value: weights[at], kind: BlockFaultKind::NonFinite });
+            }
+            start += weights.len();
+        }
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn all_finite<S: Simd>(simd: S, weights: &[f32]) -> bool {
+    let (chunks, rest) = weights.as_chunks::<16>();
+    let max = F32x16::splat(simd, f32::MAX);
+    let mut finite = max.le(max);
+    for chunk in chunks {
+        finite = finite & F32x16::load(simd, chunk).abs().le(max);
+    }
+    finite.bits() == u16::MAX && rest.iter().all(|w| w.is_finite())
+}
+
+#[cold]
+fn first_non_finite(weights: &[f32]) -> usize {
+    weights.iter().position(|w| !w.is_finite()).unwrap_or(weights.len())
+}
+
+/// The fault of a block that cannot be held: its largest weight is to blame.
+#[cold]
+fn out_of_range(weights: &[f32], block: std::ops::Range<usize>, start: usize) -> BlockFault {
+    let mut at = block.start;
+    for i in block {
+        if weights[i].abs() > weights[at].abs() {
+            at = i;
+        }
+    }
+    BlockFault { index: start + at, value: weights[at], kind: BlockFaultKind::OutOfRange }
+}
+
+fn dequantize<B: Dequantize>(level: Level, blocks: &[u8], weights: &mut [f32]) {
+    let blocks = <[B]>::ref_from_bytes(blocks).expect("whole blocks");
+    level.run(DequantizeTask { blocks, weights });
+}
+
+struct DequantizeTask<'a, B> {
+    blocks: &'a [B],
+    weights: &'a mut [f32],
+}
+
+impl<B: Dequantize> Task for DequantizeTask<'_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        assert_eq!(self.weights.len(), self.blocks.len() * B::LEN, "as many weights as blocks");
+        B::dequantize(simd, self.blocks, self.weights);
+    }
+}

@@ -1,0 +1,53 @@
+//! `Q4_0`: `w = d*(q - 8)`, q in 0..=15; 4.5 bits per weight. Layout: ggml's `block_q4_0`.
+//!
+//!     0        2                                18
+//!     | d: f16 | qs: 16 x (low, high half)      |
+//!
+//! `d` is the weight of largest magnitude divided by -8, so that this weight is exact.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{from_nibbles, halves, inverse, largest, nibbles, store_halves, to_byte};
+use crate::quant::block::{Block, Dequantize, Half, Importance, Quantize};
+use crate::simd::{F32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct Q4_0 {
+    d: Half,
+    qs: [u8; 16],
+}
+
+impl Block for Q4_0 {
+    const LEN: usize = 32;
+}
+
+impl Dequantize for Q4_0 {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[Q4_0], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
+            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let [q0, q1] = from_nibbles(simd, &block.qs);
+            store_halves([(q0 + -8).to_float() * d, (q1 + -8).to_float() * d], weights);
+        }
+    }
+}
+
+impl Quantize for Q4_0 {
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<Importance<'_>>, blocks: &mut [Q4_0]) {
+        for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<32>().0) {
+            let d = largest(simd, weights) / -8.0;
+            block.d = Half::new(simd, d);
+            let (id, half) = (F32x16::splat(simd, inverse(d)), F32x16::splat(simd, 8.5));
+            let [x0, x1] = halves(simd, weights);
+            block.qs = nibbles(to_byte(x0 * id + half).min(15), to_byte(x1 * id + half).min(15));
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}

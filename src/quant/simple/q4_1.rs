@@ -1,0 +1,54 @@
+//! `Q4_1`: `w = d*q + m`, q in 0..=15; 5 bits per weight. Layout: ggml's `block_q4_1`.
+//!
+//!     0        2        4                                20
+//!     | d: f16 | m: f16 | qs: 16 x (low, high half)      |
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{from_nibbles, halves, inverse, nibbles, range, store_halves, to_byte};
+use crate::quant::block::{Block, Dequantize, Half, Importance, Quantize};
+use crate::simd::{F32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct Q4_1 {
+    d: Half,
+    m: Half,
+    qs: [u8; 16],
+}
+
+impl Block for Q4_1 {
+    const LEN: usize = 32;
+}
+
+impl Dequantize for Q4_1 {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[Q4_1], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
+            let (d, m) = (F32x16::splat(simd, block.d.to_f32(simd)), F32x16::splat(simd, block.m.to_f32(simd)));
+            let [q0, q1] = from_nibbles(simd, &block.qs);
+            store_halves([q0.to_float() * d + m, q1.to_float() * d + m], weights);
+        }
+    }
+}
+
+impl Quantize for Q4_1 {
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<Importance<'_>>, blocks: &mut [Q4_1]) {
+        for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<32>().0) {
+            let (min, max) = range(simd, weights);
+            let d = (max - min) / 15.0;
+            block.d = Half::new(simd, d);
+            block.m = Half::new(simd, min);
+            let (id, min, half) = (F32x16::splat(simd, inverse(d)), F32x16::splat(simd, min), F32x16::splat(simd, 0.5));
+            let [x0, x1] = halves(simd, weights);
+            block.qs = nibbles(to_byte((x0 - min) * id + half).min(15), to_byte((x1 - min) * id + half).min(15));
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite() && self.m.is_finite()
+    }
+}

@@ -1,0 +1,56 @@
+//! `Q5_0`: `w = d*(q - 16)`, q in 0..=31; 5.5 bits per weight. Layout: ggml's `block_q5_0`.
+//!
+//!     0        2                 6                                22
+//!     | d: f16 | qh: fifth bits  | qs: 16 x (low, high half)      |
+//!
+//! `d` is the weight of largest magnitude divided by -16, so that this weight is exact.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, largest, nibbles, store_halves, to_byte};
+use crate::quant::block::{Block, Dequantize, Half, Importance, Quantize};
+use crate::simd::{F32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct Q5_0 {
+    d: Half,
+    qh: [u8; 4],
+    qs: [u8; 16],
+}
+
+impl Block for Q5_0 {
+    const LEN: usize = 32;
+}
+
+impl Dequantize for Q5_0 {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[Q5_0], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
+            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let ([q0, q1], [h0, h1]) = (from_nibbles(simd, &block.qs), from_fifth_bits(simd, block.qh));
+            store_halves([((q0 | h0) + -16).to_float() * d, ((q1 | h1) + -16).to_float() * d], weights);
+        }
+    }
+}
+
+impl Quantize for Q5_0 {
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<Importance<'_>>, blocks: &mut [Q5_0]) {
+        for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<32>().0) {
+            let d = largest(simd, weights) / -16.0;
+            block.d = Half::new(simd, d);
+            let (id, half) = (F32x16::splat(simd, inverse(d)), F32x16::splat(simd, 16.5));
+            let [x0, x1] = halves(simd, weights);
+            let (q0, q1) = (to_byte(x0 * id + half).min(31), to_byte(x1 * id + half).min(31));
+            block.qh = fifth_bits(q0, q1);
+            block.qs = nibbles(q0, q1);
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}

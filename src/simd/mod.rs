@@ -1,0 +1,99 @@
+//! Which vector instructions this machine has, and sixteen lanes of arithmetic that mean the same with all of them.
+//!
+//! Knows nothing of formats. Code that should be fast is a [`Task`]: one safe generic body over [`Simd`], compiled once for every
+//! [`Level`]. A value of type [`F32x16`] is sixteen `f32` whatever the machine: one 512-bit register, two of 256 bits, four of
+//! 128 bits, or an array. Every operation rounds as IEEE 754 says, lane by lane, and nothing is fused or reordered, so a body gives
+//! the same bits at every level.
+//!
+//! How `unsafe` stays in this folder: the token types ([`Avx2`](avx2::Avx2), [`Avx512`](avx512::Avx512), ...) are made only by
+//! detection, every lane operation takes the token, and so the token is the proof that the instruction exists.
+//!
+//! What a body must observe: every function between `Task::run` and the lane operations is `#[inline(always)]` and calls no closure
+//! that holds lanes. Otherwise it is compiled without the level's instructions: still right, but many times slower.
+
+#[allow(dead_code)] // the searches of the K formats use the rest
+mod lanes;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+pub(crate) use lanes::{F32x16, I32x16, Mask, Simd};
+use scalar::Scalar;
+
+/// A CPU level that detection found. Opaque: holding one above scalar is the proof that its instructions exist here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level(Kind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+}
+
+impl Level {
+    /// The best level of this machine, capped by the environment variable `GGFORGE_SIMD` (`scalar`, `avx2`, `avx512`, `neon`): no
+    /// level above the named one is used. A name that is no level caps nothing.
+    pub fn detect() -> Level {
+        let levels = Level::available();
+        let best = levels[levels.len() - 1];
+        let Ok(cap) = std::env::var("GGFORGE_SIMD") else { return best };
+        match ORDER.iter().position(|name| cap.eq_ignore_ascii_case(name)) {
+            Some(cap) => levels.into_iter().rfind(|level| level.rank() <= cap).unwrap_or(Level(Kind::Scalar(Scalar))),
+            None => best,
+        }
+    }
+
+    /// Every level that this machine has, scalar first, whatever the cap says.
+    pub fn available() -> Vec<Level> {
+        let mut levels = vec![Level(Kind::Scalar(Scalar))];
+        #[cfg(target_arch = "x86_64")]
+        {
+            levels.extend(avx2::Avx2::detect().map(|token| Level(Kind::Avx2(token))));
+            levels.extend(avx512::Avx512::detect().map(|token| Level(Kind::Avx512(token))));
+        }
+        levels
+    }
+
+    /// `scalar`, `avx2`, `avx512` or `neon`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Scalar(_) => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => "avx512",
+        }
+    }
+
+    fn rank(self) -> usize {
+        ORDER.iter().position(|&name| name == self.name()).unwrap_or(0)
+    }
+
+    /// Runs the task with this level's instructions.
+    pub(crate) fn run<T: Task>(self, task: T) -> T::Output {
+        match self.0 {
+            Kind::Scalar(simd) => task.run(simd),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2(simd) => avx2::run(simd, task),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(simd) => avx512::run(simd, task),
+        }
+    }
+}
+
+/// The names that a cap can have, slowest first. A level of another architecture caps to scalar or to nothing, by its place.
+const ORDER: &[&str] = &["scalar", "neon", "avx2", "avx512"];
+
+/// A computation written once for all levels. Its `run` is `#[inline(always)]`, see the module.
+pub(crate) trait Task {
+    /// What it computes.
+    type Output;
+    /// The body.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}

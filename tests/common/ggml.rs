@@ -1,0 +1,98 @@
+//! ggml's own library, loaded when it is there: the oracle that bytes are compared with and the rival that is timed.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+
+use ggforge::quant::Format;
+use libloading::Library;
+
+/// `struct ggml_type_traits`.
+#[repr(C)]
+struct TypeTraits {
+    name: *const c_char,
+    block_len: i64,
+    interleave: i64,
+    block_bytes: usize,
+    is_quantized: bool,
+    to_float: Option<unsafe extern "C" fn(*const c_void, *mut f32, i64)>,
+    from_float: Option<unsafe extern "C" fn(*const f32, *mut c_void, i64)>,
+}
+
+type QuantizeChunk = unsafe extern "C" fn(c_int, *const f32, *mut c_void, i64, i64, i64, *const f32) -> usize;
+type GetTypeTraits = unsafe extern "C" fn(c_int) -> *const TypeTraits;
+
+/// The functions used of `libggml-base.so`.
+pub struct Ggml {
+    quantize_chunk: QuantizeChunk,
+    get_type_traits: GetTypeTraits,
+    _library: Library,
+}
+
+impl Ggml {
+    /// The library of npm's `@node-llama-cpp/linux-x64`, which was compiled without fused multiply-add. Says why when it is missing.
+    pub fn load(test: &str) -> Option<Ggml> {
+        let path = peers().join("npm/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64/libggml-base.so");
+        if path.is_file() {
+            return Some(Ggml::open(&path));
+        }
+        assert!(
+            std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+            "{test}: no {} (tools/dev/peers installs it)",
+            path.display()
+        );
+        eprintln!("{test}: skipped: no {} (tools/dev/peers installs it)", path.display());
+        None
+    }
+
+    fn open(path: &Path) -> Ggml {
+        // SAFETY: the library's initialisers only set up tables; the signatures are those of ggml.h 0.25.
+        unsafe {
+            let library = Library::new(path).expect("libggml-base.so loads");
+            let quantize_chunk = *library.get::<QuantizeChunk>(b"ggml_quantize_chunk\0").expect("ggml_quantize_chunk");
+            let get_type_traits = *library.get::<GetTypeTraits>(b"ggml_get_type_traits\0").expect("ggml_get_type_traits");
+            Ggml { quantize_chunk, get_type_traits, _library: library }
+        }
+    }
+
+    fn traits(&self, format: Format) -> &TypeTraits {
+        // SAFETY: the id is one of ggml's, and its table is static.
+        let traits = unsafe { &*(self.get_type_traits)(format.id() as c_int) };
+        assert_eq!(traits.block_bytes, format.block_bytes(), "{format}: bytes per block");
+        assert_eq!(traits.block_len, format.block_len() as i64, "{format}: weights per block");
+        traits
+    }
+
+    /// Rows of `row_len` in ggml's bytes.
+    pub fn quantize(&self, format: Format, weights: &[f32], row_len: usize, importance: Option<&[f32]>, blocks: &mut [u8]) {
+        self.traits(format);
+        assert_eq!(blocks.len(), weights.len() / format.block_len() * format.block_bytes());
+        assert!(weights.len().is_multiple_of(row_len) && importance.is_none_or(|columns| columns.len() == row_len));
+        let importance = importance.map_or(std::ptr::null(), <[f32]>::as_ptr);
+        // SAFETY: the lengths were checked above; ggml reads `weights` and one row of `importance` and writes `blocks`.
+        let written = unsafe {
+            let (rows, row_len) = ((weights.len() / row_len) as i64, row_len as i64);
+            let (from, to) = (weights.as_ptr(), blocks.as_mut_ptr().cast());
+            (self.quantize_chunk)(format.id() as c_int, from, to, 0, rows, row_len, importance)
+        };
+        assert_eq!(written, blocks.len());
+    }
+
+    /// True when ggml has a function to read the format; F32 needs none.
+    pub fn can_dequantize(&self, format: Format) -> bool {
+        self.traits(format).to_float.is_some()
+    }
+
+    /// ggml's `to_float`.
+    pub fn dequantize(&self, format: Format, blocks: &[u8], weights: &mut [f32]) {
+        let to_float = self.traits(format).to_float.expect("a format that ggml reads");
+        assert_eq!(blocks.len(), weights.len() / format.block_len() * format.block_bytes());
+        // SAFETY: the lengths were checked above.
+        unsafe { to_float(blocks.as_ptr().cast(), weights.as_mut_ptr(), weights.len() as i64) }
+    }
+}
+
+/// Where `tools/dev/peers` installs what results are compared with.
+pub fn peers() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers");
+    std::env::var_os("GGFORGE_PEERS").map_or_else(default, PathBuf::from)
+}

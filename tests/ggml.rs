@@ -1,0 +1,208 @@
+//! Bytes and weights equal ggml's, bit for bit, for every format and every CPU level of this machine.
+//!
+//! The oracle is `ggml_quantize_chunk` and `to_float` of the library that npm's `@node-llama-cpp/linux-x64` carries.
+
+mod common;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::Paint;
+use common::ggml::Ggml;
+use ggforge::quant::Format;
+use ggforge::simd::Level;
+
+const ROW_LEN: usize = 1024;
+
+/// Weights of one kind, whole rows.
+struct Case {
+    name: &'static str,
+    weights: Vec<f32>,
+}
+
+/// Ten million weights and more, of every kind that has its own path through the quantizers.
+fn cases() -> Vec<Case> {
+    const MILLION: usize = 1024 * ROW_LEN;
+    let mut cases = Vec::new();
+    let mut add = |name, weights: Vec<f32>| cases.push(Case { name, weights });
+    for seed in 0..3 {
+        add("Gaussian", Paint::new(seed).weights(MILLION, |p| 0.02 * p.gaussian()));
+        add("Student-t", Paint::new(10 + seed).weights(MILLION, |p| 0.02 * p.student_t4()));
+    }
+    add("zeros", Paint::new(20).weights(MILLION / 16, |p| if p.next() & 1 == 0 { 0.0 } else { -0.0 }));
+    add("sparse", Paint::new(21).weights(MILLION / 4, |p| if p.next() & 15 == 0 { p.gaussian() } else { 0.0 }));
+    add("ties", Paint::new(22).weights(MILLION / 2, |p| (p.next() % 17) as f32 / 16.0 - 0.5));
+    add("few levels", Paint::new(23).weights(MILLION / 4, |p| (p.next() % 3) as f32 - 1.0));
+    add("sixteen levels", Paint::new(24).weights(MILLION / 4, |p| 0.125 * (p.next() % 16) as f32));
+    add("subnormal", Paint::new(25).weights(MILLION / 4, |p| f32::from_bits((p.next() & 0x807f_ffff) as u32)));
+    add("near subnormal", Paint::new(26).weights(MILLION / 4, |p| 1e-37 * p.gaussian()));
+    add("small range", Paint::new(27).weights(MILLION / 4, |p| f32::from_bits(0xbf80_0000 + (p.next() & 0x1f) as u32)));
+    add("6-sigma outliers", Paint::new(28).weights(MILLION / 2, |p| p.gaussian() * if p.next() & 127 == 0 { 6.0 } else { 0.3 }));
+    add("sign alternating", Paint::new(29).weights(MILLION / 4, |p| [0.75, -0.75][(p.next() & 1) as usize]));
+    add("all equal", all_equal(MILLION / 4));
+    add("one sign", Paint::new(31).weights(MILLION / 4, |p| -0.1 - p.gaussian().abs()));
+    add("every magnitude", Paint::new(32).weights(MILLION / 2, magnitude));
+    add("a magnitude a block", blockwise_magnitude(MILLION / 2));
+    cases.extend(real("forge-3m (real)", Path::new("fixtures/hf/forge-3m/model.safetensors"), usize::MAX));
+    if let Some(data) = common::shared("real weights of forge-23m") {
+        cases.extend(real("forge-23m (real)", &data.join("models/forge-23m/model.safetensors"), 4 * MILLION));
+    }
+    cases
+}
+
+/// Runs of 32 equal weights: positive, negative, tiny.
+fn all_equal(n: usize) -> Vec<f32> {
+    let mut paint = Paint::new(30);
+    (0..n / 32).flat_map(|_| [paint.gaussian() * [1.0, 1e-3, 1e-30, 1e-42][(paint.next() & 3) as usize]; 32]).collect()
+}
+
+/// Any exponent that every format can hold.
+fn magnitude(paint: &mut Paint) -> f32 {
+    let bits = paint.next() as u32;
+    f32::from_bits((bits & 0x807f_ffff) | (((bits >> 23) % (127 + 15)) << 23))
+}
+
+/// Gaussian blocks of 32, each of its own magnitude from 2^-149 to 2^15.
+fn blockwise_magnitude(n: usize) -> Vec<f32> {
+    let mut paint = Paint::new(33);
+    let mut weights = Vec::with_capacity(n);
+    while weights.len() < n {
+        let scale = f64::powi(2.0, (paint.next() % 160) as i32 - 148) as f32;
+        weights.extend((0..32).map(|_| scale * paint.gaussian()));
+    }
+    weights
+}
+
+/// The BF16 weights of a safetensors file, as rows of the test's length.
+fn real(name: &'static str, path: &Path, n_max: usize) -> Option<Case> {
+    let bytes = std::fs::read(path).expect("readable model");
+    let header_len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&bytes[8..8 + header_len]).unwrap();
+    assert!(header.contains("\"BF16\"") && !header.contains("\"F32\""), "{name}: a BF16 model");
+    let weights =
+        bytes[8 + header_len..].chunks_exact(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16));
+    let mut weights: Vec<f32> = weights.take(n_max).collect();
+    weights.truncate(weights.len() / ROW_LEN * ROW_LEN);
+    Some(Case { name, weights })
+}
+
+/// Calls `work` for every index, on all cores.
+fn in_parallel(n: usize, work: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let n_threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        for _ in 0..n_threads {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= n {
+                        break;
+                    }
+                    work(i);
+                }
+            });
+        }
+    });
+}
+
+fn quantizable() -> impl Iterator<Item = Format> {
+    Format::ALL.iter().copied().filter(|format| format.can_quantize())
+}
+
+/// Blocks, then weights, of one batch of rows at every level.
+fn compare(ggml: &Ggml, format: Format, case: &str, weights: &[f32]) {
+    let n_blocks = weights.len() / format.block_len();
+    let mut expected = vec![0; n_blocks * format.block_bytes()];
+    let mut blocks = vec![0xaa; expected.len()];
+    ggml.quantize(format, weights, ROW_LEN, None, &mut expected);
+    for level in Level::available() {
+        let done = format.quantize_rows(level, weights, ROW_LEN, None, &mut blocks);
+        assert!(done.is_ok(), "{format} {} {case}: {done:?}", level.name());
+        if blocks != expected {
+            let at = blocks.iter().zip(&expected).position(|(a, b)| a != b).unwrap() / format.block_bytes();
+            let range = at * format.block_bytes()..(at + 1) * format.block_bytes();
+            panic!(
+                "{format} {} {case}: block {at} differs\nweights {:?}\nexpected {:?}\ngot      {:?}",
+                level.name(),
+                &weights[at * format.block_len()..(at + 1) * format.block_len()],
+                &expected[range.clone()],
+                &blocks[range],
+            );
+        }
+        blocks.fill(0x55);
+    }
+    compare_weights(ggml, format, case, &expected);
+}
+
+/// The weights that every level reads from `blocks`. NaNs are equal to each other.
+fn compare_weights(ggml: &Ggml, format: Format, case: &str, blocks: &[u8]) {
+    if !ggml.can_dequantize(format) {
+        return;
+    }
+    let mut expected = vec![0.0; blocks.len() / format.block_bytes() * format.block_len()];
+    ggml.dequantize(format, blocks, &mut expected);
+    let mut weights = vec![f32::NAN; expected.len()];
+    for level in Level::available() {
+        format.dequantize(level, blocks, &mut weights);
+        let differs = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan());
+        if let Some(at) = weights.iter().zip(&expected).position(differs) {
+            panic!("{format} {} {case}: weight {at}: expected {:e}, got {:e}", level.name(), expected[at], weights[at]);
+        }
+        weights.fill(1.5);
+    }
+}
+
+#[test]
+fn quantized_bytes_and_their_weights_equal_ggml() {
+    let Some(ggml) = Ggml::load("bytes of ggml") else { return };
+    const ROWS: usize = 129; // odd, so that the last group of lanes is not full
+    let cases = cases();
+    let total: usize = cases.iter().map(|case| case.weights.len()).sum();
+    assert!(total >= 10_000_000, "{total} weights");
+    let batches: Vec<(&str, &[f32])> =
+        cases.iter().flat_map(|case| case.weights.chunks(ROWS * ROW_LEN).map(|rows| (case.name, rows))).collect();
+    let formats: Vec<Format> = quantizable().collect();
+    in_parallel(batches.len() * formats.len(), |i| {
+        let (case, weights) = batches[i / formats.len()];
+        compare(&ggml, formats[i % formats.len()], case, weights);
+    });
+    let levels: Vec<&str> = Level::available().iter().map(|level| level.name()).collect();
+    println!("{} formats, {total} weights each, levels {levels:?}: bytes and weights equal ggml's", formats.len());
+}
+
+#[test]
+fn weights_of_random_blocks_equal_ggml() {
+    let Some(ggml) = Ggml::load("weights of ggml") else { return };
+    let formats: Vec<Format> = Format::ALL.iter().copied().filter(|f| f.can_dequantize() && *f != Format::F64).collect();
+    in_parallel(formats.len() * 4, |i| {
+        let format = formats[i / 4];
+        let mut paint = Paint::new(i as u64);
+        let n_blocks = 300_000 / format.block_len() + 1;
+        let blocks: Vec<u8> = (0..n_blocks * format.block_bytes()).map(|_| paint.next() as u8).collect();
+        compare_weights(&ggml, format, "random blocks", &blocks);
+    });
+}
+
+#[test]
+fn every_half_widens_and_every_float_narrows_as_in_ggml() {
+    let Some(ggml) = Ggml::load("halves of ggml") else { return };
+    let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    for format in [Format::F16, Format::BF16] {
+        compare_weights(&ggml, format, "every pattern", &halves);
+    }
+    // Every float whose low 9 bits are a rounding case of F16 or BF16, up to the largest that both hold.
+    let largest = 65504.0f32.to_bits();
+    in_parallel(64, |i| {
+        let mut weights = Vec::new();
+        for high in (0..=largest >> 9).skip(i).step_by(64) {
+            for low in [0, 1, 0xff, 0x100, 0x1ff] {
+                let bits = ((high << 9) | low).min(largest);
+                weights.extend([f32::from_bits(bits), -f32::from_bits(bits)]);
+            }
+        }
+        weights.truncate(weights.len() / ROW_LEN * ROW_LEN);
+        for format in [Format::F16, Format::BF16] {
+            compare(&ggml, format, "float", &weights);
+        }
+    });
+}
