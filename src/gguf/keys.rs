@@ -109,6 +109,8 @@ keys! {
     FEED_FORWARD_LENGTH = "feed_forward_length";
     /// Tokens in the vocabulary.
     VOCAB_SIZE = "vocab_size";
+    /// Blocks at the end that belong to a draft head (multi-token prediction).
+    NEXTN_PREDICT_LAYERS = "nextn_predict_layers";
     /// Number of experts.
     EXPERT_COUNT = "expert_count";
     /// Experts that one token uses.

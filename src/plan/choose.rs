@@ -85,6 +85,8 @@ pub struct Choice {
     pub format: Format,
     /// Why, where it is not simply the preset's base format.
     pub reason: Option<String>,
+    /// Its rows are not whole blocks of the format wanted, so another stands in.
+    pub is_fallback: bool,
     /// It would be garbage without an importance matrix.
     pub needs_imatrix: bool,
 }
@@ -193,7 +195,7 @@ fn decide(
     let role = Role::of(tensor.name);
     let (wanted, reason) = match decider {
         Decider::Kept(reason) => {
-            return Ok(Choice { format: tensor.kept, reason: Some(reason.to_owned()), needs_imatrix: false });
+            return Ok(Choice { format: tensor.kept, reason: Some(reason.to_owned()), is_fallback: false, needs_imatrix: false });
         }
         Decider::Name(index) => {
             let rule = &overrides.by_name[index];
@@ -213,11 +215,12 @@ fn decide(
             tensor.name
         ))
     })?;
+    let is_fallback = fallback.is_some();
     let reason = match (reason, fallback) {
         (Some(reason), Some(fallback)) => Some(format!("{reason}; {fallback}")),
         (reason, fallback) => reason.or(fallback),
     };
-    Ok(Choice { format, reason, needs_imatrix: preset.needs_imatrix(role, format) })
+    Ok(Choice { format, reason, is_fallback, needs_imatrix: preset.needs_imatrix(role, format) })
 }
 
 /// The format itself where rows are whole blocks of it, else the one that stands in, with the reason; `None` where none does.

@@ -1,22 +1,37 @@
 //! The plan: pure data that says which bytes go where, made before a weight is read.
 //!
 //! The choice of a type is a pure function of (name, shape, recipe, facts about the model).
+//!
+//! ```text
+//! metadata, tensor names and shapes ──> facts ┐
+//! preset (rows of recipe.rs) ─────────────────┼─> choose ──> assemble ──> Plan
+//! overrides (--tensor-type, --pure, ...) ─────┘
+//! ```
 
+mod assemble;
 mod choose;
+mod facts;
+mod quantize;
 pub mod recipe;
 pub mod role;
-
-pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
+mod summary;
 
 pub use crate::arch::Origin;
 use crate::gguf::Metadata;
 use crate::quant::Format;
+
+pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
+pub use facts::read_facts;
+pub use quantize::{QuantizeOptions, quantize};
+pub use summary::{FormatTotal, Summary};
 
 /// Everything one run will write.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// One per `--type`.
     pub outputs: Vec<OutputPlan>,
+    /// What the user should know before the work starts: one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// One GGUF model to write (one file, or several shards).

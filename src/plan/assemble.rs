@@ -1,0 +1,168 @@
+//! What convert and quantize have in common: drafts of tensors and a preset become an output, or a refusal.
+
+use std::path::Path;
+
+use super::choose::{Candidate, Choice, Overrides, choose};
+use super::recipe::{Facts, Preset};
+use super::role::file_order;
+use super::{Origin, OutputPlan, Plan, PlannedTensor};
+use crate::error::{Error, Fault, Place, Result};
+use crate::gguf::{Metadata, Value, keys};
+use crate::quant::{Format, SizeFault};
+
+/// ggml's tensors have four.
+const DIMS_MAX: usize = 4;
+/// Of the block formats that llama.cpp reads.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// A tensor whose format is still to be chosen.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    /// GGUF name.
+    pub name: String,
+    /// Row-major.
+    pub shape: Vec<u64>,
+    /// The format its source has; F32 for what is computed.
+    pub stored: Format,
+    /// The format it gets when nothing quantizes it.
+    pub kept: Format,
+    /// Where its weights come from.
+    pub origin: Origin,
+}
+
+/// A model about to be written.
+pub(super) struct Model<'a> {
+    /// The input, for errors.
+    pub path: &'a Path,
+    /// Without `general.file_type` and `general.quantization_version`.
+    pub metadata: Metadata,
+    /// In file order: see [`Model::new`].
+    drafts: Vec<Draft>,
+    facts: Facts,
+}
+
+impl<'a> Model<'a> {
+    /// Puts the tensors in file order and refuses what no output can hold.
+    pub fn new(path: &'a Path, metadata: Metadata, mut drafts: Vec<Draft>) -> Result<Model<'a>> {
+        drafts.sort_by(|a, b| file_order(&a.name, &b.name));
+        for draft in &drafts {
+            check_shape(path, draft)?;
+        }
+        let shapes: Vec<(&str, &[u64])> = drafts.iter().map(|draft| (draft.name.as_str(), &draft.shape[..])).collect();
+        let facts = super::facts::read_facts(path, &metadata, &shapes)?;
+        Ok(Model { path, metadata, drafts, facts })
+    }
+
+    /// One output per preset. `refuse` may object to what a tensor would become.
+    pub fn plan(&self, presets: &[&Preset], overrides: &Overrides, refuse: impl Fn(&Draft, &Choice) -> Result<()>) -> Result<Plan> {
+        if presets.is_empty() {
+            return Err(Error::usage("no type is given"));
+        }
+        let mut plan = Plan { outputs: vec![], warnings: vec![] };
+        for (index, preset) in presets.iter().enumerate() {
+            if presets[..index].contains(preset) {
+                return Err(Error::usage(format!("type {} is given twice", preset.name)));
+            }
+            let output = self.output(preset, overrides, &mut plan.warnings, &refuse)?;
+            plan.outputs.push(output);
+        }
+        Ok(plan)
+    }
+
+    fn output(
+        &self,
+        preset: &Preset,
+        overrides: &Overrides,
+        warnings: &mut Vec<String>,
+        refuse: impl Fn(&Draft, &Choice) -> Result<()>,
+    ) -> Result<OutputPlan> {
+        let candidates: Vec<Candidate> =
+            self.drafts.iter().map(|draft| Candidate { name: &draft.name, shape: &draft.shape, kept: draft.kept }).collect();
+        let choices = choose(preset, overrides, &self.facts, &candidates)?;
+        for (draft, choice) in self.drafts.iter().zip(&choices.tensors) {
+            refuse(draft, choice)?;
+            self.check(preset, draft, choice)?;
+        }
+        for index in choices.unused {
+            add_warning(warnings, format!("tensor type {} changes no tensor", overrides.by_name[index].pattern()));
+        }
+        let n_fallback = choices.tensors.iter().filter(|choice| choice.is_fallback).count();
+        if n_fallback > 0 {
+            let n_tensors = choices.tensors.len();
+            let what = "have rows that are not whole blocks of their type and get another";
+            add_warning(warnings, format!("{}: {n_fallback} of {n_tensors} tensors {what}", preset.name));
+        }
+        let tensors = self.drafts.iter().zip(choices.tensors).map(|(draft, choice)| planned(draft, choice)).collect();
+        Ok(OutputPlan { file_type: preset.name.to_owned(), metadata: with_file_type(&self.metadata, preset), tensors })
+    }
+
+    /// Refuses what this version cannot write.
+    fn check(&self, preset: &Preset, draft: &Draft, choice: &Choice) -> Result<()> {
+        let Draft { name, stored, .. } = draft;
+        let Choice { format, .. } = choice;
+        if format == stored {
+            return self.check_size(draft, *format);
+        }
+        if !format.can_quantize() {
+            let known: Vec<&str> = Format::ALL.iter().filter(|format| format.can_quantize()).map(|format| format.name()).collect();
+            let what = format!("{name} would be {format} in a {} file, and {format} cannot be written yet", preset.name);
+            return Err(Error::unsupported(what, format!("these can: {}", known.join(", "))));
+        }
+        if !stored.can_dequantize() {
+            let what = format!("{name} is stored as {stored}, which cannot be turned into {format}");
+            return Err(Error::unsupported(what, "convert from the original model"));
+        }
+        if choice.needs_imatrix && !self.facts.has_imatrix {
+            let what = format!("{name}: {format} in a {} file is garbage without an importance matrix", preset.name);
+            return Err(Error::unsupported(what, "choose a type of more bits"));
+        }
+        self.check_size(draft, *format)
+    }
+
+    fn check_size(&self, draft: &Draft, format: Format) -> Result<()> {
+        let fault = match format.tensor_bytes(&draft.shape) {
+            Ok(_) => return Ok(()),
+            Err(SizeFault::ShapeOverflow) => Fault::ShapeOverflow,
+            Err(SizeFault::SizeOverflow) => Fault::SizeOverflow,
+            Err(SizeFault::RowNotBlockMultiple) => Fault::RowNotBlockMultiple,
+        };
+        let detail = format!("{:?} has no size in {format}", draft.shape);
+        Err(Error::malformed(self.path, Place::Tensor(draft.name.clone()), fault, detail))
+    }
+}
+
+fn check_shape(path: &Path, draft: &Draft) -> Result<()> {
+    let Draft { name, shape, .. } = draft;
+    let fault = match shape.len() {
+        _ if shape.contains(&0) => Fault::ZeroDim,
+        1..=DIMS_MAX => return Ok(()),
+        _ => Fault::TooManyDims,
+    };
+    Err(Error::malformed(path, Place::Tensor(name.clone()), fault, format!("shape {shape:?}")))
+}
+
+fn planned(draft: &Draft, choice: Choice) -> PlannedTensor {
+    PlannedTensor {
+        name: draft.name.clone(),
+        shape: draft.shape.clone(),
+        format: choice.format,
+        origin: draft.origin.clone(),
+        reason: choice.reason,
+    }
+}
+
+/// Once is enough where several outputs are planned alike.
+fn add_warning(warnings: &mut Vec<String>, warning: String) {
+    if !warnings.contains(&warning) {
+        warnings.push(warning);
+    }
+}
+
+/// Both keys go to the end, where llama-quantize puts them too.
+fn with_file_type(metadata: &Metadata, preset: &Preset) -> Metadata {
+    let both = [keys::GENERAL_QUANTIZATION_VERSION, keys::GENERAL_FILE_TYPE];
+    let mut metadata: Metadata = metadata.iter().filter(|(key, _)| !both.contains(&key.as_str())).cloned().collect();
+    let values = [QUANTIZATION_VERSION, preset.file_type];
+    metadata.extend(both.iter().zip(values).map(|(key, value)| ((*key).to_owned(), Value::U32(value))));
+    metadata
+}

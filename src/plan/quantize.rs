@@ -1,0 +1,88 @@
+//! A GGUF model into others of fewer bits.
+
+use std::path::Path;
+
+use super::assemble::{Draft, Model};
+use super::choose::{Choice, Overrides};
+use super::recipe::Preset;
+use super::{Origin, Plan};
+use crate::arch::Transform;
+use crate::error::{Error, Result};
+use crate::gguf;
+use crate::quant::Format;
+use crate::source::{SourceTensor, TensorSource};
+
+/// What to make of a GGUF model.
+#[derive(Debug, Clone, Default)]
+pub struct QuantizeOptions {
+    /// One output each.
+    pub presets: Vec<&'static Preset>,
+    /// Exceptions to the presets.
+    pub overrides: Overrides,
+    /// Quantize what is quantized already. Errors add up, so this is never done unasked.
+    pub allow_requantize: bool,
+}
+
+/// Plans the quantization of a GGUF model.
+///
+/// Metadata is carried over byte for byte, but for the file type, the quantization version and the keys of a split set. A tensor
+/// that has its format already, or that is never quantized, is copied byte for byte.
+///
+/// # Errors
+/// `Malformed` for a model without weights or with impossible hyperparameters, `Usage` for tensors that are quantized already and
+/// for options that fit no tensor, `Unsupported` for formats that cannot be written yet.
+pub fn quantize(model: &gguf::Model, options: &QuantizeOptions) -> Result<Plan> {
+    model.check_has_weights()?;
+    let path = model.files().first().map_or(Path::new(""), |file| file.path());
+    let drafts = model.tensors().iter().enumerate().map(|(tensor, source)| draft(tensor, source)).collect();
+    let mut plan =
+        Model::new(path, model.to_metadata(), drafts)?.plan(&options.presets, &options.overrides, |draft, choice| match options
+            .allow_requantize
+        {
+            true => Ok(()),
+            false => refuse_requantization(draft, choice),
+        })?;
+    let n_requantized =
+        plan.outputs.iter().flat_map(|output| &output.tensors).filter(|tensor| is_requantized(model, tensor)).count();
+    if n_requantized > 0 {
+        plan.warnings.push(format!("{n_requantized} tensors are quantized a second time, so their errors add up"));
+    }
+    Ok(plan)
+}
+
+fn draft(tensor: usize, source: &SourceTensor) -> Draft {
+    Draft {
+        name: source.name.clone(),
+        shape: source.shape.clone(),
+        stored: source.format,
+        kept: source.format,
+        origin: Origin::Source { tensor, transform: Transform::Copy },
+    }
+}
+
+/// True for formats of several weights per block.
+fn is_quantized(format: Format) -> bool {
+    format.block_len() > 1
+}
+
+fn is_requantized(model: &gguf::Model, tensor: &super::PlannedTensor) -> bool {
+    match tensor.origin {
+        Origin::Source { tensor: source, .. } => {
+            let stored = model.tensors()[source].format;
+            is_quantized(stored) && stored != tensor.format
+        }
+        Origin::Computed(_) => false,
+    }
+}
+
+fn refuse_requantization(draft: &Draft, choice: &Choice) -> Result<()> {
+    let Draft { name, stored, .. } = draft;
+    if !is_quantized(*stored) || *stored == choice.format {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "{name} is quantized to {stored} already, and quantizing it to {} would add to its error; \
+         start from F32, F16 or BF16, or allow it with --allow-requantize",
+        choice.format
+    )))
+}

@@ -1,0 +1,155 @@
+//! Plans for GGUF inputs: what is carried over, what is copied, what is refused, all before a weight is read.
+
+use std::fs;
+use std::path::PathBuf;
+
+use ggforge::gguf::{Header, Metadata, Model, TensorSpec, Value, keys};
+use ggforge::plan::recipe::preset;
+use ggforge::plan::{NameOverride, Origin, Overrides, Plan, QuantizeOptions, quantize};
+use ggforge::quant::Format;
+use ggforge::{Error, Result, error::Fault};
+
+struct Input {
+    metadata: Metadata,
+    tensors: Vec<TensorSpec>,
+}
+
+impl Input {
+    /// One block of a llama, in the order in which converters write it.
+    fn llama(format: Format) -> Input {
+        let mut metadata: Metadata = vec![
+            (keys::GENERAL_ARCHITECTURE.to_owned(), "llama".into()),
+            (keys::GENERAL_FILE_TYPE.to_owned(), Value::U32(0)),
+            (keys::GENERAL_QUANTIZATION_VERSION.to_owned(), Value::U32(2)),
+            ("someone.else".to_owned(), Value::String(vec![0xff, 0x00, b'x'])),
+        ];
+        for (key, number) in [(keys::BLOCK_COUNT, 1), (keys::EMBEDDING_LENGTH, 256), (keys::ATTENTION_HEAD_COUNT, 4)] {
+            metadata.push((keys::of("llama", key), Value::U32(number)));
+        }
+        let spec = |name: &str, format, shape: &[u64]| TensorSpec { name: name.to_owned(), format, shape: shape.to_vec() };
+        let tensors = vec![
+            spec("token_embd.weight", format, &[512, 256]),
+            spec("blk.0.attn_q.weight", format, &[256, 256]),
+            spec("blk.0.attn_norm.weight", Format::F32, &[256]),
+            spec("output_norm.weight", Format::F32, &[256]),
+        ];
+        Input { metadata, tensors }
+    }
+
+    fn model(self) -> (tempfile::TempDir, Model) {
+        let folder = tempfile::tempdir().unwrap();
+        let path: PathBuf = folder.path().join("in.gguf");
+        let layout = Header { metadata: self.metadata, tensors: self.tensors }.layout().unwrap();
+        let mut bytes = layout.header;
+        bytes.resize(layout.file_bytes as usize, 0);
+        fs::write(&path, bytes).unwrap();
+        (folder, Model::open(&path).unwrap())
+    }
+
+    fn plan(self, type_name: &str, overrides: Overrides, allow_requantize: bool) -> Result<Plan> {
+        let (_folder, model) = self.model();
+        quantize(&model, &QuantizeOptions { presets: vec![preset(type_name).unwrap()], overrides, allow_requantize })
+    }
+}
+
+fn fault(result: Result<Plan>) -> Fault {
+    match result {
+        Err(Error::Malformed { fault, .. }) => fault,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_in_its_type_already_is_copied() {
+    let plan = Input::llama(Format::F32).plan("F32", Overrides::default(), false).unwrap();
+    let output = &plan.outputs[0];
+    assert_eq!(plan.warnings, Vec::<String>::new());
+    assert_eq!(output.file_type, "F32");
+    let names: Vec<&str> = output.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(names, ["output_norm.weight", "token_embd.weight", "blk.0.attn_norm.weight", "blk.0.attn_q.weight"]);
+    let sources: Vec<usize> = output
+        .tensors
+        .iter()
+        .map(|tensor| match tensor.origin {
+            Origin::Source { tensor, .. } => tensor,
+            Origin::Computed(_) => panic!("computed"),
+        })
+        .collect();
+    assert_eq!(sources, [3, 0, 2, 1]);
+    assert!(output.tensors.iter().all(|tensor| tensor.format == Format::F32));
+}
+
+#[test]
+fn metadata_is_carried_over_and_the_file_type_replaced() {
+    let plan = Input::llama(Format::F16).plan("F16", Overrides::default(), false).unwrap();
+    let metadata = &plan.outputs[0].metadata;
+    let keys_found: Vec<&str> = metadata.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys_found.len(), Input::llama(Format::F16).metadata.len());
+    assert_eq!(keys_found[keys_found.len() - 2..], [keys::GENERAL_QUANTIZATION_VERSION, keys::GENERAL_FILE_TYPE]);
+    assert_eq!(metadata.last().unwrap().1, Value::U32(1));
+    assert!(metadata.contains(&("someone.else".to_owned(), Value::String(vec![0xff, 0x00, b'x']))));
+}
+
+#[test]
+fn what_is_quantized_already_is_left_alone_unless_asked() {
+    match Input::llama(Format::Q4_0).plan("F32", Overrides::default(), false) {
+        Err(Error::Usage(text)) => assert!(text.contains("token_embd.weight") && text.contains("--allow-requantize"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    // The same format again needs no permission: its bytes are copied.
+    let plan = Input::llama(Format::Q4_0).plan("Q4_0", Overrides { pure: true, ..Overrides::default() }, false).unwrap();
+    assert_eq!(plan.outputs[0].tensors[1].format, Format::Q4_0);
+}
+
+#[test]
+fn an_override_without_effect_is_reported() {
+    let by_name = vec![NameOverride::parse("ffn_latent=Q8_0").unwrap()];
+    let plan = Input::llama(Format::F32).plan("F32", Overrides { by_name, ..Overrides::default() }, false).unwrap();
+    assert_eq!(plan.warnings, ["tensor type ffn_latent changes no tensor"]);
+}
+
+#[test]
+fn a_format_that_cannot_be_written_yet_is_refused_by_name() {
+    if let Err(Error::Unsupported { what, .. }) = Input::llama(Format::F32).plan("IQ2_XXS", Overrides::default(), false) {
+        assert!(what.contains("token_embd.weight") || what.contains("attn_q"), "{what}");
+    } else {
+        panic!("IQ2_XXS needs an importance matrix at least");
+    }
+}
+
+#[test]
+fn impossible_models_are_refused() {
+    let mut empty = Input::llama(Format::F32);
+    empty.tensors.clear();
+    assert_eq!(fault(empty.plan("F32", Overrides::default(), false)), Fault::NoTensors);
+
+    let mut deep = Input::llama(Format::F32);
+    deep.metadata.last_mut().unwrap().1 = Value::U32(3);
+    assert_eq!(fault(deep.plan("F32", Overrides::default(), false)), Fault::HparamRange);
+}
+
+#[test]
+fn a_tensor_without_weights_is_refused() {
+    let (folder, model) = Input::llama(Format::F32).model();
+    drop(model);
+    // No writer makes such a file, so the last tensor's only dimension is overwritten: name, u32 1, u64 256.
+    let path = folder.path().join("in.gguf");
+    let mut bytes = fs::read(&path).unwrap();
+    let name = b"output_norm.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap() + name.len() + 4;
+    assert_eq!(bytes[at..at + 8], 256u64.to_le_bytes());
+    bytes[at..at + 8].fill(0);
+    fs::write(&path, bytes).unwrap();
+    let options = QuantizeOptions { presets: vec![preset("F32").unwrap()], ..QuantizeOptions::default() };
+    assert_eq!(fault(quantize(&Model::open(&path).unwrap(), &options)), Fault::ZeroDim);
+}
+
+#[test]
+fn types_are_given_once_each() {
+    let (_folder, model) = Input::llama(Format::F32).model();
+    for names in [&[][..], &["F32", "F32"][..]] {
+        let presets = names.iter().map(|name| preset(name).unwrap()).collect();
+        let options = QuantizeOptions { presets, ..QuantizeOptions::default() };
+        assert!(matches!(quantize(&model, &options), Err(Error::Usage(_))));
+    }
+}
