@@ -44,8 +44,8 @@ fn cases() -> Vec<Case> {
     add("every magnitude", Paint::new(32).weights(MILLION / 2, magnitude));
     add("a magnitude a block", blockwise_magnitude(MILLION / 2));
     cases.extend(real("forge-3m (real)", Path::new("fixtures/hf/forge-3m/model.safetensors"), usize::MAX));
-    if let Some(data) = common::shared("real weights of forge-23m") {
-        cases.extend(real("forge-23m (real)", &data.join("models/forge-23m/model.safetensors"), 4 * MILLION));
+    if let Some(model) = common::shared("models/forge-23m/model.safetensors") {
+        cases.extend(real("forge-23m (real)", &model, 4 * MILLION));
     }
     cases
 }
@@ -154,7 +154,7 @@ fn compare_weights(ggml: &Ggml, format: Format, case: &str, blocks: &[u8]) {
 
 #[test]
 fn quantized_bytes_and_their_weights_equal_ggml() {
-    let Some(ggml) = Ggml::load("bytes of ggml") else { return };
+    let Some(ggml) = Ggml::load() else { return };
     const ROWS: usize = 129; // odd, so that the last group of lanes is not full
     let cases = cases();
     let total: usize = cases.iter().map(|case| case.weights.len()).sum();
@@ -172,7 +172,7 @@ fn quantized_bytes_and_their_weights_equal_ggml() {
 
 #[test]
 fn weights_of_random_blocks_equal_ggml() {
-    let Some(ggml) = Ggml::load("weights of ggml") else { return };
+    let Some(ggml) = Ggml::load() else { return };
     let formats: Vec<Format> = Format::ALL.iter().copied().filter(|f| f.can_dequantize() && *f != Format::F64).collect();
     in_parallel(formats.len() * 4, |i| {
         let format = formats[i / 4];
@@ -185,7 +185,7 @@ fn weights_of_random_blocks_equal_ggml() {
 
 #[test]
 fn every_half_widens_and_every_float_narrows_as_in_ggml() {
-    let Some(ggml) = Ggml::load("halves of ggml") else { return };
+    let Some(ggml) = Ggml::load() else { return };
     let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     for format in [Format::F16, Format::BF16] {
         compare_weights(&ggml, format, "every pattern", &halves);

@@ -1,7 +1,7 @@
 //! ggml's own library, loaded when it is there: the oracle that bytes are compared with and the rival that is timed.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ggforge::quant::Format;
 use libloading::Library;
@@ -29,19 +29,10 @@ pub struct Ggml {
 }
 
 impl Ggml {
-    /// The library of npm's `@node-llama-cpp/linux-x64`, which was compiled without fused multiply-add. Says why when it is missing.
-    pub fn load(test: &str) -> Option<Ggml> {
-        let path = peers().join("npm/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64/libggml-base.so");
-        if path.is_file() {
-            return Some(Ggml::open(&path));
-        }
-        assert!(
-            std::env::var_os("CI").is_none_or(|ci| ci != "true"),
-            "{test}: no {} (tools/dev/peers installs it)",
-            path.display()
-        );
-        eprintln!("{test}: skipped: no {} (tools/dev/peers installs it)", path.display());
-        None
+    /// The library of npm's `@node-llama-cpp/linux-x64`, which was compiled without fused multiply-add.
+    pub fn load() -> Option<Ggml> {
+        const LIBRARY: &str = "npm/node_modules/@node-llama-cpp/linux-x64/bins/linux-x64/libggml-base.so";
+        super::peers(LIBRARY).map(|peers| Ggml::open(&peers.join(LIBRARY)))
     }
 
     fn open(path: &Path) -> Ggml {
@@ -89,10 +80,4 @@ impl Ggml {
         // SAFETY: the lengths were checked above.
         unsafe { to_float(blocks.as_ptr().cast(), weights.as_mut_ptr(), weights.len() as i64) }
     }
-}
-
-/// Where `tools/dev/peers` installs what results are compared with.
-pub fn peers() -> PathBuf {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers");
-    std::env::var_os("GGFORGE_PEERS").map_or_else(default, PathBuf::from)
 }

@@ -1,62 +1,74 @@
-//! What several tests need: weights from a formula, and the folder of shared data.
-#![allow(dead_code)]
+//! What several test files need: where fixtures, shared data and peers are, and how to run the program.
+#![allow(dead_code)] // each test file is its own crate and uses a part
 
 pub mod ggml;
+pub mod paint;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
-/// A stream of pseudo-random numbers that is the same everywhere (SplitMix64), so that fixtures need hold only outputs.
-pub struct Paint(u64);
+pub use paint::Paint;
 
-impl Paint {
-    pub fn new(seed: u64) -> Paint {
-        Paint(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Between 0 and 1, neither included.
-    pub fn uniform(&mut self) -> f64 {
-        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-    }
-
-    /// Bell-shaped, variance 1/3, range +-2; from integers alone, so that any language computes the same bits.
-    pub fn bell(&mut self) -> f32 {
-        let bits = self.next();
-        let sum: i64 = (0..4).map(|i| (bits >> (16 * i) & 0xffff) as i64).sum();
-        (sum - 2 * 0xffff) as f32 / 65536.0
-    }
-
-    pub fn gaussian(&mut self) -> f32 {
-        let (u, v) = (self.uniform(), self.uniform());
-        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
-    }
-
-    /// Student's t with 4 degrees of freedom: the tails of real weights, and heavier.
-    pub fn student_t4(&mut self) -> f32 {
-        let z = f64::from(self.gaussian());
-        let chi2 = -2.0 * (self.uniform() * self.uniform()).ln();
-        (z / (chi2 / 4.0).sqrt()) as f32
-    }
-
-    pub fn weights(&mut self, n: usize, mut draw: impl FnMut(&mut Paint) -> f32) -> Vec<f32> {
-        (0..n).map(|_| draw(self)).collect()
-    }
+/// The project's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The folder of models and corpora that is too large for the repository; says why when it is missing.
-pub fn shared(test: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("GGFORGE_SHARED").map_or_else(|| PathBuf::from("../shared"), PathBuf::from);
-    let data = root.join("data");
-    if data.is_dir() {
-        return Some(data);
+/// A file or folder below `fixtures/`.
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("fixtures").join(name)
+}
+
+/// A file or folder of the data beside the project, or `None` with a word about it. In CI its absence is a failure.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("GGFORGE_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);
+    present(folder.join("data").join(name), "no ../shared/data")
+}
+
+/// A file or folder that `tools/dev/peers` installs: returns the peers' folder, or `None` with a word about it. In CI its absence
+/// is a failure.
+pub fn peers(needed: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("GGFORGE_PEERS").map_or_else(|| root().join("target/peers"), PathBuf::from);
+    present(folder.join(needed), "run tools/dev/peers").map(|_| folder)
+}
+
+fn present(path: PathBuf, why: &str) -> Option<PathBuf> {
+    if path.exists() {
+        return Some(path);
     }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{test}: no {}", data.display());
-    eprintln!("{test}: skipped: no {}", data.display());
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{} is missing in CI: {why}", path.display());
+    println!("skipped: {why} ({})", path.display());
     None
+}
+
+/// The program under test, with nothing of the caller's environment that could change its output.
+pub fn ggforge() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ggforge"));
+    command.env_remove("GGFORGE_SIMD");
+    command
+}
+
+/// Runs the command and returns its output; a failure shows what it printed.
+#[track_caller]
+pub fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().expect("a program that starts");
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}\nstdout: {}\nstderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// A folder that vanishes with its handle.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// A parsed JSON file.
+pub fn json(path: &Path) -> serde_json::Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
