@@ -2,13 +2,16 @@
 //!
 //! [`find`] picks the family by the class that config.json names; [`Arch::map_tensors`] and [`Arch::metadata`] read its tables.
 
+mod general;
 mod hparams;
 mod llama;
 mod map;
 mod metadata;
+mod naming;
 mod rope;
 pub mod rule;
 
+pub use general::{Facts, General, general};
 pub use hparams::{Class, Hparams};
 pub use rule::{MappedTensor, Origin, Transform};
 

@@ -67,6 +67,10 @@ keys! {
     GENERAL_UUID = "general.uuid";
     /// Home page of what it was converted from.
     GENERAL_SOURCE_URL = "general.source.url";
+    /// Digital object identifier of what it was converted from.
+    GENERAL_SOURCE_DOI = "general.source.doi";
+    /// Universally unique identifier of what it was converted from.
+    GENERAL_SOURCE_UUID = "general.source.uuid";
     /// Repository of what it was converted from.
     GENERAL_SOURCE_REPO_URL = "general.source.repo_url";
     /// Number of base models.
@@ -85,6 +89,8 @@ keys! {
 
 // Sampling defaults of the model's maker.
 keys! {
+    /// Order of the samplers: a string.
+    GENERAL_SAMPLING_SEQUENCE = "general.sampling.sequence";
     /// i32.
     GENERAL_SAMPLING_TOP_K = "general.sampling.top_k";
     /// f32.
@@ -92,9 +98,21 @@ keys! {
     /// f32.
     GENERAL_SAMPLING_MIN_P = "general.sampling.min_p";
     /// f32.
+    GENERAL_SAMPLING_XTC_PROBABILITY = "general.sampling.xtc_probability";
+    /// f32.
+    GENERAL_SAMPLING_XTC_THRESHOLD = "general.sampling.xtc_threshold";
+    /// f32.
     GENERAL_SAMPLING_TEMP = "general.sampling.temp";
+    /// i32.
+    GENERAL_SAMPLING_PENALTY_LAST_N = "general.sampling.penalty_last_n";
     /// f32.
     GENERAL_SAMPLING_PENALTY_REPEAT = "general.sampling.penalty_repeat";
+    /// i32.
+    GENERAL_SAMPLING_MIROSTAT = "general.sampling.mirostat";
+    /// f32.
+    GENERAL_SAMPLING_MIROSTAT_TAU = "general.sampling.mirostat_tau";
+    /// f32.
+    GENERAL_SAMPLING_MIROSTAT_ETA = "general.sampling.mirostat_eta";
 }
 
 // The architecture's hyperparameters, to be prefixed by `of`.

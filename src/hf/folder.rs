@@ -14,14 +14,17 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::card::Card;
 use super::config::Config;
 use super::index::{INDEX_BYTES_MAX, Index};
+use super::json::{self, Map, Value};
 use super::open::Dir;
 use super::safetensors;
 use crate::error::{Error, Fault, Place, Result};
 use crate::source::{InputFile, SourceTensor, TensorSource};
 
 const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -39,6 +42,8 @@ const NAMES_MAX: usize = 100_000;
 pub struct Folder {
     dir: Dir,
     config: Config,
+    generation: Option<Map<String, Value>>,
+    card: Card,
     files: Vec<InputFile>,
     tensors: Vec<SourceTensor>,
     unreadable: Vec<UnreadableTensor>,
@@ -79,7 +84,10 @@ impl Folder {
         };
         let config = Config::parse(path.join(CONFIG), &bytes)?;
         drop(bytes);
-        let mut folder = Folder { dir, config, files: vec![], tensors: vec![], unreadable: vec![], notes: vec![] };
+        let mut notes = Vec::new();
+        let generation = read_generation_config(&dir, &mut notes)?;
+        let card = read_card(&dir)?;
+        let mut folder = Folder { dir, config, generation, card, files: vec![], tensors: vec![], unreadable: vec![], notes };
         match find_shards(&folder.dir)? {
             Shards::Listed(index) => folder.open_listed(index)?,
             Shards::Named(names) => folder.open_named(&names)?,
@@ -90,6 +98,16 @@ impl Folder {
     /// The parsed config.json.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The parsed generation_config.json, where there is a valid one.
+    pub fn generation_config(&self) -> Option<&Map<String, Value>> {
+        self.generation.as_ref()
+    }
+
+    /// The model card at the top of README.md; empty where there is none.
+    pub fn card(&self) -> &Card {
+        &self.card
     }
 
     /// The folder, as the caller spelled it.
@@ -312,6 +330,23 @@ fn read_bounded(dir: &Dir, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     // `take`: a file that grows meanwhile stays within its limit.
     input.file().take(limit).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
     Ok(Some(bytes))
+}
+
+/// Invalid ones exist on the hub and hold only advice, so they are noted and passed over.
+fn read_generation_config(dir: &Dir, notes: &mut Vec<String>) -> Result<Option<Map<String, Value>>> {
+    let Some(bytes) = read_bounded(dir, GENERATION_CONFIG, CONFIG_BYTES_MAX)? else { return Ok(None) };
+    match json::parse_object(&dir.path().join(GENERATION_CONFIG), &bytes) {
+        Ok(generation) => Ok(Some(generation)),
+        Err(error) => {
+            notes.push(format!("passed over: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+fn read_card(dir: &Dir) -> Result<Card> {
+    let readme = read_bounded(dir, "README.md", OTHER_BYTES_MAX)?;
+    Ok(readme.map(|bytes| Card::parse(&String::from_utf8_lossy(&bytes))).unwrap_or_default())
 }
 
 /// Says what to do when the path given is not a folder.

@@ -3,6 +3,7 @@
 //! Every file here is a stranger's: each is opened only inside the folder, only when it is a regular file, and read only up to a named
 //! limit; JSON is bounded in depth and never has a key twice.
 
+mod card;
 mod config;
 mod folder;
 mod index;
@@ -10,5 +11,6 @@ pub mod json;
 mod open;
 pub mod safetensors;
 
+pub use card::Card;
 pub use config::{Config, Rope, Scaling};
 pub use folder::{Folder, UnreadableTensor};
