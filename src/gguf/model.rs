@@ -12,7 +12,7 @@ use crate::error::{Error, Fault, Place, Result};
 use crate::source::{InputFile, SourceTensor, TensorSource};
 
 /// A GGUF model with all its shards.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Model {
     inputs: Vec<InputFile>,
     shards: Vec<File<'static>>,
@@ -42,7 +42,7 @@ impl Model {
     /// As for [`Model::open`].
     pub fn open_within(path: impl AsRef<Path>, limits: &Limits) -> Result<Model> {
         let path = path.as_ref();
-        let mut model = Model { inputs: Vec::new(), shards: Vec::new(), tensors: Vec::new() };
+        let mut model = Model::default();
         let opened = Shard::open(path, limits)?;
         match split_keys(&opened.file)? {
             Some(keys) if keys.count != 1 => {
@@ -55,6 +55,17 @@ impl Model {
             }
             _ => model.add(opened),
         }
+        model.collect_tensors()?;
+        Ok(model)
+    }
+
+    /// Opens one file by itself, even if it is a shard of a larger model.
+    ///
+    /// # Errors
+    /// As for [`File::open`].
+    pub fn open_alone(path: impl AsRef<Path>, limits: &Limits) -> Result<Model> {
+        let mut model = Model::default();
+        model.add(Shard::open(path.as_ref(), limits)?);
         model.collect_tensors()?;
         Ok(model)
     }
