@@ -256,6 +256,12 @@ faults! {
     ConfigField,
     /// A file of another format, recognised by its first bytes.
     UnsupportedFormat,
+    /// An importance matrix that breaks its format's rules.
+    ImatrixInvalid,
+    /// NaN, infinity or a negative number in an importance matrix.
+    ImatrixValue,
+    /// An importance matrix whose entry has another length than the tensor.
+    ImatrixLength,
 }
 
 impl Error {

@@ -4,8 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules by rank, lowest first. Modules of one group do not import each other.
-const LAYERS: &[&[&str]] =
-    &[&["error"], &["simd", "report"], &["quant"], &["source"], &["gguf", "hf"], &["tokenizer", "arch"], &["plan"], &["pipeline"]];
+const LAYERS: &[&[&str]] = &[
+    &["error"],
+    &["simd", "report"],
+    &["quant"],
+    &["source"],
+    &["gguf", "hf"],
+    &["tokenizer", "arch", "imatrix"],
+    &["plan"],
+    &["pipeline"],
+];
 
 fn rank(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))

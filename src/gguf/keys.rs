@@ -250,3 +250,21 @@ keys! {
     /// Number of tensors in all shards together: an i32.
     SPLIT_TENSORS_COUNT = "split.tensors.count";
 }
+
+// Importance matrices: in a file that is one, and in a model that was quantized with one.
+keys! {
+    /// The texts that the matrix was computed from: string array.
+    IMATRIX_DATASETS = "imatrix.datasets";
+    /// Chunks of text that it was computed on.
+    IMATRIX_CHUNK_COUNT = "imatrix.chunk_count";
+    /// Tokens per chunk.
+    IMATRIX_CHUNK_SIZE = "imatrix.chunk_size";
+    /// The matrix's file name: a string.
+    QUANTIZE_IMATRIX_FILE = "quantize.imatrix.file";
+    /// The text that the matrix was computed from: a string.
+    QUANTIZE_IMATRIX_DATASET = "quantize.imatrix.dataset";
+    /// Tensors that the matrix has values for.
+    QUANTIZE_IMATRIX_ENTRIES_COUNT = "quantize.imatrix.entries_count";
+    /// Chunks of text that the matrix was computed on.
+    QUANTIZE_IMATRIX_CHUNKS_COUNT = "quantize.imatrix.chunks_count";
+}
