@@ -11,6 +11,7 @@
 mod assemble;
 mod choose;
 mod facts;
+mod naming;
 mod quantize;
 pub mod recipe;
 pub mod role;
@@ -22,6 +23,7 @@ use crate::quant::Format;
 
 pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
 pub use facts::read_facts;
+pub use naming::{convention_name, output_paths};
 pub use quantize::{QuantizeOptions, quantize};
 pub use summary::{FormatTotal, Summary};
 
