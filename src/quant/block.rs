@@ -20,31 +20,14 @@ pub(super) trait Dequantize: Block {
 
 /// A format that can be written.
 pub(super) trait Quantize: Dequantize {
-    /// The `LEN` weights from `i * LEN` become `blocks[i]`; every weight is finite.
+    /// The `LEN` weights from `i * LEN` become `blocks[i]`; every weight is finite. With `importance`, one for each weight, they are
+    /// exactly one row, because some formats then look at the row as a whole.
     ///
     /// A block that cannot be held must fail [`is_sound`](Quantize::is_sound) afterwards: its scale is left infinite or NaN.
-    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<Importance<'_>>, blocks: &mut [Self]);
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [Self]);
 
     /// False when a scale is infinite or NaN.
     fn is_sound(&self) -> bool;
-}
-
-/// How much each column matters, for weights that begin at any column.
-#[derive(Clone, Copy)]
-pub(super) struct Importance<'a> {
-    /// `[row_len]`, of a row.
-    columns: &'a [f32],
-    /// The column of the first weight.
-    start: usize,
-}
-
-impl<'a> Importance<'a> {
-    /// The importance of `N` weights from `first`. They lie in one row, as blocks do.
-    #[inline(always)]
-    pub fn at<const N: usize>(self, first: usize) -> &'a [f32; N] {
-        let column = (self.start + first) % self.columns.len();
-        self.columns[column..].first_chunk().expect("a block lies in one row")
-    }
 }
 
 /// A half as it lies in a block.
@@ -105,14 +88,14 @@ impl Traits {
 /// Weights that are checked and quantized at a time: 16 KiB, so that the second look at them finds them in the first-level cache.
 const PIECE_LEN: usize = 4096;
 
-fn quantize<B: Quantize>(level: Level, weights: &[f32], columns: Option<&[f32]>, blocks: &mut [u8]) -> Result<(), BlockFault> {
+fn quantize<B: Quantize>(level: Level, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) -> Result<(), BlockFault> {
     let blocks = <[B]>::mut_from_bytes(blocks).expect("whole blocks");
-    level.run(QuantizeTask { weights, columns, blocks })
+    level.run(QuantizeTask { weights, importance, blocks })
 }
 
 struct QuantizeTask<'a, B> {
     weights: &'a [f32],
-    columns: Option<&'a [f32]>,
+    importance: Option<&'a [f32]>,
     blocks: &'a mut [B],
 }
 
@@ -122,15 +105,16 @@ impl<B: Quantize> Task for QuantizeTask<'_, B> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Result<(), BlockFault> {
         assert_eq!(self.weights.len(), self.blocks.len() * B::LEN, "as many blocks as weights");
+        let piece_len = self.importance.map_or(PIECE_LEN, <[f32]>::len);
         let mut start = 0;
-        for (weights, blocks) in self.weights.chunks(PIECE_LEN).zip(self.blocks.chunks_mut(PIECE_LEN / B::LEN)) {
-            let importance = self.columns.map(|columns| Importance { columns, start });
+        for (weights, blocks) in self.weights.chunks(piece_len).zip(self.blocks.chunks_mut(piece_len / B::LEN)) {
             let finite = all_finite(simd, weights);
             // Blocks before the one with the weight that is not finite are looked at too: the fault reported is the first.
             let n_blocks = if finite { blocks.len() } else { first_non_finite(weights) / B::LEN };
             let blocks = &mut blocks[..n_blocks];
-            B::quantize(simd, &weights[..n_blocks * B::LEN], importance, blocks);
-            if let Some(block) = blocks.iter().position(|block| !block.is_sound()) {
+            B::quantize(simd, &weights[..n_blocks * B::LEN], self.importance, blocks);
+            if !blocks.iter().fold(true, |sound, block| sound & block.is_sound()) {
+                let block = blocks.iter().position(|block| !block.is_sound()).unwrap_or(0);
                 return Err(out_of_range(weights, block * B::LEN..(block + 1) * B::LEN, start));
             }
             if !finite {

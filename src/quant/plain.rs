@@ -4,7 +4,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::block::{Block, Dequantize, Half, Importance, Quantize};
+use super::block::{Block, Dequantize, Half, Quantize};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// 32 bits.
@@ -27,7 +27,7 @@ impl Dequantize for F32 {
 
 impl Quantize for F32 {
     #[inline(always)]
-    fn quantize<S: Simd>(_simd: S, weights: &[f32], _importance: Option<Importance<'_>>, blocks: &mut [F32]) {
+    fn quantize<S: Simd>(_simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [F32]) {
         for (block, w) in blocks.iter_mut().zip(weights) {
             block.0 = w.to_le_bytes();
         }
@@ -113,7 +113,7 @@ impl<B: TwoBytes> Dequantize for B {
 
 impl<B: TwoBytes> Quantize for B {
     #[inline(always)]
-    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<Importance<'_>>, blocks: &mut [B]) {
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [B]) {
         let (bytes, bytes_rest) = blocks.as_mut_bytes().as_chunks_mut::<32>();
         let (weights, weights_rest) = weights.as_chunks::<16>();
         for (bytes, weights) in bytes.iter_mut().zip(weights) {

@@ -11,7 +11,6 @@
 //! What a body must observe: every function between `Task::run` and the lane operations is `#[inline(always)]` and calls no closure
 //! that holds lanes. Otherwise it is compiled without the level's instructions: still right, but many times slower.
 
-#[allow(dead_code)] // the searches of the K formats use the rest
 mod lanes;
 mod scalar;
 

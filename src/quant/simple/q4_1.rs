@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{from_nibbles, halves, inverse, nibbles, range, store_halves, to_byte};
-use crate::quant::block::{Block, Dequantize, Half, Importance, Quantize};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -35,7 +35,7 @@ impl Dequantize for Q4_1 {
 
 impl Quantize for Q4_1 {
     #[inline(always)]
-    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<Importance<'_>>, blocks: &mut [Q4_1]) {
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q4_1]) {
         for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<32>().0) {
             let (min, max) = range(simd, weights);
             let d = (max - min) / 15.0;

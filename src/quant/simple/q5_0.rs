@@ -8,7 +8,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, largest, nibbles, store_halves, to_byte};
-use crate::quant::block::{Block, Dequantize, Half, Importance, Quantize};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -37,7 +37,7 @@ impl Dequantize for Q5_0 {
 
 impl Quantize for Q5_0 {
     #[inline(always)]
-    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<Importance<'_>>, blocks: &mut [Q5_0]) {
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q5_0]) {
         for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<32>().0) {
             let d = largest(simd, weights) / -16.0;
             block.d = Half::new(simd, d);

@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{halves, inverse, store_halves};
-use crate::quant::block::{Block, Dequantize, Half, Importance, Quantize};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -34,7 +34,7 @@ impl Dequantize for Q8_0 {
 
 impl Quantize for Q8_0 {
     #[inline(always)]
-    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<Importance<'_>>, blocks: &mut [Q8_0]) {
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q8_0]) {
         for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<32>().0) {
             let [x0, x1] = halves(simd, weights);
             let d = x0.abs().max(x1.abs()).reduce_max() / 127.0;

@@ -1,0 +1,43 @@
+//! The K formats: super-blocks of 256 weights, cut into sub-blocks whose scales are themselves quantized.
+//!
+//! Quantizing is a search: for every sub-block some twenty scales are tried and the one of least weighted error is kept. The search
+//! runs in sixteen lanes, each doing ggml's algorithm on its own sub-block in ggml's order of operations, so the bytes are ggml's
+//! and neither machine nor batch shows in them. The searches never store the quants: a quant is a function of the winning scale.
+
+mod affine;
+mod q4_k;
+mod q5_k;
+mod q6_k;
+mod symmetric;
+
+pub(super) use q4_k::Q4_K;
+pub(super) use q5_k::Q5_K;
+pub(super) use q6_k::Q6_K;
+
+use crate::simd::{F32x16, Simd};
+
+/// Weights per super-block.
+const LEN: usize = 256;
+
+/// Sixteen sub-blocks of `N` weights side by side: lane `j` of vector `i` is weight `i` of sub-block `j`. `weights` is `[16 * N]`.
+#[inline(always)]
+fn lanes_of_sub_blocks<S: Simd, const N: usize>(simd: S, weights: &[f32]) -> [F32x16<S>; N] {
+    let (chunks, _) = weights.as_chunks::<16>();
+    assert!(N.is_multiple_of(16) && chunks.len() == N);
+    let zero = F32x16::splat(simd, 0.0);
+    let mut lanes = [zero; N];
+    for part in 0..N / 16 {
+        let mut rows = [zero; 16];
+        for (j, row) in rows.iter_mut().enumerate() {
+            *row = F32x16::load(simd, &chunks[j * (N / 16) + part]);
+        }
+        lanes[16 * part..][..16].copy_from_slice(&F32x16::transpose(rows));
+    }
+    lanes
+}
+
+/// One float as [`F32x16::nearest_int`] rounds it.
+#[inline(always)]
+fn nearest_int(x: f32) -> i32 {
+    ((x + 12_582_912.0).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
+}

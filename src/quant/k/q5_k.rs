@@ -1,0 +1,81 @@
+//! `Q5_K`: `w = d*sc[j]*q - dmin*m[j]`, q in 0..=31, 8 sub-blocks `j` of 32; 5.5 bits per weight. Layout: ggml's `block_q5_K`.
+//!
+//!     0        2           4                       16                48                                       176
+//!     | d: f16 | dmin: f16 | sc, m: 8 x (6+6) bits | qh: fifth bits  | qs: 4 x 32 x (2c low, 2c+1 high half)  |
+//!
+//! Bit `j` of byte `i` of `qh` is the fifth bit of weight `i` of sub-block `j`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::affine::{Scales, SuperBlock, Trials, quantize_pair};
+use crate::quant::block::{Block, Dequantize, Quantize};
+use crate::simd::{I32x16, Simd};
+
+const TRIALS: Trials = Trials { q_max: 31.0, first: -0.5, step: 0.1, n: 15 };
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct Q5_K {
+    scales: Scales,
+    qh: [[u8; 16]; 2],
+    qs: [[[u8; 16]; 2]; 4],
+}
+
+impl Block for Q5_K {
+    const LEN: usize = super::LEN;
+}
+
+impl Dequantize for Q5_K {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[Q5_K], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
+            let (chunks, _) = weights.as_chunks_mut::<16>();
+            let mut fifth = [I32x16::load_u8(simd, &block.qh[0]).shl::<4>(), I32x16::load_u8(simd, &block.qh[1]).shl::<4>()];
+            for c in 0..4 {
+                let (scale, min) = block.scales.lanes(simd, 2 * c);
+                let (high_scale, high_min) = block.scales.lanes(simd, 2 * c + 1);
+                for half in 0..2 {
+                    let q = I32x16::load_u8(simd, &block.qs[c][half]);
+                    let low = (q & 15) | (fifth[half] & 16);
+                    let high = q.shr::<4>() | (fifth[half].shr::<1>() & 16);
+                    fifth[half] = fifth[half].shr::<2>();
+                    (scale * low.to_float() - min).store(&mut chunks[4 * c + half]);
+                    (high_scale * high.to_float() - high_min).store(&mut chunks[4 * c + 2 + half]);
+                }
+            }
+        }
+    }
+}
+
+impl Quantize for Q5_K {
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q5_K]) {
+        for (blocks, weights) in blocks.chunks_mut(2).zip(weights.chunks(2 * super::LEN)) {
+            let pair = quantize_pair(simd, weights, &TRIALS);
+            for (block, made) in blocks.iter_mut().zip(&pair) {
+                *block = pack(simd, made);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.scales.are_finite()
+    }
+}
+
+#[inline(always)]
+fn pack<S: Simd>(simd: S, made: &SuperBlock<S>) -> Q5_K {
+    let (mut qs, mut qh) = ([[[0; 16]; 2]; 4], [[0; 16]; 2]);
+    for half in 0..2 {
+        let mut fifth = I32x16::splat(simd, 0);
+        for c in (0..4).rev() {
+            let (low, high) = (made.quants[2 * c][half], made.quants[2 * c + 1][half]);
+            qs[c][half] = ((low & 15) | (high & 15).shl::<4>()).to_u8();
+            fifth = fifth.shl::<2>() | low.shr::<4>() | high.shr::<4>().shl::<1>();
+        }
+        qh[half] = fifth.to_u8();
+    }
+    Q5_K { scales: made.scales, qh, qs }
+}

@@ -1,0 +1,131 @@
+//! `Q6_K`: `w = d*sc[j]*q`, q in -32..=31, 16 sub-blocks `j` of 16; 6.5625 bits per weight. Layout: ggml's `block_q6_K`.
+//!
+//!     0                                       128                              192          208      210
+//!     | ql: 2 x 64 x (low, high half)         | qh: 2 x 32 x (four pairs)      | sc: 16 x i8 | d: f16 |
+//!
+//! Each half of the super-block is four runs of 32 weights. The low four bits of runs 0 and 1 are the low halves of `ql` bytes 0-31
+//! and 32-63, those of runs 2 and 3 the high halves. The upper two bits of run `r` are bits `2r` and `2r+1` of `qh`. `q + 32` is stored.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::symmetric::{ALL_ZERO, Fit, search};
+use super::{lanes_of_sub_blocks, nearest_int};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::simd::{F32x16, I32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct Q6_K {
+    ql: [[[u8; 16]; 4]; 2],
+    qh: [[[u8; 16]; 2]; 2],
+    scales: [i8; 16],
+    d: Half,
+}
+
+impl Block for Q6_K {
+    const LEN: usize = super::LEN;
+}
+
+impl Dequantize for Q6_K {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[Q6_K], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
+            let d = block.d.to_f32(simd);
+            let (chunks, _) = weights.as_chunks_mut::<16>();
+            for half in 0..2 {
+                for i in 0..2 {
+                    let (low, high) = (I32x16::load_u8(simd, &block.ql[half][i]), I32x16::load_u8(simd, &block.ql[half][i + 2]));
+                    let upper = I32x16::load_u8(simd, &block.qh[half][i]);
+                    let q = [
+                        (low & 15) | (upper.shl::<4>() & 48),
+                        (high & 15) | (upper.shl::<2>() & 48),
+                        low.shr::<4>() | (upper & 48),
+                        high.shr::<4>() | (upper.shr::<2>() & 48),
+                    ];
+                    for run in 0..4 {
+                        let j = 8 * half + 2 * run + i;
+                        let scale = F32x16::splat(simd, d * f32::from(block.scales[j]));
+                        (scale * (q[run] + -32).to_float()).store(&mut chunks[j]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Quantize for Q6_K {
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q6_K]) {
+        for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<256>().0) {
+            let x: [F32x16<S>; 16] = lanes_of_sub_blocks(simd, weights);
+            let mut w = x;
+            for w in &mut w {
+                *w = *w * *w;
+            }
+            *block = quantize_super_block(simd, weights, &search(simd, &x, &w, 32.0));
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}
+
+#[inline(always)]
+fn quantize_super_block<S: Simd>(simd: S, weights: &[f32; 256], fit: &Fit<S>) -> Q6_K {
+    let (found, inverse) = (fit.scale.to_array(), fit.inverse.to_array());
+    let mut max = 0.0f32;
+    for scale in found {
+        if scale.abs() > max.abs() {
+            max = scale;
+        }
+    }
+    let mut block = Q6_K { ql: [[[0; 16]; 4]; 2], qh: [[[0; 16]; 2]; 2], scales: [0; 16], d: Half::new(simd, 0.0) };
+    if found.iter().any(|scale| scale.is_nan()) {
+        // The sums of the search overflowed; ggml would write zeros.
+        block.d = Half::NAN;
+        return block;
+    }
+    if max.abs() < ALL_ZERO {
+        return block;
+    }
+    let per_scale = -128.0 / max;
+    block.d = Half::new(simd, 1.0 / per_scale);
+    let d = block.d.to_f32(simd);
+    let (chunks, _) = weights.as_chunks::<16>();
+    let mut quants = [I32x16::splat(simd, 0); 16];
+    for j in 0..16 {
+        block.scales[j] = nearest_int(per_scale * found[j]).min(127) as i8;
+        let x = F32x16::load(simd, &chunks[j]);
+        let scale = d * f32::from(block.scales[j]);
+        // ggml leaves the quants of the search where the scale rounds to zero, and zeros where the search found nothing.
+        if scale != 0.0 {
+            quants[j] = stored(x / F32x16::splat(simd, scale));
+        } else if inverse[j] != 0.0 {
+            quants[j] = stored(x * F32x16::splat(simd, inverse[j]));
+        }
+    }
+    pack(&quants, &mut block);
+    block
+}
+
+/// Rounded, clamped, and without sign as it is stored.
+#[inline(always)]
+fn stored<S: Simd>(q: F32x16<S>) -> I32x16<S> {
+    q.nearest_int().clamp(-32.0, 31.0).truncate() + 32
+}
+
+#[inline(always)]
+fn pack<S: Simd>(quants: &[I32x16<S>; 16], block: &mut Q6_K) {
+    for half in 0..2 {
+        for i in 0..2 {
+            let [q0, q1, q2, q3] = [0, 1, 2, 3].map(|run| quants[8 * half + 2 * run + i]);
+            block.ql[half][i] = ((q0 & 15) | (q2 & 15).shl::<4>()).to_u8();
+            block.ql[half][i + 2] = ((q1 & 15) | (q3 & 15).shl::<4>()).to_u8();
+            let upper = q0.shr::<4>() | (q1.shr::<4>()).shl::<2>() | (q2.shr::<4>()).shl::<4>() | (q3.shr::<4>()).shl::<6>();
+            block.qh[half][i] = upper.to_u8();
+        }
+    }
+}
