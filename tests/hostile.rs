@@ -1,13 +1,13 @@
 //! Malformed files: each gives an error that names file, place and rule, or a view that holds; never a panic, a hang, or heap
 //! taken by a number that the file only claims.
 
-#[path = "hostile/alloc.rs"]
-mod alloc;
 #[path = "hostile/build.rs"]
 mod build;
 #[path = "hostile/cases.rs"]
 mod cases;
 mod common;
+#[path = "common/heap.rs"]
+mod heap;
 #[path = "hostile/mutate.rs"]
 mod mutate;
 #[path = "hostile/shards.rs"]
@@ -15,11 +15,11 @@ mod shards;
 
 use std::path::Path;
 
-use alloc::peak_bytes;
 use build::*;
 use ggforge::error::{Error, Fault, Place, Result, is_harmless};
 use ggforge::gguf::{File, Header, Limits, Model, TensorSpec, Value};
 use ggforge::source::TensorSource;
+use heap::peak_bytes;
 
 /// The heap that a reader may take for a header of so many bytes.
 fn heap_bound(header_bytes: u64) -> u64 {

@@ -1,21 +1,20 @@
 //! Importance matrix files: what llama.cpp writes is read, merged and written again to the byte, and hostile files are refused.
 
+mod common;
 #[path = "common/heap.rs"]
 mod heap;
 
 use std::path::PathBuf;
 
+use common::Paint;
 use ggforge::error::{Error, Fault, Place};
 use ggforge::gguf::{Array, File, Header, TensorSpec, Value};
 use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Entry, EntryFault, Imatrix, Importance, Unit, Wanted};
 use ggforge::quant::Format;
 use sha2::{Digest, Sha256};
 
-#[global_allocator]
-static ALLOCATOR: heap::Counting = heap::Counting;
-
 fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/imatrix").join(name)
+    common::fixture("imatrix").join(name)
 }
 
 fn bytes_of(name: &str) -> Vec<u8> {
@@ -310,7 +309,7 @@ fn small_gguf(change: impl FnOnce(&mut Header, &mut Vec<Vec<f32>>)) -> Vec<u8> {
 /// Parses hostile bytes: no panic, and no more heap than the file's own size and a little.
 fn parse(bytes: &[u8]) -> Result<Imatrix, Error> {
     let (result, peak) = heap::peak_bytes(|| Imatrix::parse("hostile", bytes));
-    assert!(peak <= 4 * bytes.len() + 16 * 1024, "{peak} bytes of heap for a file of {} bytes", bytes.len());
+    assert!(peak <= 4 * bytes.len() as u64 + 16 * 1024, "{peak} bytes of heap for a file of {} bytes", bytes.len());
     result
 }
 
@@ -429,11 +428,8 @@ fn every_truncation_is_an_error() {
 
 #[test]
 fn mutations_never_panic() {
-    let mut seed = 0x5eed_u64;
-    let mut random = move |below: usize| {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (seed >> 33) as usize % below
-    };
+    let mut paint = Paint::new(70);
+    let mut random = move |below: usize| paint.next() as usize % below;
     for original in [small_dat(), small_gguf(|_, _| {})] {
         let mut n_refused = 0;
         for _ in 0..20_000 {
@@ -458,6 +454,15 @@ fn mutations_never_panic() {
             }
         }
         assert!(n_refused > 5_000, "{n_refused} of 20000 mutations were refused");
+    }
+}
+
+#[test]
+fn reading_takes_little_more_heap_than_the_values() {
+    for name in ["forge-3m.gguf", "forge-3m.dat"] {
+        let (imatrix, peak) = heap::peak_bytes(|| open(name));
+        let values_bytes: usize = imatrix.entries.values().map(|entry| size_of_val(entry.sums())).sum();
+        assert!(peak <= values_bytes as u64 + 16 * 1024, "{name}: {peak} bytes of heap for {values_bytes} bytes of values");
     }
 }
 

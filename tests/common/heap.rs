@@ -1,43 +1,58 @@
-//! Counts what the current thread has on the heap. A test file that wants this makes [`Counting`] its global allocator.
+//! An allocator that counts, per thread, so that tests can prove how much heap a call takes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// The system's allocator, with a count per thread.
-pub struct Counting;
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 thread_local! {
-    static LIVE_BYTES: Cell<isize> = const { Cell::new(0) };
-    static PEAK_BYTES: Cell<isize> = const { Cell::new(0) };
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
 }
 
-fn count(bytes: isize) {
-    // A thread that is ending has no counters any more, and nobody asks for them.
-    let _ = LIVE_BYTES.try_with(|live| {
-        live.set(live.get() + bytes);
-        let _ = PEAK_BYTES.try_with(|peak| peak.set(peak.get().max(live.get())));
+fn add(bytes: usize) {
+    // During a thread's end its counters are gone; nothing is measured then.
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + bytes as isize);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
     });
 }
 
-// SAFETY: every call goes to the system's allocator unchanged; the counters do not allocate.
+fn subtract(bytes: usize) {
+    let _ = HELD.try_with(|held| held.set(held.get() - bytes as isize));
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged; the counters are plain cells of the calling thread and
+// never allocate, being const-initialised and without a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promise is the one that `System` wants.
+        add(layout.size());
+        // SAFETY: the caller's promises are the system allocator's.
         unsafe { System.alloc(layout) }
     }
 
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        subtract(layout.size());
         // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // Old and new may exist side by side while bytes are moved, so count both.
+        add(size);
+        subtract(layout.size());
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
-/// Runs `work` and returns its result and the most bytes that it had on the heap at one time.
-pub fn peak_bytes<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = LIVE_BYTES.get();
-    PEAK_BYTES.set(before);
-    let result = work();
-    (result, (PEAK_BYTES.get() - before).max(0) as usize)
+/// Runs `call` and returns its result with the most heap it held at once, in bytes.
+pub fn peak_bytes<T>(call: impl FnOnce() -> T) -> (T, u64) {
+    let before = HELD.get();
+    PEAK.set(before);
+    let result = call();
+    (result, (PEAK.get() - before) as u64)
 }
