@@ -231,6 +231,10 @@ keys! {
     TOKENIZER_ADD_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix";
     /// bool.
     TOKENIZER_REMOVE_EXTRA_WHITESPACES = "tokenizer.ggml.remove_extra_whitespaces";
+    /// Text is lowered in case before it is tokenized: bool.
+    TOKENIZER_NORMALIZER_LOWERCASE = "tokenizer.ggml.normalizer.lowercase";
+    /// Accents are stripped before text is tokenized: bool.
+    TOKENIZER_NORMALIZER_STRIP_ACCENTS = "tokenizer.ggml.normalizer.strip_accents";
     /// SentencePiece's normalisation table: u8 array.
     TOKENIZER_PRECOMPILED_CHARSMAP = "tokenizer.ggml.precompiled_charsmap";
     /// The whole tokenizer.json: a string.

@@ -137,6 +137,24 @@ impl Folder {
         read_bounded(&self.dir, name, limit)
     }
 
+    /// Reads the small files of a subfolder whose names end with `suffix`, sorted by name: `additional_chat_templates`. None when
+    /// there is no such folder.
+    ///
+    /// # Errors
+    /// As [`Folder::read_optional`].
+    pub fn read_subfolder(&self, subfolder: &str, suffix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let Some(dir) = self.dir.subfolder(subfolder)? else { return Ok(Vec::new()) };
+        let mut names: Vec<String> = names(&dir)?.into_iter().filter(|name| name.ends_with(suffix)).collect();
+        names.sort();
+        let mut files = Vec::new();
+        for name in names {
+            if let Some(bytes) = read_bounded(&dir, &name, OTHER_BYTES_MAX)? {
+                files.push((name, bytes));
+            }
+        }
+        Ok(files)
+    }
+
     /// The model's name on the hub, as far as the path tells: `org/name` for a folder of the hub's cache
     /// (`models--org--name/snapshots/<revision>`), else the folder's own name.
     pub fn model_id(&self) -> String {

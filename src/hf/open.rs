@@ -18,7 +18,7 @@ use crate::source::InputFile;
 #[derive(Debug)]
 pub(super) struct Dir {
     path: PathBuf,
-    /// Absolute, without symbolic links.
+    /// Of the model folder, also in a subfolder: absolute, without symbolic links.
     real_path: PathBuf,
     fd: OwnedFd,
 }
@@ -41,6 +41,20 @@ impl Dir {
     /// Absolute, without symbolic links.
     pub fn real_path(&self) -> &Path {
         &self.real_path
+    }
+
+    /// Opens the folder `name` in this one; links in it may lead where this one's may. `None` when there is no folder of that name.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn subfolder(&self, name: &str) -> Result<Option<Dir>> {
+        let path = self.path.join(name);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Dir { path, real_path: self.real_path.clone(), fd })),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(e) => Err(Error::io(path, "open", e.into())),
+        }
     }
 
     /// Opens the regular file `name`; `None` when there is none of that name.

@@ -1,1 +1,107 @@
 //! Vocabularies: read from Hugging Face files, written as GGUF metadata.
+//!
+//! The rules are those of llama.cpp's converter for the Llama family, tried in its order:
+//!
+//! | files | becomes | where |
+//! |---|---|---|
+//! | `tokenizer.model` | `llama`: pieces, scores and types of SentencePiece | [`spm`] |
+//! | `tokenizer.json`, BPE with byte fallback | `llama`: no scores known | [`bpe`] |
+//! | `tokenizer.json`, byte-level BPE, or `vocab.json` with `merges.txt` | `gpt2`: merges, and a name for the pre-tokenizer | [`bpe`], [`pre`] |
+//!
+//! Files are untrusted: JSON has no key twice and a bounded depth, ids are bounded by the number of entries before any table is made,
+//! and whatever contradicts itself is an error. Templates are copied, never run. Knows nothing of tensors and encodes no text.
+
+mod added;
+mod bpe;
+mod inputs;
+mod pre;
+mod pre_regex;
+mod special;
+mod spm;
+mod template;
+mod vocab;
+
+use std::path::PathBuf;
+
+pub use pre::known_pre_names;
+pub use vocab::{ChatTemplates, Model, Special, TokenType, Vocabulary};
+
+use crate::error::{Error, Result};
+use crate::hf;
+use inputs::Inputs;
+
+/// Where tokenizer files are read from: a model folder, or a map in a test.
+pub trait Files {
+    /// The content of the file `name`, or `None` when there is none.
+    ///
+    /// # Errors
+    /// What opening and reading can meet; `Limit` for a file larger than any real one.
+    fn read_optional(&self, name: &str) -> Result<Option<Vec<u8>>>;
+
+    /// The files of the subfolder `folder` whose names end with `suffix`, sorted by name; none when there is no such folder.
+    ///
+    /// # Errors
+    /// As [`Files::read_optional`].
+    fn read_folder(&self, folder: &str, suffix: &str) -> Result<Vec<(String, Vec<u8>)>>;
+
+    /// The path to name in messages about the file `name`.
+    fn path(&self, name: &str) -> PathBuf;
+}
+
+impl Files for hf::Folder {
+    fn read_optional(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        hf::Folder::read_optional(self, name)
+    }
+
+    fn read_folder(&self, folder: &str, suffix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        self.read_subfolder(folder, suffix)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        hf::Folder::path(self).join(name)
+    }
+}
+
+/// What the caller decides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// llama.cpp's name for the pre-tokenizer, instead of the one found by comparison.
+    pub pre: Option<&'a str>,
+}
+
+/// Reads the vocabulary of a model whose embedding has `vocab_size` rows.
+///
+/// Ids without a token become unused `[PADi]` tokens; tokens beyond the embedding are dropped with a warning.
+///
+/// # Errors
+/// `Malformed` for files that contradict themselves, `Unsupported` for kinds of tokenizer other than those above, `Usage` for a
+/// pre-tokenizer name that llama.cpp does not know.
+pub fn read(files: &dyn Files, vocab_size: u32, options: Options) -> Result<Vocabulary> {
+    let pre = options.pre.map(pre::known).transpose()?;
+    let inputs = Inputs::read(files)?;
+    let mut vocabulary = if let Some(model) = &inputs.sentencepiece {
+        spm::read(&inputs, model, vocab_size)?
+    } else if inputs.has_byte_fallback() {
+        bpe::read_byte_fallback(&inputs, vocab_size)?
+    } else if inputs.has_bpe() {
+        bpe::read_byte_level(&inputs, vocab_size, pre)?
+    } else {
+        return Err(no_tokenizer(&inputs));
+    };
+    vocabulary.chat_templates = template::read(&inputs, &mut vocabulary.warnings)?;
+    vocabulary.warnings.splice(0..0, inputs.warnings);
+    Ok(vocabulary)
+}
+
+fn no_tokenizer(inputs: &Inputs) -> Error {
+    match &inputs.tokenizer {
+        Some(tokenizer) => Error::unsupported(
+            format!("{}: a tokenizer of kind {}", tokenizer.path.display(), tokenizer.kind),
+            "SentencePiece (tokenizer.model) and byte-level or byte-fallback BPE are supported",
+        ),
+        None => Error::unsupported(
+            format!("no tokenizer in {}", inputs.files.path("").display()),
+            "copy tokenizer.model, or tokenizer.json, or vocab.json and merges.txt, from the original model into the folder",
+        ),
+    }
+}

@@ -1,0 +1,247 @@
+//! BPE vocabularies from tokenizer.json: byte-level ones (GPT-2, Llama 3) and those with byte fallback (Llama 2).
+//!
+//! Added tokens are written with the text that users type. (llama.cpp's converter sends them through the tokenizer's decoder, which
+//! damages those with letters from U+0080 to U+00FF; no other token differs.)
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::added::Lexicon;
+use super::inputs::{Inputs, Tokenizer};
+use super::pre;
+use super::special::{self, Named};
+use super::spm::{PAD_SCORE, is_byte_token};
+use super::vocab::{Model, TokenType, Vocabulary};
+use crate::error::{Error, Fault, Place, Result};
+use crate::hf::json::Value;
+
+/// The score of every token where the files have none. The merges are lost with it: that is what llama.cpp's converter writes.
+const NO_SCORE: f32 = -1000.0;
+
+/// A merge of two tokens, kept as the token it makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Merge {
+    joined: String,
+    left_bytes: usize,
+}
+
+impl Merge {
+    fn new(left: &str, right: &str) -> Option<Merge> {
+        let is_sound = !left.is_empty() && !right.is_empty();
+        is_sound.then(|| Merge { joined: format!("{left}{right}"), left_bytes: left.len() })
+    }
+
+    /// `"left right"`, or `["left", "right"]` since tokenizers 0.20.
+    pub fn from_json(path: &Path, index: usize, merge: Value) -> Result<Merge> {
+        let found = match &merge {
+            Value::String(text) => text.split_once(' ').filter(|(_, right)| !right.contains(' ')),
+            Value::Array(pair) => match pair.as_slice() {
+                [Value::String(left), Value::String(right)] => Some((left.as_str(), right.as_str())),
+                _ => None,
+            },
+            _ => None,
+        };
+        let merge = found.and_then(|(left, right)| Merge::new(left, right));
+        merge.ok_or_else(|| merge_error(path, format!("model.merges[{index}]"), "expected two tokens"))
+    }
+
+    /// A file of `left right` lines, after a line with the version.
+    pub fn from_text(path: &Path, bytes: &[u8]) -> Result<Vec<Merge>> {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|e| Error::malformed(path, Place::Byte(e.valid_up_to() as u64), Fault::MergeInvalid, "not UTF-8"))?;
+        let mut merges = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            if (index == 0 && line.starts_with('#')) || line.trim().is_empty() {
+                continue;
+            }
+            let mut words = line.split_whitespace();
+            let merge = match (words.next(), words.next(), words.next()) {
+                (Some(left), Some(right), None) => Merge::new(left, right),
+                _ => None,
+            };
+            merges.push(merge.ok_or_else(|| merge_error(path, format!("line {}", index + 1), "expected two tokens"))?);
+        }
+        Ok(merges)
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.joined.split_at(self.left_bytes)
+    }
+
+    /// As GGUF stores it. The space is the separator, so a space inside a token is spelled as byte-level BPE spells it.
+    fn text(&self) -> String {
+        let (left, right) = self.parts();
+        format!("{} {}", left.replace(' ', "Ġ"), right.replace(' ', "Ġ"))
+    }
+}
+
+fn merge_error(path: &Path, place: String, detail: impl Into<String>) -> Error {
+    Error::malformed(path, Place::Field(place), Fault::MergeInvalid, detail)
+}
+
+/// The vocabulary of a byte-level tokenizer, `gpt2`.
+pub(super) fn read_byte_level(inputs: &Inputs, vocab_size: u32, pre: Option<&'static pre::Name>) -> Result<Vocabulary> {
+    let tokenizer = inputs.tokenizer.as_ref().expect("the caller saw one");
+    let mut warnings = Vec::new();
+    let named = Named::read(inputs);
+    let lexicon = Lexicon::read(inputs, tokenizer, &named, &mut warnings)?;
+    check_merges(tokenizer, &lexicon)?;
+    let chosen = pre::choose(inputs, tokenizer, pre, &mut warnings)?;
+
+    let mut table = Table::new(tokenizer, &lexicon, vocab_size)?;
+    for (text, id) in &tokenizer.vocab {
+        table.set(*id, text, TokenType::Normal)?;
+    }
+    for added in lexicon.all_added() {
+        if added.flags.special || looks_special(&added.content) {
+            table.set(added.id, &added.content, TokenType::Control)?;
+        } else {
+            table.set(added.id, &added.content.replace('▁', " "), TokenType::UserDefined)?;
+        }
+    }
+    let (tokens, types) = table.finish(&mut warnings);
+
+    let mut vocabulary = Vocabulary::new(Model::Gpt2, chosen.name, tokens, types, warnings);
+    vocabulary.merges = tokenizer.merges.iter().map(Merge::text).collect();
+    if vocabulary.merges.is_empty() {
+        return Err(merge_error(&tokenizer.path, "model.merges".to_owned(), "no merges; llama.cpp needs them"));
+    }
+    // The converter looks texts up in tokenizer.json only; ids of the older form come from config.json.
+    let is_json = tokenizer.pre_tokenizer.is_some();
+    let lookup = |text: &str| lexicon.added(text).filter(|_| is_json).map(|added| added.id);
+    special::resolve(inputs, &lookup, &tokenizer.path, &mut vocabulary)?;
+    special::settle_add_bos(chosen, &mut vocabulary);
+    Ok(vocabulary)
+}
+
+/// The vocabulary of a tokenizer with byte fallback, `llama`.
+pub(super) fn read_byte_fallback(inputs: &Inputs, vocab_size: u32) -> Result<Vocabulary> {
+    let tokenizer = inputs.tokenizer.as_ref().expect("the caller saw one");
+    let mut warnings = Vec::new();
+    let named = Named::read(inputs);
+    let lexicon = Lexicon::read(inputs, tokenizer, &named, &mut warnings)?;
+    check_merges(tokenizer, &lexicon)?;
+
+    let mut table = Table::new(tokenizer, &lexicon, vocab_size)?;
+    for (text, id) in &tokenizer.vocab {
+        let kind = match text {
+            text if is_byte_token(text.as_bytes()) => TokenType::Byte,
+            text if named.contains(text) => TokenType::Control,
+            _ => TokenType::Normal,
+        };
+        table.set(*id, text, kind)?;
+    }
+    for added in lexicon.all_added().iter().filter(|added| lexicon.base_id(&added.content).is_none()) {
+        let kind = if named.contains(&added.content) { TokenType::Control } else { TokenType::UserDefined };
+        table.set(added.id, &added.content, kind)?;
+    }
+    let (tokens, types) = table.finish(&mut warnings);
+    if !types.contains(&TokenType::Byte) {
+        warnings.push("there are no byte tokens, so llama.cpp drops characters that the vocabulary lacks".to_owned());
+    }
+
+    let scores = types.iter().map(|kind| if *kind == TokenType::Unused { PAD_SCORE } else { NO_SCORE }).collect();
+    let mut vocabulary = Vocabulary::new(Model::Llama, "default", tokens, types, warnings);
+    vocabulary.scores = scores;
+    let lookup = |text: &str| lexicon.added(text).map(|added| added.id);
+    special::resolve(inputs, &lookup, &tokenizer.path, &mut vocabulary)?;
+    Ok(vocabulary)
+}
+
+/// Every merge must join two tokens into a third: Hugging Face's library refuses or crashes otherwise.
+fn check_merges(tokenizer: &Tokenizer, lexicon: &Lexicon) -> Result<()> {
+    for (index, merge) in tokenizer.merges.iter().enumerate() {
+        let (left, right) = merge.parts();
+        if let Some(unknown) = [left, right, &merge.joined].into_iter().find(|text| lexicon.base_id(text).is_none()) {
+            let detail = format!("{left:?} and {right:?}: {unknown:?} is not in the vocabulary");
+            return Err(merge_error(&tokenizer.path, format!("model.merges[{index}]"), detail));
+        }
+    }
+    Ok(())
+}
+
+/// Some models mark tokens that must never be part of text as ordinary added tokens; their looks give them away.
+pub(super) fn looks_special(text: &str) -> bool {
+    const KNOWN: [&str; 4] = ["<pad>", "<mask>", "<2mass>", "[@BOS@]"];
+    const BRACKETS: [(&str, &str); 3] = [("<|", "|>"), ("<｜", "｜>"), ("<unused", ">")];
+    KNOWN.contains(&text) || BRACKETS.iter().any(|(open, close)| text.starts_with(open) && text.ends_with(close))
+}
+
+/// Refuses sizes that no honest set of `n_entries` tokens has, before any table of that size is made.
+pub(super) fn check_vocab_size(path: &Path, n_entries: usize, vocab_size: u32) -> Result<()> {
+    if vocab_size == 0 || u64::from(vocab_size) > dense_max(n_entries) {
+        let detail = format!("{n_entries} tokens cannot make a vocabulary of {vocab_size}");
+        return Err(Error::malformed(path, Place::Field("vocab_size".to_owned()), Fault::HparamRange, detail));
+    }
+    Ok(())
+}
+
+/// Ids are indices into a dense table, so they must not be far above the number of entries: room for padding and for gaps.
+pub(super) fn dense_max(n_entries: usize) -> u64 {
+    4 * n_entries as u64 + 65536
+}
+
+/// Tokens by id, while they are collected.
+struct Table<'a> {
+    path: &'a Path,
+    id_max: u64,
+    slots: Vec<Option<(String, TokenType)>>,
+    n_dropped: usize,
+}
+
+impl<'a> Table<'a> {
+    fn new(tokenizer: &'a Tokenizer, lexicon: &Lexicon, vocab_size: u32) -> Result<Table<'a>> {
+        let n_entries = lexicon.base_len() + lexicon.all_added().len();
+        check_vocab_size(&tokenizer.path, n_entries, vocab_size)?;
+        let slots = vec![None; vocab_size as usize];
+        Ok(Table { path: &tokenizer.path, id_max: dense_max(n_entries), slots, n_dropped: 0 })
+    }
+
+    /// Gives `id` to `text`. An added token may restate a token of the model; two different texts may not share an id.
+    fn set(&mut self, id: u32, text: &str, kind: TokenType) -> Result<()> {
+        if u64::from(id) >= self.id_max {
+            return Err(self.error(text, format!("the id {id} is far beyond the number of tokens")));
+        }
+        let Some(slot) = self.slots.get_mut(id as usize) else {
+            self.n_dropped += 1;
+            return Ok(());
+        };
+        if let Some((other, _)) = slot
+            && other != text
+            && other.replace('▁', " ") != text
+        {
+            let detail = format!("the id {id} belongs to {other:?} too");
+            return Err(self.error(text, detail));
+        }
+        *slot = Some((text.to_owned(), kind));
+        Ok(())
+    }
+
+    fn error(&self, text: &str, detail: String) -> Error {
+        Error::malformed(self.path, Place::Field(text.to_owned()), Fault::TokenIdRange, detail)
+    }
+
+    /// The dense table; ids without a token become unused ones.
+    fn finish(self, warnings: &mut Vec<String>) -> (Vec<Vec<u8>>, Vec<TokenType>) {
+        if self.n_dropped > 0 {
+            let (n, n_rows) = (self.n_dropped, self.slots.len());
+            warnings.push(format!("{n} tokens have ids beyond the embedding's {n_rows} rows and are left out"));
+        }
+        let unused = |id| (format!("[PAD{id}]"), TokenType::Unused);
+        let tokens = self.slots.into_iter().enumerate().map(|(id, slot)| slot.unwrap_or_else(|| unused(id)));
+        tokens.map(|(text, kind)| (text.into_bytes(), kind)).unzip()
+    }
+}
+
+/// Two tokens of one text: llama.cpp stops on such a file.
+pub(super) fn check_unique(path: &Path, tokens: &[Vec<u8>]) -> Result<()> {
+    let mut ids = HashMap::with_capacity(tokens.len());
+    for (id, token) in tokens.iter().enumerate() {
+        if let Some(other) = ids.insert(token.as_slice(), id) {
+            let place = Place::Field(format!("token {id}"));
+            let detail = format!("{:?} is token {other} too", String::from_utf8_lossy(token));
+            return Err(Error::malformed(path, place, Fault::DuplicateToken, detail));
+        }
+    }
+    Ok(())
+}

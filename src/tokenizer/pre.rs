@@ -1,0 +1,294 @@
+//! The name that llama.cpp gives to a pre-tokenizer, found by comparing structures.
+//!
+//! tokenizer.json says how text is cut into words before BPE; GGUF only has a name, `tokenizer.ggml.pre`, for which llama.cpp has the
+//! expressions built in. llama.cpp's converter finds the name by the hash of one encoded text, so it knows only vocabularies it has
+//! seen. Here the steps of the `pre_tokenizer` are compared by meaning with those behind each name, whatever the vocabulary. Among
+//! names with the same steps, the one counts whose other effects in llama.cpp are the file's: whether words that are tokens skip the
+//! merges, whether text is normalized, whether spaces are cleaned up.
+
+use std::sync::LazyLock;
+
+use super::inputs::{Inputs, Tokenizer, quoted};
+use super::pre_regex::Pattern;
+use crate::error::{Error, Result};
+use crate::hf::json::Value;
+
+mod table;
+
+pub(super) use table::Name;
+use table::{BYTES, GPT2, NAMES, QWEN2, STRUCTURES, Structure};
+
+/// How a split treats what its expression finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Each match is a word, and so is what lies between.
+    Isolated,
+    /// Matches that touch are one word.
+    Contiguous,
+    MergedWithPrevious,
+    MergedWithNext,
+    Removed,
+}
+
+/// One step of a pre-tokenizer.
+#[derive(Debug, Clone, PartialEq)]
+enum Step {
+    Split(Pattern, Cut),
+    /// Bytes become the 256 characters of GPT-2's alphabet.
+    Bytes,
+    /// A step that llama.cpp has nothing for.
+    Other(String),
+}
+
+/// What Hugging Face's library takes for punctuation.
+const PUNCTUATION: &str = r"[\p{P}!-/:-@\[-`{-~]";
+
+/// What matters of the files.
+struct Wanted {
+    steps: Vec<Step>,
+    /// The splits are spelled by what they keep instead of what they cut, as in files made from tiktoken.
+    is_inverted: bool,
+    is_nfc: bool,
+    ignores_merges: bool,
+    /// `None` where tokenizer_config.json does not say.
+    cleans_spaces: Option<bool>,
+}
+
+/// Every name that llama.cpp's loader accepts for byte-level BPE.
+pub fn known_pre_names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|name| name.name)
+}
+
+/// The name as llama.cpp knows it.
+///
+/// # Errors
+/// `Usage` listing the names, but for those that only repeat another.
+pub(super) fn known(name: &str) -> Result<&'static Name> {
+    NAMES.iter().find(|known| known.name == name).ok_or_else(|| {
+        let names: Vec<&str> = NAMES.iter().filter(|name| name.name == name.like).map(|name| name.name).collect();
+        Error::usage(format!("llama.cpp has no pre-tokenizer {}; it has {} and others like them", quoted(name), names.join(", ")))
+    })
+}
+
+/// The name for the files, or the caller's.
+///
+/// # Errors
+/// `Unsupported` when the tokenizer is not byte-level and no name was given.
+pub(super) fn choose(
+    inputs: &Inputs,
+    tokenizer: &Tokenizer,
+    given: Option<&'static Name>,
+    warnings: &mut Vec<String>,
+) -> Result<&'static Name> {
+    let wanted = Wanted::read(inputs, tokenizer);
+    let found = best(&wanted);
+    if let Some(given) = given {
+        if let Some(found) = found.filter(|found| !found.same_effect(given)) {
+            warnings.push(format!("--pre {} is used although tokenizer.json has the steps of {}", given.name, found.name));
+        }
+        return Ok(given);
+    }
+    if !wanted.steps.contains(&Step::Bytes) && tokenizer.decoder["type"] != "ByteLevel" {
+        let what = format!("{}: BPE that is neither byte-level nor with byte fallback", tokenizer.path.display());
+        return Err(Error::unsupported(what, "choose the nearest of llama.cpp's pre-tokenizers with --pre NAME"));
+    }
+    let chosen = found.unwrap_or_else(|| {
+        let nearest = nearest(&wanted);
+        warnings.push(format!(
+            "no pre-tokenizer of llama.cpp has the steps of tokenizer.json; the nearest, {}, is used, and --pre NAME takes another",
+            nearest.name
+        ));
+        nearest
+    });
+    warn_of_differences(&wanted, chosen, tokenizer, warnings);
+    Ok(chosen)
+}
+
+/// What the name cannot express.
+fn warn_of_differences(wanted: &Wanted, chosen: &Name, tokenizer: &Tokenizer, warnings: &mut Vec<String>) {
+    if wanted.ignores_merges != chosen.ignores_merges {
+        let (theirs, ours) = if wanted.ignores_merges { ("takes", "does not") } else { ("does not take", "does") };
+        warnings.push(format!(
+            "this tokenizer {theirs} words that are tokens without merging; llama.cpp {ours} with the pre-tokenizer {}",
+            chosen.name
+        ));
+    }
+    if has_prefix_space(tokenizer.pre_tokenizer.as_ref().unwrap_or(&Value::Null)) {
+        warnings.push("this tokenizer puts a space before every text; llama.cpp does not for byte-level BPE".to_owned());
+    }
+    for normalizer in flatten(&tokenizer.normalizer, "normalizers") {
+        let kind = normalizer["type"].as_str().unwrap_or_default();
+        if !matches!(kind, "" | "NFC") {
+            warnings.push(format!("this tokenizer normalizes text with {}; llama.cpp does not for byte-level BPE", quoted(kind)));
+        }
+    }
+}
+
+impl Wanted {
+    fn read(inputs: &Inputs, tokenizer: &Tokenizer) -> Wanted {
+        let class = inputs.tokenizer_setting("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
+        let is_qwen2 = tokenizer.pre_tokenizer.is_none() && class.starts_with("Qwen2Tokenizer");
+        let mut wanted = Wanted {
+            steps: Vec::new(),
+            is_inverted: false,
+            is_nfc: is_qwen2 || flatten(&tokenizer.normalizer, "normalizers").any(|step| step["type"] == "NFC"),
+            ignores_merges: tokenizer.ignore_merges,
+            cleans_spaces: inputs.tokenizer_setting("clean_up_tokenization_spaces").and_then(Value::as_bool),
+        };
+        match &tokenizer.pre_tokenizer {
+            Some(pre_tokenizer) => flatten(pre_tokenizer, "pretokenizers").for_each(|step| wanted.push(step)),
+            // vocab.json and merges.txt do not say how text is cut; the class of the tokenizer does.
+            None if is_qwen2 => wanted.steps = steps_of(&[QWEN2, BYTES]),
+            None => wanted.steps = steps_of(&[GPT2, BYTES]),
+        }
+        wanted
+    }
+
+    fn push(&mut self, step: &Value) {
+        let flag = |name: &str, default| step[name].as_bool().unwrap_or(default);
+        match step["type"].as_str().unwrap_or_default() {
+            "ByteLevel" => {
+                if flag("use_regex", true) {
+                    self.steps.push(Step::Split(Pattern::regex(GPT2), Cut::Isolated));
+                }
+                self.steps.push(Step::Bytes);
+            }
+            "Digits" => {
+                let pattern = if flag("individual_digits", false) { r"\p{N}" } else { r"\p{N}+" };
+                self.steps.push(Step::Split(Pattern::regex(pattern), Cut::Isolated));
+            }
+            "Punctuation" => match cut(step, Cut::Isolated) {
+                Some(Cut::Contiguous) => {
+                    self.steps.push(Step::Split(Pattern::regex(&format!("{PUNCTUATION}+")), Cut::Isolated));
+                }
+                Some(cut) => self.steps.push(Step::Split(Pattern::regex(PUNCTUATION), cut)),
+                None => self.other(step),
+            },
+            "Split" => {
+                let pattern = &step["pattern"];
+                let regex = pattern["Regex"].as_str().map(Pattern::regex);
+                let pattern = regex.or_else(|| pattern["String"].as_str().map(Pattern::literal));
+                match (pattern, cut(step, Cut::Isolated), flag("invert", false)) {
+                    (Some(pattern), Some(cut), false) => self.steps.push(Step::Split(pattern, cut)),
+                    // The expressions that are used this way match all text, so removing the rest removes nothing.
+                    (Some(pattern), Some(Cut::Removed), true) => {
+                        self.is_inverted = true;
+                        self.steps.push(Step::Split(pattern, Cut::Isolated));
+                    }
+                    _ => self.other(step),
+                }
+            }
+            _ => self.other(step),
+        }
+    }
+
+    fn other(&mut self, step: &Value) {
+        self.steps.push(Step::Other(step["type"].as_str().unwrap_or_default().to_owned()));
+    }
+}
+
+fn cut(step: &Value, default: Cut) -> Option<Cut> {
+    match step["behavior"].as_str() {
+        None => Some(default),
+        Some("Isolated") => Some(Cut::Isolated),
+        Some("Contiguous") => Some(Cut::Contiguous),
+        Some("MergedWithPrevious") => Some(Cut::MergedWithPrevious),
+        Some("MergedWithNext") => Some(Cut::MergedWithNext),
+        Some("Removed") => Some(Cut::Removed),
+        Some(_) => None,
+    }
+}
+
+/// The steps of a component that may be a sequence of components; `null` has none. Depth is bounded by the JSON's.
+fn flatten<'a>(component: &'a Value, list: &'static str) -> Box<dyn Iterator<Item = &'a Value> + 'a> {
+    match component[list].as_array() {
+        Some(components) => Box::new(components.iter().flat_map(move |component| flatten(component, list))),
+        None if component.is_null() => Box::new(std::iter::empty()),
+        None => Box::new(std::iter::once(component)),
+    }
+}
+
+fn has_prefix_space(pre_tokenizer: &Value) -> bool {
+    flatten(pre_tokenizer, "pretokenizers").any(|step| step["type"] == "ByteLevel" && step["add_prefix_space"] == true)
+}
+
+/// The structures of the table, parsed.
+static PARSED: LazyLock<Vec<(&'static Structure, Vec<Step>)>> =
+    LazyLock::new(|| STRUCTURES.iter().map(|structure| (structure, steps_of(structure.steps))).collect());
+
+fn steps_of(steps: &[&str]) -> Vec<Step> {
+    let step = |text: &&str| match *text {
+        BYTES => Step::Bytes,
+        regex => Step::Split(Pattern::regex(regex), Cut::Isolated),
+    };
+    steps.iter().map(step).collect()
+}
+
+/// The best name among those with exactly these steps. The first of equals wins: the table has the usual ones first.
+fn best(wanted: &Wanted) -> Option<&'static Name> {
+    let mut best: Option<(u32, &'static Name)> = None;
+    for (structure, _) in PARSED.iter().filter(|(_, steps)| *steps == wanted.steps) {
+        let name = known(structure.name).expect("a test checks that the table names known names");
+        let fits = u32::from(name.ignores_merges == wanted.ignores_merges) << 3
+            | u32::from(wanted.cleans_spaces.is_none_or(|cleans| cleans == name.cleans_spaces)) << 2
+            | u32::from(structure.is_nfc == wanted.is_nfc) << 1
+            | u32::from(structure.is_inverted == wanted.is_inverted);
+        if best.is_none_or(|(most, _)| fits > most) {
+            best = Some((fits, name));
+        }
+    }
+    best.map(|(_, name)| name)
+}
+
+/// The name whose steps share most alternatives with these, by the Jaccard index.
+fn nearest(wanted: &Wanted) -> &'static Name {
+    let ours = parts(&wanted.steps);
+    let mut nearest = (-1.0, "default");
+    for (structure, steps) in PARSED.iter() {
+        let theirs = parts(steps);
+        let shared = ours.iter().filter(|part| theirs.contains(part)).count();
+        let share = shared as f64 / (ours.len() + theirs.len() - shared).max(1) as f64;
+        let name = known(structure.name).expect("a test checks that the table names known names");
+        // Half a part, so that it only decides between equals.
+        let bonus = if name.ignores_merges == wanted.ignores_merges { 1e-6 } else { 0.0 };
+        if share + bonus > nearest.0 {
+            nearest = (share + bonus, structure.name);
+        }
+    }
+    known(nearest.1).expect("a test checks that the table names known names")
+}
+
+fn parts(steps: &[Step]) -> Vec<Step> {
+    let mut parts: Vec<Step> = Vec::new();
+    for step in steps {
+        let split = match step {
+            Step::Split(pattern, cut) => pattern.alternatives().into_iter().map(|p| Step::Split(p, *cut)).collect(),
+            other => vec![other.clone()],
+        };
+        parts.extend(split);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_structure_has_a_known_name_and_expressions_that_parse() {
+        for (structure, steps) in PARSED.iter() {
+            known(structure.name).expect("a known name");
+            for step in steps {
+                assert!(!matches!(step, Step::Split(Pattern::Opaque(_), _)), "{}: {step:?}", structure.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> = known_pre_names().collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), NAMES.len());
+    }
+}
