@@ -1,11 +1,14 @@
-//! Plans for GGUF inputs: what is carried over, what is copied, what is refused, all before a weight is read.
+//! Plans: what is carried over, what is copied, what is refused, all before a weight is read.
+
+mod common;
 
 use std::fs;
 use std::path::PathBuf;
 
 use ggforge::gguf::{Header, Metadata, Model, TensorSpec, Value, keys};
+use ggforge::hf::Folder;
 use ggforge::plan::recipe::preset;
-use ggforge::plan::{NameOverride, Origin, Overrides, Plan, QuantizeOptions, quantize};
+use ggforge::plan::{ConvertOptions, NameOverride, Origin, Overrides, Plan, QuantizeOptions, convert, output_paths, quantize};
 use ggforge::quant::Format;
 use ggforge::{Error, Result, error::Fault};
 
@@ -152,4 +155,47 @@ fn types_are_given_once_each() {
         let options = QuantizeOptions { presets, ..QuantizeOptions::default() };
         assert!(matches!(quantize(&model, &options), Err(Error::Usage(_))));
     }
+}
+
+/// A plan for a fixture; `presets` may be empty.
+fn converted(options: ConvertOptions) -> Plan {
+    convert(&Folder::open(common::fixture("hf/forge-3m")).unwrap(), &options).unwrap()
+}
+
+#[test]
+fn a_folder_becomes_what_converter_and_quantizer_make_of_it() {
+    let reference = common::json(&common::fixture("reference/forge-3m.json"));
+    let file_types = reference["file_types"].as_object().unwrap();
+    let presets = file_types.keys().map(|name| preset(name).unwrap()).collect();
+    let plan = converted(ConvertOptions { presets, ..ConvertOptions::default() });
+    assert_eq!(plan.outputs.len(), file_types.len());
+    for output in &plan.outputs {
+        let tensors = file_types[&output.file_type].as_object().unwrap();
+        assert_eq!(output.tensors.len(), tensors.len());
+        for tensor in &output.tensors {
+            let dims: Vec<u64> = tensor.shape.iter().rev().copied().collect();
+            let expected = &tensors[&tensor.name];
+            assert_eq!(
+                serde_json::json!([tensor.format.name(), dims]),
+                serde_json::json!([expected[0], expected[1]]),
+                "{}",
+                tensor.name
+            );
+        }
+        // As llama-quantize orders them: its files and ours can be compared as a whole.
+        let keys: Vec<&str> = output.metadata.iter().map(|(key, _)| key.as_str()).collect();
+        let expected: Vec<&String> = reference["quantized_metadata"].as_object().unwrap().keys().collect();
+        assert_eq!(keys, expected, "{}", output.file_type);
+    }
+}
+
+#[test]
+fn without_a_type_the_weights_stay_as_they_are() {
+    let plan = converted(ConvertOptions { name: Some("Mine".to_owned()), ..ConvertOptions::default() });
+    assert_eq!(plan.outputs[0].file_type, "BF16");
+    assert!(plan.outputs[0].metadata.contains(&(keys::GENERAL_NAME.to_owned(), "Mine".into())));
+    assert_eq!(output_paths(&plan, "out".as_ref(), true).unwrap(), [PathBuf::from("out/forge-3M-BF16.gguf")]);
+    let summary = plan.outputs[0].summary();
+    assert_eq!(summary.by_format.iter().map(|total| total.format).collect::<Vec<_>>(), [Format::BF16, Format::F32]);
+    assert!((16.0..16.02).contains(&summary.bits_per_weight()), "{}", summary.bits_per_weight());
 }

@@ -10,6 +10,7 @@
 
 mod assemble;
 mod choose;
+mod convert;
 mod facts;
 mod naming;
 mod quantize;
@@ -22,6 +23,7 @@ use crate::gguf::Metadata;
 use crate::quant::Format;
 
 pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
+pub use convert::{ConvertOptions, convert};
 pub use facts::read_facts;
 pub use naming::{convention_name, output_paths};
 pub use quantize::{QuantizeOptions, quantize};

@@ -4,7 +4,6 @@
 //! tensor decides, else it gets the base. The rows state llama-quantize's choices (llama.cpp of October 2026), file type by file
 //! type. Nothing here looks at weights, or knows which formats this crate can already produce.
 
-use std::fmt;
 use std::str::FromStr;
 
 use super::role::Role;
@@ -158,23 +157,24 @@ impl When {
     }
 }
 
-impl fmt::Display for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            When::First(k) => write!(f, "first {k}"),
-            When::FirstPart(parts) | When::FirstPartByCount(parts) => write!(f, "first 1/{parts} of the layers"),
-            When::MoreBits => write!(f, "outer or every third layer"),
-            When::Middle => write!(f, "inner layer"),
-            When::Gqa4 => write!(f, "4 or more query heads per key head"),
-            When::Gqa4OrExperts4 => write!(f, "4 or more query heads per key head, or experts"),
-            When::Experts8 => write!(f, "8 experts"),
-            When::NotExperts8 => write!(f, "not 8 experts"),
-            When::Size70B => write!(f, "70B"),
-            When::Imatrix => write!(f, "imatrix"),
-            When::NoImatrix => write!(f, "no imatrix"),
-            When::Falcon | When::NotFalcon | When::OnlyExpertsStack => write!(f, "architecture"),
-            When::Stacked => write!(f, "stacked experts"),
-        }
+impl When {
+    /// What a person needs to hear; `None` for a condition that nobody would wonder about.
+    fn told(self) -> Option<String> {
+        Some(match self {
+            When::First(k) => format!("first {k}"),
+            When::FirstPart(parts) | When::FirstPartByCount(parts) => format!("first 1/{parts} of the layers"),
+            When::MoreBits => "layer chosen for more bits".to_owned(),
+            When::Middle => "inner layer".to_owned(),
+            When::Gqa4 => "4 or more query heads per key head".to_owned(),
+            When::Gqa4OrExperts4 => "4 or more query heads per key head, or experts".to_owned(),
+            When::Experts8 => "8 experts".to_owned(),
+            When::Size70B => "70B".to_owned(),
+            When::Imatrix => "imatrix".to_owned(),
+            When::NoImatrix => "no imatrix".to_owned(),
+            When::Falcon => "Falcon".to_owned(),
+            When::Stacked => "stacked experts".to_owned(),
+            When::NotExperts8 | When::NotFalcon | When::OnlyExpertsStack => return None,
+        })
     }
 }
 
@@ -195,7 +195,7 @@ impl Preset {
         });
         match rule {
             Some(rule) if rule.format != self.base => {
-                let conditions = rule.when.iter().map(|when| format!(", {when}")).collect::<String>();
+                let conditions: String = rule.when.iter().filter_map(|when| Some(format!(", {}", when.told()?))).collect();
                 (rule.format, Some(format!("{}{conditions}", role.name())))
             }
             _ => (self.base, None),

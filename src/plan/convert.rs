@@ -1,0 +1,91 @@
+//! A Hugging Face model folder into GGUF models.
+//!
+//! F32, F16, BF16 and Q8_0 come out as llama.cpp's converter writes them, every other type as llama-quantize makes it of that: for
+//! the tensors of the families we know, the two choose alike. What neither quantizes is F32, as the converter has it.
+
+use super::assemble::{Draft, Model};
+use super::choose::Overrides;
+use super::recipe::{Preset, preset};
+use super::role::never_quantized;
+use super::{Origin, Plan};
+use crate::arch::{self, MappedTensor};
+use crate::error::Result;
+use crate::gguf::Metadata;
+use crate::hf::Folder;
+use crate::quant::Format;
+use crate::source::TensorSource;
+use crate::tokenizer;
+
+/// What to make of a model folder.
+#[derive(Debug, Clone, Default)]
+pub struct ConvertOptions {
+    /// One output each; where none is given, the type that most of the weights have already.
+    pub presets: Vec<&'static Preset>,
+    /// Exceptions to the presets.
+    pub overrides: Overrides,
+    /// `general.name`, instead of the one found.
+    pub name: Option<String>,
+    /// llama.cpp's name for the pre-tokenizer, instead of the one found.
+    pub pre: Option<String>,
+}
+
+/// Plans the conversion of a model folder.
+///
+/// # Errors
+/// Whatever [`arch::find`], the mapping of its tensors and [`tokenizer::read`] refuse; `Usage` for options that fit no tensor,
+/// `Unsupported` for formats that cannot be written yet.
+pub fn convert(folder: &Folder, options: &ConvertOptions) -> Result<Plan> {
+    let config = folder.config();
+    let arch = arch::find(config)?;
+    let mapped = arch.map_tensors(config, folder.tensors(), folder.unreadable())?;
+    let tokenizer_options = tokenizer::Options { pre: options.pre.as_deref() };
+    let vocabulary = tokenizer::read(folder, arch.hparams(config)?.n_vocab, tokenizer_options)?;
+
+    let mut metadata = general(folder, arch, &mapped, options);
+    metadata.extend(arch.metadata(config)?);
+    metadata.extend(vocabulary.metadata());
+    let drafts: Vec<Draft> = mapped.into_iter().map(|mapped| draft(mapped, folder, arch.name)).collect();
+    let presets = match options.presets.is_empty() {
+        true => vec![preset_of_most(&drafts)?],
+        false => options.presets.clone(),
+    };
+    let mut plan = Model::new(folder.path(), metadata, drafts)?.plan(&presets, &options.overrides, |_, _| Ok(()))?;
+    plan.warnings.splice(0..0, folder.notes().iter().cloned().chain(vocabulary.warnings));
+    Ok(plan)
+}
+
+fn general(folder: &Folder, arch: &arch::Arch, mapped: &[MappedTensor], options: &ConvertOptions) -> Metadata {
+    let n_weights = |tensor: &MappedTensor| tensor.shape.iter().fold(1, |n: u64, &dim| n.saturating_mul(dim));
+    arch::general(&arch::Facts {
+        arch: arch.name,
+        model_id: &folder.model_id(),
+        config: folder.config(),
+        card: folder.card(),
+        generation: folder.generation_config(),
+        n_params: mapped.iter().map(n_weights).fold(0, u64::saturating_add),
+        name: options.name.as_deref(),
+    })
+    .metadata
+}
+
+fn draft(mapped: MappedTensor, folder: &Folder, arch: &str) -> Draft {
+    let MappedTensor { name, shape, origin } = mapped;
+    let stored = match origin {
+        Origin::Source { tensor, .. } => folder.tensors()[tensor].format,
+        Origin::Computed(_) => Format::F32,
+    };
+    // llama.cpp has no kernels for F64.
+    let is_plain = matches!(stored, Format::F32 | Format::F16 | Format::BF16);
+    let kept = if is_plain && never_quantized(&name, &shape, arch).is_none() { stored } else { Format::F32 };
+    Draft { name, shape, stored, kept, origin }
+}
+
+/// The plain type that holds most of the weights without loss.
+fn preset_of_most(drafts: &[Draft]) -> Result<&'static Preset> {
+    let n_weights = |format: Format| {
+        let in_format = drafts.iter().filter(|draft| draft.kept == format);
+        in_format.flat_map(|draft| draft.shape.iter().copied().reduce(u64::saturating_mul)).fold(0, u64::saturating_add)
+    };
+    let most = [Format::BF16, Format::F16, Format::F32].into_iter().max_by_key(|format| n_weights(*format));
+    preset(most.unwrap_or(Format::F32).name())
+}
