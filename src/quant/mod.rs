@@ -1,6 +1,47 @@
 //! Block formats: bytes <-> f32. Knows no files and no tensor names.
 //!
-//! One line of [`formats!`] per type gives the enum variant, id, name, sizes and functions.
+//! A [`Format`] is a tensor type of ggml. Its weights come in blocks of a fixed number of weights and bytes;
+//! [`Format::quantize_rows`] makes blocks, [`Format::dequantize`] reads them. The bytes are those of ggml's own x86-64 build (no fused
+//! multiply-add), and the same at every CPU level, in any batch, on any machine.
+//!
+//! ```
+//! use ggforge::quant::Format;
+//! use ggforge::simd::Level;
+//!
+//! let level = Level::detect();
+//! let row: Vec<f32> = (0..256).map(|i| (i as f32 / 40.0).sin()).collect();
+//! let mut blocks = vec![0; Format::Q4_K.row_bytes(256).expect("whole blocks") as usize];
+//! Format::Q4_K.quantize_rows(level, &row, 256, None, &mut blocks).expect("finite weights");
+//! let mut back = vec![0.0; 256];
+//! Format::Q4_K.dequantize(level, &blocks, &mut back);
+//! assert!(row.iter().zip(&back).all(|(w, b)| (w - b).abs() < 0.1));
+//! ```
+//!
+//! # Adding a format
+//!
+//! One file in the folder of its family and one line in the table below:
+//!
+//! 1. The file opens with the formula, the bits per weight and the picture of the bytes, then the block as a `#[repr(C)]` struct of
+//!    bytes, halves (`Half`) and arrays of them: alignment 1, so `size_of` is the size in the file. `q4_k.rs` is a good one to follow.
+//! 2. `impl Block` (weights per block), `impl Dequantize`, `impl Quantize` (`block.rs`). Both functions get many blocks at once
+//!    and a `simd` token to make lanes with: `F32x16` and `I32x16` are sixteen lanes at every level, and read as
+//!    arithmetic. `is_sound` says whether the scales are finite; a block that cannot be held is left with a scale that is not, and
+//!    the driver in `block.rs` turns that into a [`BlockFault`], as it does with weights that are not finite.
+//! 3. The line: `Traits::of::<family::NAME>()`, or `Traits::readable` without `Quantize`.
+//!
+//! Tests and benchmark find it by itself: golden blocks of all formats are in `fixtures/golden`; `tests/formats.rs` has the
+//! round trips and the hard inputs, `tests/ggml.rs` compares ten million weights with ggml, `benches/formats.rs` times it.
+//!
+//! How to be exact and fast:
+//! - A search runs across sub-blocks: turn sixteen of them round (`k::lanes_of_sub_blocks`), so that lane `j` is sub-block `j`, and
+//!   write ggml's scalar algorithm once, in its order of operations, with `select` for its branches (`k/affine.rs`). A sum may be
+//!   reordered only where it is exact. What has no search works along the block (`simple/`).
+//! - Keep what makes the quants (the winning scale), not the quants: they are a function of it.
+//! - `nearest_int` of the lanes is ggml's, odd values included; `truncate` is x86's conversion, which C's casts become.
+//! - Ties: `gt` keeps the first of equals, as ggml does. The sign of zero can reach the file through a scale.
+//! - Every function that holds lanes is `#[inline(always)]`, and no closure holds lanes; otherwise it is compiled without the level's
+//!   instructions, and the benchmark shows a level slower than scalar.
+//! - With `importance` the weights given are exactly one row, so that row-wide facts can be computed.
 
 // The index is the formula of a layout, and often indexes several arrays.
 #![allow(clippy::needless_range_loop)]

@@ -1,11 +1,11 @@
 //! Which vector instructions this machine has, and sixteen lanes of arithmetic that mean the same with all of them.
 //!
-//! Knows nothing of formats. Code that should be fast is a [`Task`]: one safe generic body over [`Simd`], compiled once for every
-//! [`Level`]. A value of type [`F32x16`] is sixteen `f32` whatever the machine: one 512-bit register, two of 256 bits, four of
+//! Knows nothing of formats. Code that should be fast is a `Task`: one safe generic body over `Simd`, compiled once for every
+//! [`Level`]. A value of type `F32x16` is sixteen `f32` whatever the machine: one 512-bit register, two of 256 bits, four of
 //! 128 bits, or an array. Every operation rounds as IEEE 754 says, lane by lane, and nothing is fused or reordered, so a body gives
 //! the same bits at every level.
 //!
-//! How `unsafe` stays in this folder: the token types ([`Avx2`](avx2::Avx2), [`Avx512`](avx512::Avx512), ...) are made only by
+//! How `unsafe` stays in this folder: the token types (`Avx2`, `Avx512`) are made only by
 //! detection, every lane operation takes the token, and so the token is the proof that the instruction exists.
 //!
 //! What a body must observe: every function between `Task::run` and the lane operations is `#[inline(always)]` and calls no closure

@@ -1,7 +1,9 @@
 //! `Q4_K`: `w = d*sc[j]*q - dmin*m[j]`, q in 0..=15, 8 sub-blocks `j` of 32; 4.5 bits per weight. Layout: ggml's `block_q4_K`.
 //!
-//!     0        2           4                       16                                               144
-//!     | d: f16 | dmin: f16 | sc, m: 8 x (6+6) bits | qs: 4 x 32 x (sub-block 2c low, 2c+1 high half) |
+//! ```text
+//! 0        2           4                       16                                               144
+//! | d: f16 | dmin: f16 | sc, m: 8 x (6+6) bits | qs: 4 x 32 x (sub-block 2c low, 2c+1 high half) |
+//! ```
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -1,7 +1,9 @@
 //! `Q5_K`: `w = d*sc[j]*q - dmin*m[j]`, q in 0..=31, 8 sub-blocks `j` of 32; 5.5 bits per weight. Layout: ggml's `block_q5_K`.
 //!
-//!     0        2           4                       16                48                                       176
-//!     | d: f16 | dmin: f16 | sc, m: 8 x (6+6) bits | qh: fifth bits  | qs: 4 x 32 x (2c low, 2c+1 high half)  |
+//! ```text
+//! 0        2           4                       16                48                                       176
+//! | d: f16 | dmin: f16 | sc, m: 8 x (6+6) bits | qh: fifth bits  | qs: 4 x 32 x (2c low, 2c+1 high half)  |
+//! ```
 //!
 //! Bit `j` of byte `i` of `qh` is the fifth bit of weight `i` of sub-block `j`.
 

@@ -1,7 +1,9 @@
 //! `Q6_K`: `w = d*sc[j]*q`, q in -32..=31, 16 sub-blocks `j` of 16; 6.5625 bits per weight. Layout: ggml's `block_q6_K`.
 //!
-//!     0                                       128                              192          208      210
-//!     | ql: 2 x 64 x (low, high half)         | qh: 2 x 32 x (four pairs)      | sc: 16 x i8 | d: f16 |
+//! ```text
+//! 0                                       128                              192          208      210
+//! | ql: 2 x 64 x (low, high half)         | qh: 2 x 32 x (four pairs)      | sc: 16 x i8 | d: f16 |
+//! ```
 //!
 //! Each half of the super-block is four runs of 32 weights. The low four bits of runs 0 and 1 are the low halves of `ql` bytes 0-31
 //! and 32-63, those of runs 2 and 3 the high halves. The upper two bits of run `r` are bits `2r` and `2r+1` of `qh`. `q + 32` is stored.

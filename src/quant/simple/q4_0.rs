@@ -1,7 +1,9 @@
 //! `Q4_0`: `w = d*(q - 8)`, q in 0..=15; 4.5 bits per weight. Layout: ggml's `block_q4_0`.
 //!
-//!     0        2                                18
-//!     | d: f16 | qs: 16 x (low, high half)      |
+//! ```text
+//! 0        2                                18
+//! | d: f16 | qs: 16 x (low, high half)      |
+//! ```
 //!
 //! `d` is the weight of largest magnitude divided by -8, so that this weight is exact.
 

@@ -1,7 +1,9 @@
 //! `Q4_1`: `w = d*q + m`, q in 0..=15; 5 bits per weight. Layout: ggml's `block_q4_1`.
 //!
-//!     0        2        4                                20
-//!     | d: f16 | m: f16 | qs: 16 x (low, high half)      |
+//! ```text
+//! 0        2        4                                20
+//! | d: f16 | m: f16 | qs: 16 x (low, high half)      |
+//! ```
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

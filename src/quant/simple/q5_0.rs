@@ -1,7 +1,9 @@
 //! `Q5_0`: `w = d*(q - 16)`, q in 0..=31; 5.5 bits per weight. Layout: ggml's `block_q5_0`.
 //!
-//!     0        2                 6                                22
-//!     | d: f16 | qh: fifth bits  | qs: 16 x (low, high half)      |
+//! ```text
+//! 0        2                 6                                22
+//! | d: f16 | qh: fifth bits  | qs: 16 x (low, high half)      |
+//! ```
 //!
 //! `d` is the weight of largest magnitude divided by -16, so that this weight is exact.
 

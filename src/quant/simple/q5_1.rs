@@ -1,7 +1,9 @@
 //! `Q5_1`: `w = d*q + m`, q in 0..=31; 6 bits per weight. Layout: ggml's `block_q5_1`.
 //!
-//!     0        2        4                 8                                24
-//!     | d: f16 | m: f16 | qh: fifth bits  | qs: 16 x (low, high half)      |
+//! ```text
+//! 0        2        4                 8                                24
+//! | d: f16 | m: f16 | qh: fifth bits  | qs: 16 x (low, high half)      |
+//! ```
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -1,7 +1,9 @@
 //! `Q8_0`: `w = d*q`, q in -127..=127; 8.5 bits per weight. Layout: ggml's `block_q8_0`.
 //!
-//!     0        2                                34
-//!     | d: f16 | qs: 32 x i8                    |
+//! ```text
+//! 0        2                                34
+//! | d: f16 | qs: 32 x i8                    |
+//! ```
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
