@@ -1,0 +1,194 @@
+//! A table: columns with titles, rows of typed cells, and one writer per form.
+
+use unicode_width::UnicodeWidthStr;
+
+use super::text::{decimal_bytes, decimal_count, four_digits, printable};
+
+/// One cell. Numbers stay numbers until they are written: rounded for people, exact for programs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cell {
+    /// Nothing to say.
+    Empty,
+    /// Any text, escaped when written.
+    Text(String),
+    /// A whole number, written with all its digits.
+    Count(u64),
+    /// A whole number that people need only roughly: `8.03 B`.
+    About(u64),
+    /// A number of bytes: `4.10 GB`.
+    Bytes(u64),
+    /// A measured number, of which people see four digits.
+    Real(f64),
+    /// A number with so many decimals.
+    Fixed(f64, usize),
+}
+
+/// Rows under titled columns. A column without any content is left out of what people see.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    titles: Vec<&'static str>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// A table without rows.
+    pub fn new(titles: &[&'static str]) -> Table {
+        Table { titles: titles.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    ///
+    /// # Panics
+    /// When it has more or fewer cells than the table has columns.
+    pub fn push<const N: usize>(&mut self, cells: [Cell; N]) {
+        assert_eq!(N, self.titles.len(), "one cell per column");
+        self.rows.push(cells.into());
+    }
+
+    /// True when there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Aligned columns, text on the left and numbers on the right, the titles on top.
+    pub fn text(&self) -> String {
+        let mut lines = vec![self.titles.iter().map(|title| (*title).to_owned()).collect()];
+        lines.extend(self.written_rows());
+        self.align(&lines)
+    }
+
+    /// As [`Table::text`], without the titles.
+    pub fn text_untitled(&self) -> String {
+        self.align(&self.written_rows())
+    }
+
+    /// A Markdown table.
+    pub fn markdown(&self) -> String {
+        let columns = self.columns_in_use();
+        let line = |cell: &dyn Fn(usize) -> String| {
+            let cells: Vec<String> = columns.iter().map(|&column| cell(column)).collect();
+            format!("| {} |\n", cells.join(" | "))
+        };
+        let mut text = line(&|column| self.titles[column].to_owned());
+        text += &line(&|column| if self.is_numeric(column) { "--:".to_owned() } else { "---".to_owned() });
+        for row in self.written_rows() {
+            text += &line(&|column| row[column].replace('|', "\\|"));
+        }
+        text
+    }
+
+    /// An array of objects, one per row, their fields named after the columns: `bits per weight` is `bits_per_weight`, and a column
+    /// of sizes has its unit behind it, as in `size_bytes`.
+    #[cfg(feature = "convert")]
+    pub fn json(&self) -> serde_json::Value {
+        let field = |(title, cell): (&&str, &Cell)| {
+            let name = title.replace(' ', "_");
+            match cell {
+                Cell::Empty => (name, serde_json::Value::Null),
+                Cell::Text(text) => (name, text.as_str().into()),
+                Cell::Count(n) | Cell::About(n) => (name, (*n).into()),
+                Cell::Bytes(n) => (name + "_bytes", (*n).into()),
+                Cell::Real(x) | Cell::Fixed(x, _) => (name, (*x).into()),
+            }
+        };
+        self.rows.iter().map(|row| self.titles.iter().zip(row).map(field).collect::<serde_json::Map<_, _>>()).collect()
+    }
+
+    fn written_rows(&self) -> Vec<Vec<String>> {
+        self.rows.iter().map(|row| row.iter().map(written).collect()).collect()
+    }
+
+    fn columns_in_use(&self) -> Vec<usize> {
+        (0..self.titles.len()).filter(|&column| self.rows.iter().any(|row| row[column] != Cell::Empty)).collect()
+    }
+
+    /// Numbers are aligned on the right.
+    fn is_numeric(&self, column: usize) -> bool {
+        self.rows.iter().all(|row| !matches!(row[column], Cell::Text(_)))
+    }
+
+    fn align(&self, lines: &[Vec<String>]) -> String {
+        let width = |column: usize| lines.iter().map(|line| line[column].width()).max().unwrap_or(0);
+        let columns: Vec<(usize, usize, bool)> =
+            self.columns_in_use().into_iter().map(|column| (column, width(column), self.is_numeric(column))).collect();
+        let mut text = String::new();
+        for line in lines {
+            let cells = columns.iter().map(|&(column, width, is_numeric)| {
+                let cell = &line[column];
+                let padding = " ".repeat(width - cell.width());
+                if is_numeric { padding + cell } else { cell.clone() + &padding }
+            });
+            let cells = cells.collect::<Vec<_>>().join("  ");
+            text += cells.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn written(cell: &Cell) -> String {
+    match cell {
+        Cell::Empty => String::new(),
+        Cell::Text(text) => printable(text.as_bytes()),
+        Cell::Count(n) => n.to_string(),
+        Cell::About(n) => decimal_count(*n),
+        Cell::Bytes(n) => decimal_bytes(*n),
+        Cell::Real(x) => four_digits(*x),
+        Cell::Fixed(x, decimals) => format!("{x:.decimals$}"),
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Cell {
+        Cell::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Cell {
+        Cell::Text(text)
+    }
+}
+
+impl From<usize> for Cell {
+    fn from(count: usize) -> Cell {
+        Cell::Count(count as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new(&["name", "size", "unused", "bits per weight", "note"]);
+        table.push(["日本".into(), Cell::Bytes(1_234_567), Cell::Empty, Cell::Fixed(4.5, 2), Cell::Empty]);
+        table.push(["a|b\n".into(), Cell::Bytes(9), Cell::Empty, Cell::Fixed(16.0, 2), "x".into()]);
+        table
+    }
+
+    #[test]
+    fn text_is_aligned_by_display_width() {
+        let expected =
+            ["name      size  bits per weight  note", "日本   1.23 MB             4.50", "a|b\\n      9 B            16.00  x", ""];
+        assert_eq!(table().text(), expected.join("\n"));
+    }
+
+    #[test]
+    fn markdown_keeps_its_columns() {
+        assert_eq!(
+            table().markdown(),
+            "| name | size | bits per weight | note |\n| --- | --: | --: | --- |\n| 日本 | 1.23 MB | 4.50 |  |\n| a\\|b\\n | 9 B | 16.00 | x |\n"
+        );
+    }
+
+    #[cfg(feature = "convert")]
+    #[test]
+    fn json_keeps_exact_numbers() {
+        let expected = serde_json::json!([
+            { "name": "日本", "size_bytes": 1_234_567, "unused": null, "bits_per_weight": 4.5, "note": null },
+            { "name": "a|b\n", "size_bytes": 9, "unused": null, "bits_per_weight": 16.0, "note": "x" },
+        ]);
+        assert_eq!(table().json(), expected);
+    }
+}
