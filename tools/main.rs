@@ -1,3 +1,99 @@
 //! The `ggforge` program: a thin face over the library's public API.
+//!
+//! Each command has a file of its own and a line in [`COMMANDS`]. What a command shares with others is in `output.rs` (options of
+//! everything that writes), `exit.rs` (how a run ends), `terminal.rs` (what a person sees) and `signals.rs`.
 
-fn main() {}
+mod completions;
+mod exit;
+mod output;
+mod quantize;
+mod signals;
+mod size;
+mod summary;
+mod terminal;
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use exit::Failure;
+
+/// Every command, in the order of the help.
+const COMMANDS: &[Entry] = &[Entry::of::<quantize::Quantize>(), Entry::of::<completions::Completions>()];
+
+/// Turns Hugging Face models into quantized GGUF files
+#[derive(Parser)]
+#[command(name = "ggforge", version, subcommand_required = true, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    session: Session,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  ggforge convert models/Llama-3.2-1B --type Q4_K_M --output llama.gguf
+  ggforge convert models/Llama-3.2-1B --type Q8_0,Q4_K_M --output out/
+  ggforge quantize llama-F16.gguf --type Q5_K_M --output llama-Q5_K_M.gguf
+  ggforge inspect llama.gguf
+
+Exit codes:
+  0 done   2 usage   3 bad input   4 no space   5 input changed while read
+  6 input or output failed   70 internal error   130, 143 stopped by a signal";
+
+/// What every command can use.
+#[derive(Debug, Clone, Args)]
+struct Session {
+    /// Worker threads; the result does not depend on it [default: one per core]
+    #[arg(long, global = true, value_name = "N", value_parser = threads, help_heading = "Global options")]
+    threads: Option<NonZeroUsize>,
+    /// Show no progress and no summary
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    quiet: bool,
+}
+
+/// More would only cost memory: each has buffers of its own.
+const THREADS_MAX: usize = 1024;
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = text.parse::<NonZeroUsize>().ok().filter(|n| n.get() <= THREADS_MAX);
+    threads.ok_or_else(|| format!("a number from 1 to {THREADS_MAX} is needed"))
+}
+
+/// A command: its arguments, whose doc comments are its help, and what it does.
+trait Run: Args {
+    const NAME: &'static str;
+
+    fn run(self, session: &Session) -> Result<(), Failure>;
+}
+
+/// A line of the command table.
+struct Entry {
+    name: &'static str,
+    command: fn() -> clap::Command,
+    run: fn(&ArgMatches, &Session) -> Result<(), Failure>,
+}
+
+impl Entry {
+    const fn of<C: Run>() -> Entry {
+        Entry {
+            name: C::NAME,
+            command: || C::augment_args(clap::Command::new(C::NAME)),
+            run: |matches, session| C::from_arg_matches(matches)?.run(session),
+        }
+    }
+}
+
+/// The program's arguments, all commands included.
+fn program() -> clap::Command {
+    COMMANDS.iter().fold(Cli::command(), |program, entry| program.subcommand((entry.command)()))
+}
+
+fn main() -> ExitCode {
+    exit::catching_panics(|| {
+        let matches = program().try_get_matches()?;
+        let cli = Cli::from_arg_matches(&matches)?;
+        let (name, arguments) = matches.subcommand().expect("clap requires a command");
+        let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows only the table's commands");
+        (entry.run)(arguments, &cli.session)
+    })
+}

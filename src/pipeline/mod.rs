@@ -1,1 +1,189 @@
-//! Carries a plan out: rows in parallel, bounded memory, atomic commit. Does not know why a type was chosen.
+//! Carries out a plan: weights in, GGUF files out. Knows nothing of why a format was chosen.
+//!
+//! ```text
+//! Plan ─> files (headers, offsets) ─> sinks (temporary, space reserved)
+//!      └> jobs (one per source tensor, all outputs together) ─> pieces (some rows) ─> queue
+//! worker: pread rows ─> f32 ─> check ─> quantize, once per format ─> pwrite at the planned offset ─> next piece
+//! then: headers read back, inputs unchanged?, fsync, names appear, directories synced
+//! ```
+//!
+//! Memory is one set of buffers per worker, however large the model is. The bytes written do not depend on the number of threads,
+//! on the order in which pieces are done, or on the CPU level.
+//!
+//! # What a reader of the output can rely on
+//! An output's name appears only when the file is complete. Each name appears by itself: where one run writes several files, a
+//! crash between two names leaves the first ones complete and the others absent (or old). The shards of a split model get their
+//! names from last to first, so a complete set is recognised by its first shard. An error while names are given takes the names
+//! already given away again, unless they replaced older files.
+
+mod piece;
+mod shards;
+mod sink;
+mod target;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod work;
+mod workers;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::simd::Level;
+use crate::source::TensorSource;
+
+pub use shards::{PlannedFile, files};
+use sink::Sink;
+use work::{Job, Piece};
+
+/// How to carry out a plan.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// CPU level; does not change the result.
+    pub level: Level,
+    /// Worker threads; does not change the result. `None`: one per core.
+    pub threads: Option<NonZeroUsize>,
+    /// Bound of the working buffers of all workers together.
+    pub memory_max_bytes: u64,
+    /// What to do about a file that has an output's name.
+    pub existing: Existing,
+    /// Split outputs into shards of at most so many bytes of tensor data.
+    pub split_max_bytes: Option<u64>,
+    /// Files that no output may replace, besides the source's own.
+    pub protected: Vec<PathBuf>,
+}
+
+/// What to do about a file that already has an output's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Leave it and fail.
+    Refuse,
+    /// Replace it once the new file is complete.
+    Replace,
+}
+
+/// The default of [`Options::memory_max_bytes`]. What is used is usually far less: about 2 MiB per worker.
+pub const MEMORY_MAX_BYTES_DEFAULT: u64 = 1 << 30;
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            level: Level::detect(),
+            threads: None,
+            memory_max_bytes: MEMORY_MAX_BYTES_DEFAULT,
+            existing: Existing::Refuse,
+            split_max_bytes: None,
+            protected: Vec::new(),
+        }
+    }
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// So many of the bytes to read have been read, converted and written.
+    Converted {
+        /// Bytes of the source.
+        done_bytes: u64,
+        /// Bytes of the source that the plan needs, each counted once.
+        total_bytes: u64,
+    },
+    /// Everything is written; it is now being brought to the disk.
+    Syncing,
+}
+
+/// A file that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Index into [`Plan::outputs`].
+    pub output: usize,
+    /// Its name.
+    pub path: PathBuf,
+    /// Its size.
+    pub file_bytes: u64,
+}
+
+/// Writes every output of `plan`, with one reading of `source`.
+///
+/// `paths`: one per output. `progress` is called from worker threads. Setting `stop` ends the run within the time of a few pieces.
+///
+/// # Errors
+/// Whatever prevents the outputs from being complete and correct. Nothing is left behind, and no existing file is changed.
+/// - `Usage`: an output exists and may not be replaced, is an input, or is no regular file.
+/// - `Malformed` with [`Place::Weight`](crate::error::Place::Weight): a weight is not finite, or no value of the target format is near it.
+/// - `NoSpace`: found before the first weight is read, where the file system can say so.
+/// - `InputChanged`, `Interrupted`, `Io`, `Limit`, `Internal`: as their names say.
+///
+/// # Panics
+/// When `paths` and the outputs differ in number.
+pub fn run(
+    plan: &Plan,
+    source: &dyn TensorSource,
+    paths: &[PathBuf],
+    options: &Options,
+    progress: &(dyn Fn(Progress) + Sync),
+    stop: &AtomicBool,
+) -> Result<Vec<Written>> {
+    let files = files(plan, paths, options.split_max_bytes)?;
+    target::check(&files, source, options)?;
+    let jobs = work::jobs(plan, &files, source)?;
+    let (threads, pieces) = divide(&jobs, options)?;
+
+    let sinks = files.iter().map(|file| Sink::create(&file.path, file.layout.file_bytes)).collect::<Result<Vec<_>>>()?;
+    for (file, sink) in files.iter().zip(&sinks) {
+        sink.write_at(&file.layout.header, 0)?;
+    }
+    let bench = piece::Bench { source, jobs: &jobs, sinks: &sinks, level: options.level };
+    let total_bytes = jobs.iter().map(Job::source_bytes).sum();
+    let advanced = |done_bytes| progress(Progress::Converted { done_bytes, total_bytes });
+    workers::run(&bench, &pieces, threads, stop, &advanced)?;
+
+    progress(Progress::Syncing);
+    for (file, sink) in files.iter().zip(&sinks) {
+        verify::verify(file, sink)?;
+        sink.sync()?;
+    }
+    for input in source.files() {
+        input.check_unchanged()?;
+    }
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
+    publish(sinks, options.existing)?;
+    Ok(files.into_iter().map(|f| Written { output: f.output, path: f.path, file_bytes: f.layout.file_bytes }).collect())
+}
+
+/// The number of workers and the queue, such that the memory of all workers stays within the bound.
+fn divide(jobs: &[Job], options: &Options) -> Result<(usize, Vec<Piece>)> {
+    let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let wanted = options.threads.unwrap_or_else(cores).get() as u64;
+    let row_bytes = jobs.iter().map(Job::row_memory_bytes).max().unwrap_or(1).max(1);
+    let threads = wanted.min(options.memory_max_bytes / row_bytes);
+    if threads == 0 {
+        return Err(Error::usage(format!(
+            "one row of this model needs {row_bytes} bytes of working memory, more than the {} allowed; raise --max-memory",
+            options.memory_max_bytes
+        )));
+    }
+    Ok((threads as usize, work::pieces(jobs, options.memory_max_bytes / threads)))
+}
+
+/// Gives every file its name, the last first, then brings the names to the disk.
+fn publish(sinks: Vec<Sink>, existing: Existing) -> Result<()> {
+    let mut published: Vec<Sink> = Vec::new();
+    for sink in sinks.into_iter().rev() {
+        match sink.publish(existing) {
+            Ok(sink) => published.push(sink),
+            Err(error) => {
+                if existing == Existing::Refuse {
+                    published.into_iter().for_each(Sink::withdraw);
+                }
+                return Err(error);
+            }
+        }
+    }
+    published.iter().try_for_each(Sink::sync_directory)
+}

@@ -1,0 +1,103 @@
+//! Threads that take pieces from one queue until it is empty.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::error::{Error, Result};
+
+use super::piece::{Bench, Buffers};
+use super::work::Piece;
+
+/// Carries out every piece, calling `advanced` with the bytes of source used up so far.
+///
+/// The pieces are taken in order whatever the number of threads, and a worker finishes what it has taken, so the fault that is
+/// reported is always the first of the queue.
+///
+/// # Errors
+/// The first fault; `Interrupted` when `stop` was set; `Internal` when a worker panicked.
+pub(super) fn run(
+    bench: &Bench,
+    pieces: &[Piece],
+    threads: usize,
+    stop: &AtomicBool,
+    advanced: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
+    let buffers = buffers(bench, pieces, threads)?;
+    let pool = pool(buffers.len())?;
+    let next = AtomicUsize::new(0);
+    let done_bytes = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
+    let first_fault: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+
+    let work = |worker: usize| {
+        let mut buffers = buffers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        while !stop.load(Ordering::Relaxed) && !failed.load(Ordering::Relaxed) {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&piece) = pieces.get(index) else { break };
+            match bench.convert(piece, &mut buffers) {
+                Ok(bytes) => advanced(done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes),
+                Err(error) => {
+                    failed.store(true, Ordering::Relaxed);
+                    let mut first = first_fault.lock().unwrap_or_else(PoisonError::into_inner);
+                    if first.as_ref().is_none_or(|(earlier, _)| index < *earlier) {
+                        *first = Some((index, error));
+                    }
+                }
+            }
+        }
+    };
+    // The panic of one worker lets the others finish their piece, then arrives here.
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        pool.broadcast(|context| {
+            let guard = StopOnPanic(&failed);
+            work(context.index());
+            std::mem::forget(guard);
+        })
+    }));
+    if let Err(payload) = panicked {
+        return Err(Error::Internal(format!("a worker panicked: {}", message(payload.as_ref()))));
+    }
+    match first_fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, error)) => Err(error),
+        None if stop.load(Ordering::Relaxed) => Err(Error::Interrupted),
+        None => Ok(()),
+    }
+}
+
+/// Tells the other workers to stop when the one that holds it unwinds.
+struct StopOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Working memory for up to `threads` workers, as many as can be had.
+fn buffers(bench: &Bench, pieces: &[Piece], threads: usize) -> Result<Vec<Mutex<Buffers>>> {
+    let workers = threads.min(pieces.len()).max(1);
+    let buffers: Vec<_> = (0..workers).map_while(|_| Buffers::for_largest(pieces, bench.jobs)).map(Mutex::new).collect();
+    match buffers.is_empty() {
+        false => Ok(buffers),
+        true => Err(Error::io("working memory", "allocate", std::io::ErrorKind::OutOfMemory.into())),
+    }
+}
+
+/// A pool of `threads`, or of fewer where the system does not grant so many: the result is the same.
+fn pool(mut threads: usize) -> Result<ThreadPool> {
+    loop {
+        match ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("ggforge-{n}")).build() {
+            Ok(pool) => return Ok(pool),
+            Err(_) if threads > 1 => threads /= 2,
+            Err(e) => return Err(Error::io("thread", "start", std::io::Error::other(e))),
+        }
+    }
+}
+
+fn message(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

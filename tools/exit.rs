@@ -1,0 +1,149 @@
+//! How a run ends: exit codes, error messages, hints.
+
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+use ggforge::Error;
+use ggforge::error::Escaped;
+
+const DONE: u8 = 0;
+const USAGE: u8 = 2;
+const BAD_INPUT: u8 = 3;
+const NO_SPACE: u8 = 4;
+const INPUT_CHANGED: u8 = 5;
+const IO: u8 = 6;
+const INTERNAL: u8 = 70;
+
+/// Why a command did not end well.
+#[derive(Debug)]
+pub enum Failure {
+    /// The arguments are wrong, or help was asked for: clap says it best.
+    Arguments(clap::Error),
+    /// The library refused, while doing what the text says.
+    Library(Error, Option<String>),
+    /// A signal asked to stop.
+    Signal(u8),
+    /// Standard output cannot be written to.
+    Stdout(io::Error),
+}
+
+impl From<clap::Error> for Failure {
+    fn from(error: clap::Error) -> Failure {
+        Failure::Arguments(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Library(error, None)
+    }
+}
+
+impl Failure {
+    /// Prints what a person needs to act, on stderr.
+    fn report(&self) -> u8 {
+        let text = match self {
+            Failure::Arguments(error) => {
+                // Help and version go to stdout, where a closed pipe is no failure.
+                let _ = error.print();
+                return if error.use_stderr() { USAGE } else { DONE };
+            }
+            Failure::Signal(signal) => format!("stopped by signal {signal}; no output was written\n"),
+            Failure::Stdout(error) => format!("error: cannot write to standard output\n  because: {error}\n"),
+            Failure::Library(error, context) => explain(error, context.as_deref()),
+        };
+        say(&text);
+        self.code()
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Failure::Arguments(_) => USAGE,
+            Failure::Signal(signal) => 128 + signal,
+            Failure::Stdout(_) => IO,
+            Failure::Library(error, _) => match error {
+                Error::Usage(_) => USAGE,
+                Error::Malformed { .. } | Error::Unsupported { .. } | Error::Limit { .. } => BAD_INPUT,
+                Error::NoSpace { .. } => NO_SPACE,
+                Error::InputChanged { .. } => INPUT_CHANGED,
+                Error::Io { .. } => IO,
+                _ => INTERNAL,
+            },
+        }
+    }
+}
+
+/// The message, its causes, and what to do.
+fn explain(error: &Error, context: Option<&str>) -> String {
+    let mut text = format!("error: {error}\n");
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text += &format!("  because: {}\n", Escaped(&source.to_string()));
+        cause = source.source();
+    }
+    if let Some(context) = context {
+        text += &format!("  while {context}\n");
+    }
+    if let Some(hint) = hint(error) {
+        text += &format!("hint: {hint}\n");
+    }
+    text
+}
+
+/// What usually helps, where that is not in the message itself.
+fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::NoSpace { .. } => Some("free some space, or choose a smaller --type or another disk; nothing was written"),
+        Error::InputChanged { .. } => Some("run again once nothing writes to the model any more; nothing was written"),
+        Error::Io { source, .. } => match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some("check the permissions of that path"),
+            io::ErrorKind::FileTooLarge => {
+                Some("the file system or a limit (ulimit -f) forbids files of this size; --split-max-size helps")
+            }
+            io::ErrorKind::OutOfMemory => Some("choose a smaller --max-memory or fewer --threads"),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Writes to stderr; that it is closed or full changes nothing about the result.
+pub fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes a report to stdout. A reader that has seen enough (`| head`) is a success.
+///
+/// # Errors
+/// `Stdout` for anything but a closed pipe.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Stdout(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Where the last panic happened, for the one line that reports it.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Runs the program and turns whatever happens into an exit code. A panic is our mistake: one line, exit code 70.
+pub fn catching_panics(program: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
+    panic::set_hook(Box::new(|info| {
+        *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(info.to_string().replace('\n', " "));
+    }));
+    let code = match panic::catch_unwind(AssertUnwindSafe(program)) {
+        Ok(Ok(())) => DONE,
+        Ok(Err(failure)) => failure.report(),
+        Err(_) => INTERNAL,
+    };
+    if code == INTERNAL
+        && let Some(panic) = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take()
+    {
+        say(&format!("internal error: {}; please report this\n", Escaped(&panic)));
+    }
+    ExitCode::from(code)
+}

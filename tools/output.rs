@@ -1,0 +1,129 @@
+//! What every command that writes GGUF files shares: its options, and carrying a plan out.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use ggforge::Error;
+use ggforge::pipeline::{self, Existing, MEMORY_MAX_BYTES_DEFAULT, Options};
+use ggforge::plan::recipe::{Preset, preset};
+use ggforge::plan::{NameOverride, Overrides, Plan, output_paths, parse_format};
+use ggforge::source::TensorSource;
+
+use crate::exit::{self, Failure};
+use crate::signals::Stop;
+use crate::summary::{self, Summary};
+use crate::terminal::{self, Bar};
+use crate::{Session, size};
+
+/// Options of every command that writes GGUF files.
+#[derive(Debug, Args)]
+pub struct OutputOptions {
+    /// File to write, a directory, or a name with {type} in it
+    #[arg(long, short, value_name = "PATH")]
+    pub output: PathBuf,
+    /// Type for tensors whose GGUF name matches; may be repeated, first match wins
+    #[arg(long, value_name = "REGEX=T")]
+    pub tensor_type: Vec<String>,
+    /// Type of the output head
+    #[arg(long, value_name = "T")]
+    pub output_tensor_type: Option<String>,
+    /// Type of the token embedding
+    #[arg(long, value_name = "T")]
+    pub token_embedding_type: Option<String>,
+    /// The base type for every tensor that may be quantized, no mixture
+    #[arg(long)]
+    pub pure: bool,
+    /// Leave the output head as the source has it
+    #[arg(long)]
+    pub leave_output_tensor: bool,
+    /// Split into shards of at most this much tensor data, such as 2G
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub split_max_size: Option<u64>,
+    /// Bound of the working buffers [default: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub max_memory: Option<u64>,
+    /// Print what would be written, tensor by tensor, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace existing outputs
+    #[arg(long)]
+    pub force: bool,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Everything that is known before the first weight is read.
+pub struct Prepared<'a> {
+    /// What was given on the command line, for the report.
+    pub source_path: PathBuf,
+    pub source: &'a dyn TensorSource,
+    pub plan: Plan,
+    /// Files that no output may replace.
+    pub protected: Vec<PathBuf>,
+}
+
+impl OutputOptions {
+    /// The presets of `--type`.
+    pub fn presets(&self, types: &[String]) -> Result<Vec<&'static Preset>, Error> {
+        types.iter().map(|name| preset(name)).collect()
+    }
+
+    /// What was asked for beyond the presets.
+    pub fn overrides(&self) -> Result<Overrides, Error> {
+        let format = |name: &Option<String>| name.as_deref().map(parse_format).transpose();
+        Ok(Overrides {
+            by_name: self.tensor_type.iter().map(|text| NameOverride::parse(text)).collect::<Result<_, _>>()?,
+            output: format(&self.output_tensor_type)?,
+            token_embd: format(&self.token_embedding_type)?,
+            pure: self.pure,
+            keep_output: self.leave_output_tensor,
+        })
+    }
+
+    /// True when `--output` names a folder: one that exists, or a name that ends in a slash.
+    fn names_a_folder(&self) -> bool {
+        self.output.is_dir() || self.output.as_os_str().as_bytes().ends_with(b"/")
+    }
+
+    /// Writes the outputs, or prints the plan, and reports.
+    pub fn carry_out(&self, prepared: Prepared, session: &Session) -> Result<(), Failure> {
+        let Prepared { source_path, source, plan, protected } = prepared;
+        plan.warnings.iter().for_each(|warning| terminal::warn(warning));
+        let paths = output_paths(&plan, &self.output, self.names_a_folder())?;
+        let files = pipeline::files(&plan, &paths, self.split_max_size)?;
+        let mut summary = Summary { source: &source_path, plan: &plan, files: &files, seconds: None };
+        if self.dry_run {
+            let text = if self.json { summary::json(&summary, true) } else { summary::plan_text(&summary) };
+            return exit::print(&text);
+        }
+
+        let existing = if self.force { Existing::Replace } else { Existing::Refuse };
+        let options = Options {
+            threads: session.threads,
+            memory_max_bytes: self.max_memory.unwrap_or(MEMORY_MAX_BYTES_DEFAULT),
+            existing,
+            split_max_bytes: self.split_max_size,
+            protected,
+            ..Options::default()
+        };
+        let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
+        let started = Instant::now();
+        let bar = Bar::new(session);
+        let written = pipeline::run(&plan, source, &paths, &options, &|progress| bar.show(progress), stop.flag());
+        drop(bar);
+        written.map_err(|error| match (error, stop.signal()) {
+            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
+            (error, _) => Failure::Library(error, None),
+        })?;
+
+        summary.seconds = Some(started.elapsed().as_secs_f64());
+        match (self.json, session.quiet) {
+            (true, _) => exit::print(&summary::json(&summary, false)),
+            (false, false) => exit::print(&summary::done_text(&summary)),
+            (false, true) => Ok(()),
+        }
+    }
+}

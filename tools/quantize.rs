@@ -1,0 +1,48 @@
+//! `ggforge quantize`: a GGUF model into others of fewer bits.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ggforge::gguf::Model;
+use ggforge::plan::{self, QuantizeOptions};
+use ggforge::source::TensorSource;
+
+use crate::exit::Failure;
+use crate::output::{OutputOptions, Prepared};
+use crate::{Run, Session};
+
+/// Quantize a GGUF model
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ggforge quantize llama-F16.gguf --type Q4_K_M --output llama-Q4_K_M.gguf
+  ggforge quantize llama-F16.gguf --type Q8_0,Q5_K_M --output 'llama-{type}.gguf'")]
+pub struct Quantize {
+    /// GGUF file, or any shard of a split model
+    #[arg(value_name = "IN.gguf")]
+    input: PathBuf,
+    /// File types to write, such as Q4_K_M; several share one reading
+    #[arg(long = "type", short, value_name = "T", value_delimiter = ',', required = true)]
+    types: Vec<String>,
+    /// Quantize tensors that are quantized already; errors add up
+    #[arg(long)]
+    allow_requantize: bool,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+impl Run for Quantize {
+    const NAME: &'static str = "quantize";
+
+    fn run(self, session: &Session) -> Result<(), Failure> {
+        let options = QuantizeOptions {
+            presets: self.output.presets(&self.types)?,
+            overrides: self.output.overrides()?,
+            allow_requantize: self.allow_requantize,
+        };
+        let model = Model::open(&self.input)?;
+        let plan = plan::quantize(&model, &options)?;
+        let protected = model.files().iter().map(|file| file.path().to_owned()).collect();
+        self.output.carry_out(Prepared { source_path: self.input, source: &model, plan, protected }, session)
+    }
+}
