@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use super::json::{self, Map, Value};
 use crate::error::{Error, Fault, Place, Result};
 
+/// Most values of a config.json: names of 21 841 image classes are the longest list of real ones.
+const VALUES_MAX: usize = 1 << 16;
+
 /// A parsed config.json.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -70,10 +73,10 @@ impl Config {
     /// Parses config.json; `path` is for messages.
     ///
     /// # Errors
-    /// Those of [`json::parse_object`]; `ConfigField` when `text_config` is not an object.
+    /// Those of [`json::parse_object_up_to`]; `ConfigField` when `text_config` is not an object.
     pub fn parse(path: impl Into<PathBuf>, bytes: &[u8]) -> Result<Config> {
         let path = path.into();
-        let root = json::parse_object(&path, bytes)?;
+        let root = json::parse_object_up_to(&path, bytes, VALUES_MAX)?;
         let config = Config { path, root };
         match config.root.get("text_config") {
             None | Some(Value::Null | Value::Object(_)) => Ok(config),

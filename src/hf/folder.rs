@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::card::Card;
 use super::config::Config;
-use super::index::{INDEX_BYTES_MAX, Index};
+use super::index::{INDEX_BYTES_MAX, Index, SHARDS_MAX};
 use super::json::{self, Map, Value};
 use super::open::Dir;
 use super::safetensors;
@@ -30,6 +30,8 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// Largest config.json accepted: the largest real ones list the precision of every layer in about 1 MB.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
+/// Most values of a generation_config.json; real ones have below 100.
+const GENERATION_VALUES_MAX: usize = 1 << 12;
 /// Largest tokenizer file accepted: the largest real ones, of 260 000 tokens, have about 35 MB.
 const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 /// Largest of any other small file.
@@ -88,10 +90,19 @@ impl Folder {
         let generation = read_generation_config(&dir, &mut notes)?;
         let card = read_card(&dir)?;
         let mut folder = Folder { dir, config, generation, card, files: vec![], tensors: vec![], unreadable: vec![], notes };
-        match find_shards(&folder.dir)? {
-            Shards::Listed(index) => folder.open_listed(index)?,
-            Shards::Named(names) => folder.open_named(&names)?,
-        }
+        let shards = match find_shards(&folder.dir)? {
+            Shards::Listed(index) => {
+                let shards = open_shards(&folder.dir, &index.shards)?;
+                folder.notes.extend(check_index(&path.join(INDEX), &index, &shards)?);
+                shards
+            }
+            Shards::Named(names) => {
+                let shards = open_shards(&folder.dir, &names)?;
+                check_unique(&shards)?;
+                shards
+            }
+        };
+        folder.take(shards);
         Ok(folder)
     }
 
@@ -168,103 +179,97 @@ impl Folder {
         name_of(self.dir.path()).or_else(|| name_of(real_path)).unwrap_or_default()
     }
 
-    /// The shards that an index lists; tensors must be exactly those it lists, each in the shard it says.
-    fn open_listed(&mut self, index: Index) -> Result<()> {
-        let index_path = self.path().join(INDEX);
-        let mismatch = |name: &str, detail: String| {
-            Error::malformed(&index_path, Place::Tensor(name.to_owned()), Fault::IndexMismatch, detail)
-        };
-        // Every shard is looked for before any header is read: a download that stopped early is the most common fault.
-        let mut opened = Vec::new();
-        for shard in &index.shards {
-            opened.push(self.open_shard(shard)?);
-        }
-        let mut n_listed = vec![0; opened.len()];
-        index.tensors.iter().for_each(|(_, shard)| n_listed[*shard as usize] += 1);
-        let mut data_bytes = 0;
-        for (shard, file) in opened.into_iter().enumerate() {
-            let shard_name = &index.shards[shard];
-            let (entries, data_start) = safetensors::read(&file)?;
-            for entry in &entries {
-                match index.shard_of(&entry.name) {
-                    Some(listed) if listed as usize == shard => {}
-                    Some(listed) => {
-                        let listed = &index.shards[listed as usize];
-                        return Err(mismatch(&entry.name, format!("listed in {listed}, found in {shard_name}")));
-                    }
-                    None => return Err(mismatch(&entry.name, format!("found in {shard_name}, not listed"))),
+    /// Adds the tensors of all shards, whose number is known by now.
+    fn take(&mut self, shards: Vec<Shard>) {
+        let entries = || shards.iter().flat_map(|shard| &shard.entries);
+        let n_readable = entries().filter(|entry| entry.dtype.format().is_some()).count();
+        self.tensors.reserve_exact(n_readable);
+        self.unreadable.reserve_exact(entries().count() - n_readable);
+        for (file, shard) in shards.into_iter().enumerate() {
+            self.files.push(shard.file);
+            for entry in shard.entries {
+                match entry.dtype.format() {
+                    Some(format) => self.tensors.push(SourceTensor {
+                        name: entry.name,
+                        format,
+                        shape: entry.shape,
+                        file,
+                        offset_bytes: shard.data_start + entry.begin,
+                        size_bytes: entry.end - entry.begin,
+                    }),
+                    None => self.unreadable.push(UnreadableTensor { name: entry.name, dtype: entry.dtype.name() }),
                 }
             }
-            // All found are listed, and none twice, so only the count can still differ.
-            if entries.len() < n_listed[shard] {
-                let is_here = |name: &str| entries.binary_search_by(|entry| entry.name.as_str().cmp(name)).is_ok();
-                let missing = index.tensors.iter().find(|(name, listed)| *listed as usize == shard && !is_here(name));
-                let name = missing.map_or("", |(name, _)| name);
-                return Err(mismatch(name, format!("listed in {shard_name}, which does not have it")));
-            }
-            data_bytes += entries.iter().map(|entry| entry.end - entry.begin).sum::<u64>();
-            self.take(file, entries, data_start);
         }
-        if let Some(total) = index.total_bytes.filter(|&total| total != data_bytes) {
-            // Not an error: old versions of transformers counted shared tensors twice here, and nothing depends on it.
-            self.notes.push(format!("{INDEX}: total_size is {total}, the tensors have {data_bytes} bytes"));
-        }
-        Ok(())
     }
+}
 
-    /// Shards without an index: one file, or a complete numbered set.
-    fn open_named(&mut self, names: &[String]) -> Result<()> {
-        for name in names {
-            let file = self.open_shard(name)?;
-            let (entries, data_start) = safetensors::read(&file)?;
-            self.take(file, entries, data_start);
-        }
-        if names.len() > 1 {
-            self.check_unique_across_shards()?;
-        }
-        Ok(())
+/// An open safetensors file.
+struct Shard {
+    file: InputFile,
+    /// By name.
+    entries: Vec<safetensors::Entry>,
+    data_start: u64,
+}
+
+impl Shard {
+    fn has(&self, tensor: &str) -> bool {
+        self.entries.binary_search_by(|entry| entry.name.as_str().cmp(tensor)).is_ok()
     }
+}
 
-    fn check_unique_across_shards(&self) -> Result<()> {
-        let mut by_name: Vec<u32> = (0..self.tensors.len() as u32).collect();
-        by_name.sort_unstable_by(|&a, &b| self.tensors[a as usize].name.cmp(&self.tensors[b as usize].name));
-        for pair in by_name.windows(2) {
-            let (first, second) = (&self.tensors[pair[0] as usize], &self.tensors[pair[1] as usize]);
-            if first.name == second.name {
-                let (one, other) = (self.files[first.file].path(), self.files[second.file].path());
-                let detail = format!("also in {}", one.display());
-                return Err(Error::malformed(other, Place::Tensor(first.name.clone()), Fault::DuplicateTensor, detail));
-            }
-        }
-        Ok(())
+fn open_shards(dir: &Dir, names: &[String]) -> Result<Vec<Shard>> {
+    // Every shard is looked for before any header is read: a download that stopped early is the most common fault.
+    let mut files = Vec::new();
+    for name in names {
+        files.push(dir.file(name)?.ok_or_else(|| shard_missing(dir, name))?);
     }
+    let read = |file: InputFile| safetensors::read(&file).map(|(entries, data_start)| Shard { file, entries, data_start });
+    files.into_iter().map(read).collect()
+}
 
-    fn open_shard(&self, name: &str) -> Result<InputFile> {
-        self.dir.file(name)?.ok_or_else(|| {
-            let path = self.path().join(name);
-            Error::malformed(path, Place::File, Fault::ShardMissing, "no such shard; the download may be incomplete")
-        })
-    }
+fn shard_missing(dir: &Dir, name: &str) -> Error {
+    let detail = "no such shard; the download may be incomplete";
+    Error::malformed(dir.path().join(name), Place::File, Fault::ShardMissing, detail)
+}
 
-    /// Adds a shard's tensors.
-    fn take(&mut self, file: InputFile, entries: Vec<safetensors::Entry>, data_start: u64) {
-        let file_index = self.files.len();
-        self.files.push(file);
-        self.tensors.reserve_exact(entries.len());
-        for entry in entries {
-            match entry.dtype.format() {
-                Some(format) => self.tensors.push(SourceTensor {
-                    name: entry.name,
-                    format,
-                    shape: entry.shape,
-                    file: file_index,
-                    offset_bytes: data_start + entry.begin,
-                    size_bytes: entry.end - entry.begin,
-                }),
-                None => self.unreadable.push(UnreadableTensor { name: entry.name, dtype: entry.dtype.name() }),
+/// Tensors must be exactly those that the index lists, each in the shard it says. Returns notes.
+fn check_index(path: &Path, index: &Index, shards: &[Shard]) -> Result<Option<String>> {
+    let mismatch =
+        |name: &str, detail: String| Err(Error::malformed(path, Place::Tensor(name.to_owned()), Fault::IndexMismatch, detail));
+    for (number, shard) in shards.iter().enumerate() {
+        let found_in = &index.shards[number];
+        for entry in &shard.entries {
+            match index.shard_of(&entry.name) {
+                Some(listed) if listed as usize == number => {}
+                Some(listed) => {
+                    let listed_in = &index.shards[listed as usize];
+                    return mismatch(&entry.name, format!("listed in {listed_in}, found in {found_in}"));
+                }
+                None => return mismatch(&entry.name, format!("found in {found_in}, not listed")),
             }
         }
     }
+    if let Some((name, listed)) = index.tensors.iter().find(|(name, listed)| !shards[*listed as usize].has(name)) {
+        return mismatch(name, format!("listed in {}, which does not have it", index.shards[*listed as usize]));
+    }
+    let data_bytes: u64 = shards.iter().flat_map(|shard| &shard.entries).map(|entry| entry.end - entry.begin).sum();
+    // Only a note: old versions of transformers counted shared tensors twice here, and nothing depends on it.
+    let wrong = index.total_bytes.filter(|&total| total != data_bytes);
+    Ok(wrong.map(|total| format!("{INDEX}: total_size is {total}, the tensors have {data_bytes} bytes")))
+}
+
+/// Without an index, nothing else says where a tensor belongs.
+fn check_unique(shards: &[Shard]) -> Result<()> {
+    let mut names: Vec<(&str, usize)> = Vec::with_capacity(shards.iter().map(|shard| shard.entries.len()).sum());
+    for (number, shard) in shards.iter().enumerate() {
+        names.extend(shard.entries.iter().map(|entry| (entry.name.as_str(), number)));
+    }
+    names.sort_unstable();
+    let Some(pair) = names.windows(2).find(|pair| pair[0].0 == pair[1].0) else { return Ok(()) };
+    let (name, first, second) = (pair[0].0, &shards[pair[0].1], &shards[pair[1].1]);
+    let detail = format!("also in {}", first.file.path().display());
+    Err(Error::malformed(second.file.path(), Place::Tensor(name.to_owned()), Fault::DuplicateTensor, detail))
 }
 
 /// Where the weights are.
@@ -304,8 +309,11 @@ fn numbered_shards(dir: &Dir) -> Result<Vec<String>> {
     let missing =
         (1..=count).map(|no| format!("model-{no:05}-of-{count:05}.safetensors")).find(|name| shards.binary_search(name).is_err());
     if let Some(name) = missing {
-        let detail = "no such shard; the download may be incomplete";
-        return Err(Error::malformed(dir.path().join(name), Place::File, Fault::ShardMissing, detail));
+        return Err(shard_missing(dir, &name));
+    }
+    if count as usize > SHARDS_MAX {
+        let (limit, found) = (SHARDS_MAX as u64, u64::from(count));
+        return Err(Error::Limit { path: dir.path().to_owned(), what: "shards".to_owned(), limit, found });
     }
     if shards.len() > count as usize {
         let detail = "numbered shards of more than one set are here; remove those that are not meant";
@@ -353,7 +361,7 @@ fn read_bounded(dir: &Dir, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
 /// Invalid ones exist on the hub and hold only advice, so they are noted and passed over.
 fn read_generation_config(dir: &Dir, notes: &mut Vec<String>) -> Result<Option<Map<String, Value>>> {
     let Some(bytes) = read_bounded(dir, GENERATION_CONFIG, CONFIG_BYTES_MAX)? else { return Ok(None) };
-    match json::parse_object(&dir.path().join(GENERATION_CONFIG), &bytes) {
+    match json::parse_object_up_to(&dir.path().join(GENERATION_CONFIG), &bytes, GENERATION_VALUES_MAX) {
         Ok(generation) => Ok(Some(generation)),
         Err(error) => {
             notes.push(format!("passed over: {error}"));

@@ -3,7 +3,7 @@
 //! Values are `serde_json`'s. Its own parser keeps the last of two equal keys; two readers that keep different ones see two different
 //! models in one file, so a second key is refused here.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::path::Path;
 
@@ -15,17 +15,32 @@ use crate::error::{Error, Fault, Place, Result};
 /// Deepest nesting accepted. Real files stay below 20; `serde_json` recurses, and would stop by itself at 128.
 pub const DEPTH_MAX: usize = 64;
 
+/// Most values accepted in one file. The largest real tokenizer.json has about 2 million; two bytes, `1,`, become 72 in memory.
+pub const VALUES_MAX: usize = 1 << 22;
+
 /// Parses a whole file.
 ///
 /// # Errors
-/// `Json` for anything that is not one JSON value in UTF-8, `JsonDepth`, `DuplicateKey`.
+/// `Json` for anything that is not one JSON value in UTF-8, `JsonDepth`, `DuplicateKey`; `Limit` beyond [`VALUES_MAX`].
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
+    parse_up_to(path, bytes, VALUES_MAX)
+}
+
+/// [`parse`] with another limit on the number of values, for files that are always small.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn parse_up_to(path: &Path, bytes: &[u8], values_max: usize) -> Result<Value> {
     let text = check(path, bytes)?;
-    let duplicate = RefCell::new(None);
+    let state = State { duplicate: RefCell::new(None), values_left: Cell::new(values_max) };
     let mut json = serde_json::Deserializer::from_str(text);
-    let value = Unique { duplicate: &duplicate }.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
-    value.map_err(|e| match duplicate.take() {
+    let value = Strict(&state).deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    value.map_err(|e| match state.duplicate.take() {
         Some(key) => Error::malformed(path, Place::Field(key), Fault::DuplicateKey, "the same key twice in one object"),
+        None if e.is_data() && state.values_left.get() == 0 => {
+            let (limit, found) = (values_max as u64, values_max as u64 + 1);
+            Error::Limit { path: path.to_owned(), what: "JSON values".to_owned(), limit, found }
+        }
         None => syntax_error(path, text, &e),
     })
 }
@@ -35,7 +50,15 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
 /// # Errors
 /// Those of [`parse`].
 pub fn parse_object(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
-    match parse(path, bytes)? {
+    parse_object_up_to(path, bytes, VALUES_MAX)
+}
+
+/// [`parse_object`] with another limit on the number of values.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn parse_object_up_to(path: &Path, bytes: &[u8], values_max: usize) -> Result<Map<String, Value>> {
+    match parse_up_to(path, bytes, values_max)? {
         Value::Object(map) => Ok(map),
         other => Err(Error::malformed(path, Place::File, Fault::Json, format!("expected a JSON object, found {}", kind(&other)))),
     }
@@ -91,21 +114,30 @@ pub(super) fn syntax_error(path: &Path, text: &str, error: &serde_json::Error) -
     Error::malformed(path, Place::Byte(byte), Fault::Json, format!("invalid JSON: {detail}"))
 }
 
-/// Builds a [`Value`], refusing an object with a key twice; the key is left in `duplicate`.
-#[derive(Clone, Copy)]
-struct Unique<'a> {
-    duplicate: &'a RefCell<Option<String>>,
+/// What parsing has come to.
+struct State {
+    /// The key that was met twice.
+    duplicate: RefCell<Option<String>>,
+    values_left: Cell<usize>,
 }
 
-impl<'de> DeserializeSeed<'de> for Unique<'_> {
+/// Builds a [`Value`], refusing an object with a key twice and more values than allowed.
+#[derive(Clone, Copy)]
+struct Strict<'a>(&'a State);
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let Some(left) = self.0.values_left.get().checked_sub(1) else {
+            return Err(D::Error::custom("too many values"));
+        };
+        self.0.values_left.set(left);
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Unique<'_> {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,7 +184,7 @@ impl<'de> Visitor<'de> for Unique<'_> {
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             if object.contains_key(&key) {
-                self.duplicate.replace(Some(key));
+                self.0.duplicate.replace(Some(key));
                 return Err(A::Error::custom("duplicate key"));
             }
             let value = map.next_value_seed(self)?;
@@ -189,6 +221,15 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(DEPTH_MAX), "]".repeat(DEPTH_MAX));
         assert!(parse(Path::new("x"), deep.as_bytes()).is_ok());
         assert!(parse(Path::new("x"), br#"["[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"[["]"#).is_ok());
+    }
+
+    #[test]
+    fn values_are_counted() {
+        let text = format!("[{}1]", "1,".repeat(98));
+        assert!(parse_up_to(Path::new("x"), text.as_bytes(), 100).is_ok());
+        let error = parse_up_to(Path::new("x"), text.as_bytes(), 99).unwrap_err();
+        assert!(matches!(error, Error::Limit { limit: 99, .. }), "{error}");
+        assert!(matches!(parse_up_to(Path::new("x"), b"[1", 2), Err(Error::Malformed { fault: Fault::Json, .. })));
     }
 
     #[test]

@@ -155,6 +155,17 @@ pub fn parse(path: &Path, header: &[u8], data_bytes: u64) -> Result<Vec<Entry>> 
     if header.first() != Some(&b'{') {
         return Err(Error::malformed(path, Place::Byte(8), Fault::HeaderStart, "the header does not start with `{`"));
     }
+    // The format pads with spaces only; other white space would be one more way to make two files of one.
+    let padding = header.iter().rposition(|&byte| byte == b'}').map_or(&[][..], |last| &header[last + 1..]);
+    if padding.iter().any(|&byte| byte != b' ') {
+        let at = (8 + header.len() - padding.len()) as u64;
+        return Err(Error::malformed(
+            path,
+            Place::Byte(at),
+            Fault::Json,
+            "something other than spaces after the header's last `}`",
+        ));
+    }
     let text = json::check(path, header)?;
     let mut entries = deserialize(path, text)?;
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
