@@ -129,7 +129,7 @@ fn four_models_equal_the_converter() {
             n_params,
             name: None,
         };
-        let mut metadata = arch::general(&facts).metadata;
+        let mut metadata = arch::general(&facts);
         metadata.extend(arch.metadata(folder.config()).unwrap());
         let expected = reference["metadata"].as_object().unwrap();
         for (key, value) in &metadata {

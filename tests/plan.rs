@@ -99,6 +99,8 @@ fn what_is_quantized_already_is_left_alone_unless_asked() {
         Err(Error::Usage(text)) => assert!(text.contains("token_embd.weight") && text.contains("--allow-requantize"), "{text}"),
         other => panic!("{other:?}"),
     }
+    let plan = Input::llama(Format::Q4_0).plan("Q8_0", Overrides::default(), true).unwrap();
+    assert_eq!(plan.warnings, ["Q8_0: 2 tensors were quantized before and keep the errors of that"]);
     // The same format again needs no permission: its bytes are copied.
     let plan = Input::llama(Format::Q4_0).plan("Q4_0", Overrides { pure: true, ..Overrides::default() }, false).unwrap();
     assert_eq!(plan.outputs[0].tensors[1].format, Format::Q4_0);

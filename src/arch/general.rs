@@ -26,15 +26,6 @@ pub struct Facts<'a> {
     pub name: Option<&'a str>,
 }
 
-/// The `general.*` keys but for `file_type` and `quantization_version`, and the model's file name.
-#[derive(Debug, Clone, PartialEq)]
-pub struct General {
-    /// In the order written.
-    pub metadata: Metadata,
-    /// The start of a file name by the GGUF naming convention: `Llama-3.2-1B-Instruct-`, to be followed by the file type.
-    pub file_stem: String,
-}
-
 /// Texts of the model card: the key, and the fields that may hold it, best first.
 const CARD_TEXTS: &[(&str, &[&str])] = &[
     (keys::GENERAL_NAME, &["name", "model_name"]),
@@ -76,8 +67,8 @@ const SAMPLING: &[(&str, &[&str], Number)] = &[
     (keys::GENERAL_SAMPLING_MIROSTAT_ETA, &["mirostat_eta"], Number::F32),
 ];
 
-/// Says what the model is called and where it comes from.
-pub fn general(facts: &Facts) -> General {
+/// The `general.*` keys but for `file_type` and `quantization_version`, in the order written.
+pub fn general(facts: &Facts) -> Metadata {
     let mut texts = card_texts(facts.card);
     for id in [path_in_config(facts.config), Some(facts.model_id)].into_iter().flatten() {
         add_name_parts(&mut texts, naming::split(id, facts.n_params));
@@ -102,7 +93,7 @@ pub fn general(facts: &Facts) -> General {
     metadata.extend(lineage(facts));
     metadata.extend(string_array(facts.card, keys::GENERAL_TAGS, &["tags", "pipeline_tag"]));
     metadata.extend(string_array(facts.card, keys::GENERAL_LANGUAGES, &["languages", "language"]));
-    General { metadata, file_stem: file_stem(&texts) }
+    metadata
 }
 
 type Texts = Vec<(&'static str, String)>;
@@ -215,15 +206,4 @@ fn string_array(card: &Card, key: &str, fields: &[&str]) -> Option<(String, Valu
     }
     let items = lists.concat().into_iter().map(String::into_bytes).collect();
     Some((key.to_owned(), Value::Array(Array::String(items))))
-}
-
-/// `BaseName-SizeLabel-FineTune-Version-`.
-fn file_stem(texts: &Texts) -> String {
-    let words = |key: &str| find(texts, key).map(|text| text.trim().replace([' ', '/'], "-"));
-    let base = words(keys::GENERAL_BASENAME).or_else(|| words(keys::GENERAL_NAME)).unwrap_or_else(|| "ggml-model".to_owned());
-    let rest = [keys::GENERAL_SIZE_LABEL, keys::GENERAL_FINETUNE, keys::GENERAL_VERSION].into_iter().filter_map(words);
-    let mut stem: String = std::iter::once(base).chain(rest).fold(String::new(), |stem, part| stem + &part + "-");
-    // The texts are a stranger's, and this becomes a file's name.
-    stem.retain(|c| !c.is_control() && c != '\\' && c != ':');
-    stem.trim_start_matches('.').to_owned()
 }

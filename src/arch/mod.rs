@@ -11,7 +11,7 @@ mod naming;
 mod rope;
 pub mod rule;
 
-pub use general::{Facts, General, general};
+pub use general::{Facts, general};
 pub use hparams::{Class, Hparams};
 pub use rule::{MappedTensor, Origin, Transform};
 

@@ -89,7 +89,7 @@ impl<'a> Model<'a> {
         let n_fallback = choices.tensors.iter().filter(|choice| choice.is_fallback).count();
         if n_fallback > 0 {
             let n_tensors = choices.tensors.len();
-            let what = "have rows that are not whole blocks of their type and get another";
+            let what = "have rows that are not whole blocks of their type, so they get another";
             add_warning(warnings, format!("{}: {n_fallback} of {n_tensors} tensors {what}", preset.name));
         }
         let tensors = self.drafts.iter().zip(choices.tensors).map(|(draft, choice)| planned(draft, choice)).collect();

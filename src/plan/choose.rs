@@ -320,6 +320,24 @@ mod tests {
     }
 
     #[test]
+    fn no_model_is_too_odd_to_choose_for() {
+        let names =
+            ["blk.4294967295.attn_v.weight", "blk.0.ffn_down_exps.weight", "ffn_up.weight", "token_embd.weight", "weight", ""];
+        let odd = [0, 1, 7, 8, u32::MAX];
+        let mut facts = facts();
+        for (n_layer, n_head, n_head_kv) in odd.into_iter().flat_map(|a| odd.map(|b| (a, b, odd[(a ^ b) as usize % odd.len()]))) {
+            facts = Facts { n_layer, n_layer_nextn: n_head, n_head, n_head_kv, n_expert: n_layer, tied: !facts.tied, ..facts };
+            for preset in crate::plan::recipe::PRESETS {
+                let shapes: [&[u64]; 4] = [&[256, 256], &[u64::MAX, u64::MAX, 0], &[8, 100, 100], &[]];
+                for (name, shape) in names.into_iter().flat_map(|name| shapes.map(|shape| (name, shape))) {
+                    let candidate = Candidate { name, shape, kept: Format::F32 };
+                    let _either = choose(preset, &Overrides::default(), &facts, &[candidate, candidate]);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn rows_that_are_not_whole_blocks_fall_back_and_say_so() {
         assert_eq!(fit(Format::Q4_K, 256).unwrap(), (Format::Q4_K, None));
         for (wanted, row_len, format) in [

@@ -65,7 +65,6 @@ fn general(folder: &Folder, arch: &arch::Arch, mapped: &[MappedTensor], options:
         n_params: mapped.iter().map(n_weights).fold(0, u64::saturating_add),
         name: options.name.as_deref(),
     })
-    .metadata
 }
 
 fn draft(mapped: MappedTensor, folder: &Folder, arch: &str) -> Draft {

@@ -42,10 +42,12 @@ pub fn quantize(model: &gguf::Model, options: &QuantizeOptions) -> Result<Plan> 
             true => Ok(()),
             false => refuse_requantization(draft, choice),
         })?;
-    let n_requantized =
-        plan.outputs.iter().flat_map(|output| &output.tensors).filter(|tensor| is_requantized(model, tensor)).count();
-    if n_requantized > 0 {
-        plan.warnings.push(format!("{n_requantized} tensors are quantized a second time, so their errors add up"));
+    for output in &plan.outputs {
+        let n_requantized = output.tensors.iter().filter(|tensor| is_requantized(model, tensor)).count();
+        if n_requantized > 0 {
+            let name = &output.file_type;
+            plan.warnings.push(format!("{name}: {n_requantized} tensors were quantized before and keep the errors of that"));
+        }
     }
     Ok(plan)
 }
@@ -81,7 +83,7 @@ fn refuse_requantization(draft: &Draft, choice: &Choice) -> Result<()> {
         return Ok(());
     }
     Err(Error::usage(format!(
-        "{name} is quantized to {stored} already, and quantizing it to {} would add to its error; \
+        "{name} is quantized to {stored} already, and {} would keep the errors of that; \
          start from F32, F16 or BF16, or allow it with --allow-requantize",
         choice.format
     )))
