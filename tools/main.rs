@@ -4,6 +4,7 @@
 //! everything that writes), `exit.rs` (how a run ends), `terminal.rs` (what a person sees) and `signals.rs`.
 
 mod completions;
+mod convert;
 mod exit;
 mod output;
 mod quantize;
@@ -19,7 +20,8 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use exit::Failure;
 
 /// Every command, in the order of the help.
-const COMMANDS: &[Entry] = &[Entry::of::<quantize::Quantize>(), Entry::of::<completions::Completions>()];
+const COMMANDS: &[Entry] =
+    &[Entry::of::<convert::Convert>(), Entry::of::<quantize::Quantize>(), Entry::of::<completions::Completions>()];
 
 /// Turns Hugging Face models into quantized GGUF files
 #[derive(Parser)]

@@ -13,7 +13,7 @@ use ggforge::source::TensorSource;
 
 use crate::exit::{self, Failure};
 use crate::signals::Stop;
-use crate::summary::{self, Summary};
+use crate::summary::Summary;
 use crate::terminal::{self, Bar};
 use crate::{Session, size};
 
@@ -96,7 +96,7 @@ impl OutputOptions {
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;
         let mut summary = Summary { source: &source_path, plan: &plan, files: &files, seconds: None };
         if self.dry_run {
-            let text = if self.json { summary::json(&summary, true) } else { summary::plan_text(&summary) };
+            let text = if self.json { summary.json() } else { summary.plan_text() };
             return exit::print(&text);
         }
 
@@ -121,8 +121,8 @@ impl OutputOptions {
 
         summary.seconds = Some(started.elapsed().as_secs_f64());
         match (self.json, session.quiet) {
-            (true, _) => exit::print(&summary::json(&summary, false)),
-            (false, false) => exit::print(&summary::done_text(&summary)),
+            (true, _) => exit::print(&summary.json()),
+            (false, false) => exit::print(&summary.done_text()),
             (false, true) => Ok(()),
         }
     }

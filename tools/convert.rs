@@ -1,0 +1,62 @@
+//! `ggforge convert`: a Hugging Face model folder into GGUF files.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ggforge::hf::Folder;
+use ggforge::plan::{self, ConvertOptions};
+
+use crate::exit::Failure;
+use crate::output::{OutputOptions, Prepared};
+use crate::{Run, Session};
+
+/// Convert a Hugging Face model folder to GGUF, quantizing on the way
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ggforge convert Llama-3.2-1B --type Q4_K_M --output llama.gguf
+  ggforge convert Llama-3.2-1B --type Q8_0,Q4_K_M,Q6_K --output out/
+  ggforge convert Llama-3.2-1B --type Q4_K_M --tensor-type attn_v=Q8_0 \\
+      --output llama.gguf --dry-run")]
+pub struct Convert {
+    /// Folder with config.json, safetensors and tokenizer files
+    source: PathBuf,
+    /// File types to write, such as Q4_K_M [default: the source's own type]
+    #[arg(long = "type", short, value_name = "T", value_delimiter = ',')]
+    types: Vec<String>,
+    /// Name of the pre-tokenizer, where it is not recognised
+    #[arg(long, value_name = "NAME")]
+    pre: Option<String>,
+    /// Name of the model in the metadata [default: from the folder]
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+impl Run for Convert {
+    const NAME: &'static str = "convert";
+
+    fn run(self, session: &Session) -> Result<(), Failure> {
+        let options = ConvertOptions {
+            presets: self.output.presets(&self.types)?,
+            overrides: self.output.overrides()?,
+            name: self.name,
+            pre: self.pre,
+        };
+        let folder = Folder::open(&self.source)?;
+        let plan = plan::convert(&folder, &options)?;
+        let protected = files_in(&self.source);
+        self.output.carry_out(Prepared { source_path: self.source, source: &folder, plan, protected }, session)
+    }
+}
+
+/// Everything in the model folder: config.json and the tokenizer are inputs as much as the weights are.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| !is_gguf(path)).collect()
+}
+
+/// An older output in the same folder may be replaced.
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf")
+}
