@@ -28,13 +28,13 @@ pub struct MappedTensor {
 }
 
 /// How the rows of a planned tensor come from the source tensor. Every variant is a pure function of row indices, so that a
-/// tensor never has to be held whole. Rows are those of the first dimension: those of a 1-D tensor hold one weight each.
+/// tensor never has to be held whole; [`Transform::rows`] says what a row is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transform {
     /// Row for row.
     Copy,
     /// Llama's q/k rows: HF keeps the two rotary halves of a head apart, GGUF interleaves them.
-    /// Output row `head*d + 2*i + half` is source row `head*d + half*d/2 + i`, with `d` = rows / `n_head`.
+    /// Output row `head*d + 2*i + half` is source row `head*d + half*d/2 + i`, with `d` = rows / `n_head`. A bias has rows of one weight.
     PermuteRope {
         /// Heads that the rows divide into: `n_head` for q, `n_head_kv` for k.
         n_head: u64,
@@ -42,6 +42,15 @@ pub enum Transform {
 }
 
 impl Transform {
+    /// How a tensor of this row-major shape divides into rows: their number, and the weights in each.
+    pub fn rows(self, shape: &[u64]) -> (u64, u64) {
+        let (leading, rest) = match self {
+            Transform::Copy => shape.split_at(shape.len().saturating_sub(1)),
+            Transform::PermuteRope { .. } => shape.split_at(shape.len().min(1)),
+        };
+        (leading.iter().product(), rest.iter().product())
+    }
+
     /// The source row of an output row. `n_rows` is the number of rows of the tensor.
     pub fn source_row(self, row: u64, n_rows: u64) -> u64 {
         match self {
@@ -146,6 +155,17 @@ mod tests {
             }
         }
         rows
+    }
+
+    #[test]
+    fn a_bias_is_permuted_weight_by_weight() {
+        let permute = Transform::PermuteRope { n_head: 2 };
+        assert_eq!(Transform::Copy.rows(&[6, 4]), (6, 4));
+        assert_eq!(Transform::Copy.rows(&[2, 3, 4]), (6, 4));
+        assert_eq!(Transform::Copy.rows(&[4]), (1, 4));
+        assert_eq!(Transform::Copy.rows(&[]), (1, 1));
+        assert_eq!(permute.rows(&[8, 3]), (8, 3));
+        assert_eq!(permute.rows(&[8]), (8, 1));
     }
 
     #[test]

@@ -123,15 +123,18 @@ fn same_rows(a: &Job, b: &Job) -> bool {
 
 fn job<'a>(planned: &'a PlannedTensor, source: &'a dyn TensorSource) -> Result<Job<'a>> {
     let contradiction = |what: &str| Error::Internal(format!("{}: the plan {what}", planned.name));
-    let row_len = planned.shape.last().copied().unwrap_or(1);
-    let n_rows = planned.shape.iter().rev().skip(1).product::<u64>();
+    let transform = match &planned.origin {
+        Origin::Source { transform, .. } => *transform,
+        Origin::Computed(_) => Transform::Copy,
+    };
+    let (n_rows, row_len) = transform.rows(&planned.shape);
     let (input, n_weights) = match &planned.origin {
-        Origin::Source { tensor, transform } => {
+        Origin::Source { tensor, .. } => {
             let tensor = source.tensors().get(*tensor).ok_or_else(|| contradiction("names no tensor of the source"))?;
             if tensor.format.row_bytes(row_len).and_then(|bytes| bytes.checked_mul(n_rows)) != Some(tensor.size_bytes) {
                 return Err(contradiction("has another shape than the source"));
             }
-            (Input::Source { tensor, transform: *transform }, tensor.shape.iter().product())
+            (Input::Source { tensor, transform }, tensor.shape.iter().product())
         }
         Origin::Computed(weights) => (Input::Computed { name: &planned.name, weights }, weights.len() as u64),
     };
