@@ -6,6 +6,7 @@
 mod completions;
 mod convert;
 mod exit;
+mod inspect;
 mod output;
 mod quantize;
 mod signals;
@@ -20,8 +21,12 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use exit::Failure;
 
 /// Every command, in the order of the help.
-const COMMANDS: &[Entry] =
-    &[Entry::of::<convert::Convert>(), Entry::of::<quantize::Quantize>(), Entry::of::<completions::Completions>()];
+const COMMANDS: &[Entry] = &[
+    Entry::of::<convert::Convert>(),
+    Entry::of::<quantize::Quantize>(),
+    Entry::of::<inspect::Inspect>(),
+    Entry::of::<completions::Completions>(),
+];
 
 /// Turns Hugging Face models into quantized GGUF files
 #[derive(Parser)]

@@ -1,4 +1,5 @@
 //! Builds GGUF files byte by byte, with any lie that one wants to tell.
+#![allow(dead_code)] // each test file is its own crate and uses a part
 
 /// Value type ids.
 pub const U8: u32 = 0;
