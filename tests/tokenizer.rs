@@ -205,7 +205,57 @@ fn tokens_that_only_the_configuration_names_get_the_next_ids() {
     assert_eq!(at(2050), ("<pad>".to_owned(), TokenType::Control));
     assert_eq!(at(2051), ("<extra>".to_owned(), TokenType::Control));
     assert_eq!(at(2052), ("[PAD2052]".to_owned(), TokenType::Unused));
-    assert_eq!(vocabulary.special_id(Special::Pad), Some(2050));
+    // The converter takes the ids of roles from tokenizer.json and config.json only.
+    assert_eq!(vocabulary.special_id(Special::Pad), None);
+}
+
+#[test]
+fn added_tokens_are_what_users_type() {
+    let files = forge().edit("tokenizer_config.json", |config| {
+        let token = |text: &str, special: bool| json!({"content": text, "normalized": false, "special": special});
+        config["added_tokens_decoder"] =
+            json!({"2048": token("<é>", true), "2049": token("<|Ġ|>", false), "2050": token("a b", false)});
+    });
+    let vocabulary = read(&files, 2051);
+    let added: Vec<_> = (2048..2051).map(|id| (vocabulary.tokens[id].as_slice(), vocabulary.types[id])).collect();
+    let expected = [("<é>", TokenType::Control), ("<|Ġ|>", TokenType::Control), ("a b", TokenType::UserDefined)];
+    assert_eq!(added, expected.map(|(text, kind)| (text.as_bytes(), kind)));
+}
+
+/// A Llama 2 kind of tokenizer.json: text tokens, byte tokens, and a decoder that joins them.
+fn byte_fallback() -> FileMap {
+    let tokenizer = json!({
+        "added_tokens": [{"id": 0, "content": "<unk>", "special": true}, {"id": 6, "content": "<tool>"}, {"id": 7, "content": "<end>"}],
+        "normalizer": {"type": "Prepend", "prepend": "▁"},
+        "pre_tokenizer": null,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]},
+        "model": {
+            "type": "BPE", "byte_fallback": true, "merges": ["▁ a"],
+            "vocab": {"<unk>": 0, "<s>": 1, "<0x0A>": 2, "▁": 3, "a": 4, "▁a": 5},
+        },
+    });
+    let config = json!({"tokenizer_class": "LlamaTokenizer", "eos_token": "<end>", "add_bos_token": true});
+    FileMap::default().with("tokenizer.json", tokenizer.to_string()).with("tokenizer_config.json", config.to_string())
+}
+
+#[test]
+fn byte_fallback_becomes_the_llama_kind_with_a_row_for_each_row_of_the_embedding() {
+    use TokenType::{Byte, Control, Normal, Unused, UserDefined};
+    let vocabulary = read(&byte_fallback(), 10);
+    assert_eq!((vocabulary.model, vocabulary.pre, vocabulary.merges.len()), (Model::Llama, "default", 0));
+    assert_eq!(vocabulary.types, [Control, Control, Byte, Normal, Normal, Normal, UserDefined, Control, Unused, Unused]);
+    assert_eq!(vocabulary.scores[..9], [-1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -10000.0]);
+    assert_eq!(vocabulary.tokens[9], b"[PAD9]");
+    assert_eq!((vocabulary.special_id(Special::Eos), vocabulary.add.as_slice()), (Some(7), &[(Special::Bos, true)][..]));
+}
+
+#[test]
+fn sizes_that_mark_a_family_have_its_rules() {
+    let files = byte_fallback().edit("tokenizer_config.json", |config| config["eos_token"] = "<tool>".into());
+    let code_llama = read(&files, 32016);
+    assert_eq!(code_llama.special_id(Special::Eot), Some(32010));
+    let granite = read(&files, 49152);
+    assert_eq!(granite.add, [(Special::Bos, false)]);
 }
 
 #[test]

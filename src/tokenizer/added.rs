@@ -97,6 +97,11 @@ impl<'a> Lexicon<'a> {
         self.base_id(text).or_else(|| self.added(text).map(|added| added.id))
     }
 
+    /// The id of a token that tokenizer.json lists as added. llama.cpp's converter looks nowhere else for the text of a role.
+    pub fn listed_id(&self, tokenizer: &Tokenizer, text: &str) -> Option<u32> {
+        tokenizer.added_tokens.iter().any(|token| token.content == text).then(|| self.id(text)).flatten()
+    }
+
     fn add(&mut self, text: &str, flags: Flags) {
         if text.is_empty() {
             return;

@@ -80,8 +80,12 @@ fn merge_error(path: &Path, place: String, detail: impl Into<String>) -> Error {
 }
 
 /// The vocabulary of a byte-level tokenizer, `gpt2`.
-pub(super) fn read_byte_level(inputs: &Inputs, vocab_size: u32, pre: Option<&'static pre::Name>) -> Result<Vocabulary> {
-    let tokenizer = inputs.tokenizer.as_ref().expect("the caller saw one");
+pub(super) fn read_byte_level(
+    inputs: &Inputs,
+    tokenizer: &Tokenizer,
+    vocab_size: u32,
+    pre: Option<&'static pre::Name>,
+) -> Result<Vocabulary> {
     let mut warnings = Vec::new();
     let named = Named::read(inputs);
     let lexicon = Lexicon::read(inputs, tokenizer, &named, &mut warnings)?;
@@ -106,17 +110,13 @@ pub(super) fn read_byte_level(inputs: &Inputs, vocab_size: u32, pre: Option<&'st
     if vocabulary.merges.is_empty() {
         return Err(merge_error(&tokenizer.path, "model.merges".to_owned(), "no merges; llama.cpp needs them"));
     }
-    // The converter looks texts up in tokenizer.json only; ids of the older form come from config.json.
-    let is_json = tokenizer.pre_tokenizer.is_some();
-    let lookup = |text: &str| lexicon.added(text).filter(|_| is_json).map(|added| added.id);
-    special::resolve(inputs, &lookup, &tokenizer.path, &mut vocabulary)?;
+    special::resolve(inputs, &|text| lexicon.listed_id(tokenizer, text), &tokenizer.path, &mut vocabulary)?;
     special::settle_add_bos(chosen, &mut vocabulary);
     Ok(vocabulary)
 }
 
 /// The vocabulary of a tokenizer with byte fallback, `llama`.
-pub(super) fn read_byte_fallback(inputs: &Inputs, vocab_size: u32) -> Result<Vocabulary> {
-    let tokenizer = inputs.tokenizer.as_ref().expect("the caller saw one");
+pub(super) fn read_byte_fallback(inputs: &Inputs, tokenizer: &Tokenizer, vocab_size: u32) -> Result<Vocabulary> {
     let mut warnings = Vec::new();
     let named = Named::read(inputs);
     let lexicon = Lexicon::read(inputs, tokenizer, &named, &mut warnings)?;
@@ -143,8 +143,7 @@ pub(super) fn read_byte_fallback(inputs: &Inputs, vocab_size: u32) -> Result<Voc
     let scores = types.iter().map(|kind| if *kind == TokenType::Unused { PAD_SCORE } else { NO_SCORE }).collect();
     let mut vocabulary = Vocabulary::new(Model::Llama, "default", tokens, types, warnings);
     vocabulary.scores = scores;
-    let lookup = |text: &str| lexicon.added(text).map(|added| added.id);
-    special::resolve(inputs, &lookup, &tokenizer.path, &mut vocabulary)?;
+    special::resolve(inputs, &|text| lexicon.listed_id(tokenizer, text), &tokenizer.path, &mut vocabulary)?;
     Ok(vocabulary)
 }
 

@@ -107,12 +107,13 @@ impl<'a> Inputs<'a> {
     }
 
     /// A BPE vocabulary whose tokens are text, with byte tokens for the rest: Llama 2's kind.
-    pub fn has_byte_fallback(&self) -> bool {
-        self.tokenizer.as_ref().is_some_and(|t| t.kind == "BPE" && t.byte_fallback && t.decoder["type"] == "Sequence")
+    pub fn byte_fallback(&self) -> Option<&Tokenizer> {
+        self.bpe().filter(|tokenizer| tokenizer.byte_fallback && tokenizer.decoder["type"] == "Sequence")
     }
 
-    pub fn has_bpe(&self) -> bool {
-        self.tokenizer.as_ref().is_some_and(|t| t.kind == "BPE")
+    /// Any BPE vocabulary.
+    pub fn bpe(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref().filter(|tokenizer| tokenizer.kind == "BPE")
     }
 
     /// A field of `tokenizer_config.json`; null counts as absent.

@@ -4,12 +4,36 @@
 //!
 //! | files | becomes | where |
 //! |---|---|---|
-//! | `tokenizer.model` | `llama`: pieces, scores and types of SentencePiece | [`spm`] |
-//! | `tokenizer.json`, BPE with byte fallback | `llama`: no scores known | [`bpe`] |
-//! | `tokenizer.json`, byte-level BPE, or `vocab.json` with `merges.txt` | `gpt2`: merges, and a name for the pre-tokenizer | [`bpe`], [`pre`] |
+//! | `tokenizer.model` | `llama`: pieces, scores and types of SentencePiece | `spm` |
+//! | `tokenizer.json`, BPE with byte fallback | `llama`: no scores known | `bpe` |
+//! | `tokenizer.json`, byte-level BPE, or `vocab.json` with `merges.txt` | `gpt2`: merges, and a name for the pre-tokenizer | `bpe`, `pre` |
+//!
+//! What is written equals the converter's, key by key, but for these:
+//!
+//! - The pre-tokenizer is known by its structure, so a new vocabulary is converted where the converter refuses it.
+//! - The vocabulary always has as many tokens as the embedding has rows. The converter stops when there are more tokens, and leaves
+//!   byte-fallback vocabularies short when there are fewer, which makes a file that does not load.
+//! - Where bos or eos stay unknown, they are searched in files that the converter does not read; and `add_bos_token` is written as
+//!   false where llama.cpp would otherwise add a token that Hugging Face does not add.
+//! - Special tokens spelled as objects are compared by their text, added tokens keep letters from U+0080 to U+00FF, and
+//!   `chat_template.jinja` goes before the template in tokenizer_config.json: in all three as Hugging Face's library does.
+//! - A SentencePiece model without a dummy prefix says so (`add_space_prefix`).
+//! - Two tokens of one text are refused, since llama.cpp aborts on them.
 //!
 //! Files are untrusted: JSON has no key twice and a bounded depth, ids are bounded by the number of entries before any table is made,
 //! and whatever contradicts itself is an error. Templates are copied, never run. Knows nothing of tensors and encodes no text.
+
+// Files are hostile: nothing that panics. (Indexing stays allowed for JSON values, which give null where there is nothing.)
+#![deny(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
 
 mod added;
 mod bpe;
@@ -62,6 +86,9 @@ impl Files for hf::Folder {
     }
 }
 
+/// Warnings given in full.
+const WARNINGS_MAX: usize = 16;
+
 /// What the caller decides.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
@@ -78,19 +105,30 @@ pub struct Options<'a> {
 /// pre-tokenizer name that llama.cpp does not know.
 pub fn read(files: &dyn Files, vocab_size: u32, options: Options) -> Result<Vocabulary> {
     let pre = options.pre.map(pre::known).transpose()?;
-    let inputs = Inputs::read(files)?;
+    let mut inputs = Inputs::read(files)?;
     let mut vocabulary = if let Some(model) = &inputs.sentencepiece {
         spm::read(&inputs, model, vocab_size)?
-    } else if inputs.has_byte_fallback() {
-        bpe::read_byte_fallback(&inputs, vocab_size)?
-    } else if inputs.has_bpe() {
-        bpe::read_byte_level(&inputs, vocab_size, pre)?
+    } else if let Some(tokenizer) = inputs.byte_fallback() {
+        bpe::read_byte_fallback(&inputs, tokenizer, vocab_size)?
+    } else if let Some(tokenizer) = inputs.bpe() {
+        bpe::read_byte_level(&inputs, tokenizer, vocab_size, pre)?
     } else {
         return Err(no_tokenizer(&inputs));
     };
-    vocabulary.chat_templates = template::read(&inputs, &mut vocabulary.warnings)?;
-    vocabulary.warnings.splice(0..0, inputs.warnings);
+    let mut warnings = std::mem::take(&mut inputs.warnings);
+    warnings.append(&mut vocabulary.warnings);
+    vocabulary.chat_templates = template::read(&inputs, &mut warnings)?;
+    vocabulary.warnings = shortened(warnings);
     Ok(vocabulary)
+}
+
+/// At most [`WARNINGS_MAX`] warnings: a file can earn one per token.
+fn shortened(mut warnings: Vec<String>) -> Vec<String> {
+    if let Some(n_more) = warnings.len().checked_sub(WARNINGS_MAX).filter(|n_more| *n_more > 0) {
+        warnings.truncate(WARNINGS_MAX);
+        warnings.push(format!("and {n_more} more warnings about the tokenizer"));
+    }
+    warnings
 }
 
 fn no_tokenizer(inputs: &Inputs) -> Error {
@@ -98,6 +136,10 @@ fn no_tokenizer(inputs: &Inputs) -> Error {
         Some(tokenizer) => Error::unsupported(
             format!("{}: a tokenizer of kind {}", tokenizer.path.display(), tokenizer.kind),
             "SentencePiece (tokenizer.model) and byte-level or byte-fallback BPE are supported",
+        ),
+        None if matches!(inputs.files.read_optional("tekken.json"), Ok(Some(_))) => Error::unsupported(
+            format!("{}: a tokenizer of Mistral's own form", inputs.files.path("tekken.json").display()),
+            "copy tokenizer.json from the repository's version for transformers into the folder",
         ),
         None => Error::unsupported(
             format!("no tokenizer in {}", inputs.files.path("").display()),

@@ -16,7 +16,7 @@ use crate::hf::json::Value;
 mod table;
 
 pub(super) use table::Name;
-use table::{BYTES, GPT2, NAMES, QWEN2, STRUCTURES, Structure};
+use table::{BYTES, FALLBACK, GPT2, NAMES, QWEN2, STRUCTURES, Structure};
 
 /// How a split treats what its expression finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +40,17 @@ enum Step {
     Other(String),
 }
 
+/// Steps looked at; the longest known pre-tokenizer has 7, so one of this length is unknown anyway.
+const STEPS_MAX: usize = 16;
+/// Escapes in the expressions of all steps: each, such as `\p{L}`, can stand for a class of many KB. The most known are 48.
+const ESCAPES_MAX: usize = 128;
 /// What Hugging Face's library takes for punctuation.
 const PUNCTUATION: &str = r"[\p{P}!-/:-@\[-`{-~]";
 
 /// What matters of the files.
 struct Wanted {
     steps: Vec<Step>,
+    n_escapes: usize,
     /// The splits are spelled by what they keep instead of what they cut, as in files made from tiktoken.
     is_inverted: bool,
     is_nfc: bool,
@@ -130,13 +135,14 @@ impl Wanted {
         let is_qwen2 = tokenizer.pre_tokenizer.is_none() && class.starts_with("Qwen2Tokenizer");
         let mut wanted = Wanted {
             steps: Vec::new(),
+            n_escapes: 0,
             is_inverted: false,
             is_nfc: is_qwen2 || flatten(&tokenizer.normalizer, "normalizers").any(|step| step["type"] == "NFC"),
             ignores_merges: tokenizer.ignore_merges,
             cleans_spaces: inputs.tokenizer_setting("clean_up_tokenization_spaces").and_then(Value::as_bool),
         };
         match &tokenizer.pre_tokenizer {
-            Some(pre_tokenizer) => flatten(pre_tokenizer, "pretokenizers").for_each(|step| wanted.push(step)),
+            Some(pre_tokenizer) => flatten(pre_tokenizer, "pretokenizers").take(STEPS_MAX).for_each(|step| wanted.push(step)),
             // vocab.json and merges.txt do not say how text is cut; the class of the tokenizer does.
             None if is_qwen2 => wanted.steps = steps_of(&[QWEN2, BYTES]),
             None => wanted.steps = steps_of(&[GPT2, BYTES]),
@@ -166,7 +172,7 @@ impl Wanted {
             },
             "Split" => {
                 let pattern = &step["pattern"];
-                let regex = pattern["Regex"].as_str().map(Pattern::regex);
+                let regex = pattern["Regex"].as_str().filter(|regex| self.afford(regex)).map(Pattern::regex);
                 let pattern = regex.or_else(|| pattern["String"].as_str().map(Pattern::literal));
                 match (pattern, cut(step, Cut::Isolated), flag("invert", false)) {
                     (Some(pattern), Some(cut), false) => self.steps.push(Step::Split(pattern, cut)),
@@ -180,6 +186,12 @@ impl Wanted {
             }
             _ => self.other(step),
         }
+    }
+
+    /// False when this expression would make the whole larger than any pre-tokenizer known.
+    fn afford(&mut self, regex: &str) -> bool {
+        self.n_escapes += regex.matches('\\').count();
+        self.n_escapes <= ESCAPES_MAX
     }
 
     fn other(&mut self, step: &Value) {
@@ -212,9 +224,17 @@ fn has_prefix_space(pre_tokenizer: &Value) -> bool {
     flatten(pre_tokenizer, "pretokenizers").any(|step| step["type"] == "ByteLevel" && step["add_prefix_space"] == true)
 }
 
-/// The structures of the table, parsed.
-static PARSED: LazyLock<Vec<(&'static Structure, Vec<Step>)>> =
-    LazyLock::new(|| STRUCTURES.iter().map(|structure| (structure, steps_of(structure.steps))).collect());
+/// A line of the table of structures, parsed.
+struct Known {
+    structure: &'static Structure,
+    name: &'static Name,
+    steps: Vec<Step>,
+}
+
+static KNOWN: LazyLock<Vec<Known>> = LazyLock::new(|| {
+    let named = STRUCTURES.iter().filter_map(|structure| Some((structure, known(structure.name).ok()?)));
+    named.map(|(structure, name)| Known { structure, name, steps: steps_of(structure.steps) }).collect()
+});
 
 fn steps_of(steps: &[&str]) -> Vec<Step> {
     let step = |text: &&str| match *text {
@@ -226,36 +246,34 @@ fn steps_of(steps: &[&str]) -> Vec<Step> {
 
 /// The best name among those with exactly these steps. The first of equals wins: the table has the usual ones first.
 fn best(wanted: &Wanted) -> Option<&'static Name> {
-    let mut best: Option<(u32, &'static Name)> = None;
-    for (structure, _) in PARSED.iter().filter(|(_, steps)| *steps == wanted.steps) {
-        let name = known(structure.name).expect("a test checks that the table names known names");
-        let fits = u32::from(name.ignores_merges == wanted.ignores_merges) << 3
-            | u32::from(wanted.cleans_spaces.is_none_or(|cleans| cleans == name.cleans_spaces)) << 2
-            | u32::from(structure.is_nfc == wanted.is_nfc) << 1
-            | u32::from(structure.is_inverted == wanted.is_inverted);
-        if best.is_none_or(|(most, _)| fits > most) {
-            best = Some((fits, name));
-        }
-    }
-    best.map(|(_, name)| name)
+    let fits = |known: &Known| {
+        let (name, structure) = (known.name, known.structure);
+        [
+            name.ignores_merges == wanted.ignores_merges,
+            wanted.cleans_spaces.is_none_or(|cleans| cleans == name.cleans_spaces),
+            structure.is_nfc == wanted.is_nfc,
+            structure.is_inverted == wanted.is_inverted,
+        ]
+    };
+    first_max(KNOWN.iter().filter(|known| known.steps == wanted.steps), fits).map(|known| known.name)
 }
 
 /// The name whose steps share most alternatives with these, by the Jaccard index.
 fn nearest(wanted: &Wanted) -> &'static Name {
     let ours = parts(&wanted.steps);
-    let mut nearest = (-1.0, "default");
-    for (structure, steps) in PARSED.iter() {
-        let theirs = parts(steps);
-        let shared = ours.iter().filter(|part| theirs.contains(part)).count();
-        let share = shared as f64 / (ours.len() + theirs.len() - shared).max(1) as f64;
-        let name = known(structure.name).expect("a test checks that the table names known names");
-        // Half a part, so that it only decides between equals.
-        let bonus = if name.ignores_merges == wanted.ignores_merges { 1e-6 } else { 0.0 };
-        if share + bonus > nearest.0 {
-            nearest = (share + bonus, structure.name);
-        }
-    }
-    known(nearest.1).expect("a test checks that the table names known names")
+    let share = |known: &Known| {
+        let theirs = parts(&known.steps);
+        let n_shared = ours.iter().filter(|part| theirs.contains(part)).count();
+        let n_all = (ours.len() + theirs.len()).saturating_sub(n_shared).max(1);
+        // In millionths, since floating-point numbers have no order of their own.
+        (n_shared * 1_000_000 / n_all, known.name.ignores_merges == wanted.ignores_merges)
+    };
+    first_max(KNOWN.iter(), share).map_or(FALLBACK, |known| known.name)
+}
+
+/// The first of the greatest, where [`Iterator::max_by_key`] gives the last.
+fn first_max<'a, K: Ord>(known: impl Iterator<Item = &'a Known>, key: impl Fn(&Known) -> K) -> Option<&'a Known> {
+    known.map(|known| (key(known), known)).reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, known)| known)
 }
 
 fn parts(steps: &[Step]) -> Vec<Step> {
@@ -276,10 +294,10 @@ mod tests {
 
     #[test]
     fn every_structure_has_a_known_name_and_expressions_that_parse() {
-        for (structure, steps) in PARSED.iter() {
-            known(structure.name).expect("a known name");
-            for step in steps {
-                assert!(!matches!(step, Step::Split(Pattern::Opaque(_), _)), "{}: {step:?}", structure.name);
+        assert_eq!(KNOWN.len(), STRUCTURES.len());
+        for known in KNOWN.iter() {
+            for step in &known.steps {
+                assert!(!matches!(step, Step::Split(Pattern::Opaque(_), _)), "{}: {step:?}", known.name.name);
             }
         }
     }

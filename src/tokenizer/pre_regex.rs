@@ -5,11 +5,13 @@
 //! look-around groups become ordinary groups behind a private-use character, and possessive quantifiers become greedy ones. (The
 //! latter differ only in backtracking that no expression of a known tokenizer needs.)
 
+use std::str::Chars;
+
 use regex_syntax::Parser;
 use regex_syntax::hir::{Hir, HirKind};
 
-/// Longest expression compared; the longest known has 1200 bytes.
-const PATTERN_BYTES_MAX: usize = 8192;
+/// Longest expression compared; the longest known has some 500 bytes.
+const PATTERN_BYTES_MAX: usize = 2048;
 
 /// An expression in normal form.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,49 +57,47 @@ const LOOKAROUND: [(&str, &str); 5] =
 
 fn rewrite(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    let mut class_depth = 0usize;
+    let mut chars = text.chars();
+    let mut class_depth = 0u32;
     let mut after_quantifier = false;
-    while let Some(c) = rest.chars().next() {
-        if class_depth == 0
-            && let Some((group, stand_in)) = LOOKAROUND.iter().find(|(group, _)| rest.starts_with(group))
-        {
+    loop {
+        let group = LOOKAROUND.iter().find_map(|(group, stand_in)| Some((chars.as_str().strip_prefix(group)?, stand_in)));
+        if let Some((inside, stand_in)) = group.filter(|_| class_depth == 0) {
             out.push_str(stand_in);
-            rest = &rest[group.len()..];
+            chars = inside.chars();
             after_quantifier = false;
             continue;
         }
-        let len = match c {
-            '\\' => escape_len(rest),
-            // Not a quantifier: `(?:`, `(?i:`.
-            '(' if class_depth == 0 && rest.starts_with("(?") => 2,
-            _ => c.len_utf8(),
-        };
+        let Some(c) = chars.next() else { return out };
+        let is_possessive = c == '+' && after_quantifier;
+        after_quantifier = class_depth == 0 && matches!(c, '?' | '*' | '+') && !after_quantifier;
+        if is_possessive {
+            continue;
+        }
+        out.push(c);
         match c {
             '[' => class_depth += 1,
             ']' => class_depth = class_depth.saturating_sub(1),
+            '\\' => copy_escape(&mut chars, &mut out),
+            // `(?:` and `(?i:` have no quantifier.
+            '(' if chars.as_str().starts_with('?') => out.extend(chars.next()),
             _ => {}
         }
-        if c == '+' && after_quantifier && class_depth == 0 {
-            rest = &rest[len..];
-            after_quantifier = false;
-            continue;
-        }
-        after_quantifier = class_depth == 0 && matches!(c, '?' | '*' | '+') && !after_quantifier;
-        out.push_str(&rest[..len]);
-        rest = &rest[len..];
     }
-    out
 }
 
-/// Bytes of the escape at the start of `rest`: `\n`, `\p{L}`.
-fn escape_len(rest: &str) -> usize {
-    let Some(escaped) = rest[1..].chars().next() else { return 1 };
-    let len = 1 + escaped.len_utf8();
-    if matches!(escaped, 'p' | 'P' | 'x' | 'u') && rest[len..].starts_with('{') {
-        return rest[len..].find('}').map_or(len, |end| len + end + 1);
+/// The rest of an escape: `n`, `p{L}`.
+fn copy_escape(chars: &mut Chars, out: &mut String) {
+    let Some(escaped) = chars.next() else { return };
+    out.push(escaped);
+    if matches!(escaped, 'p' | 'P' | 'x' | 'u') && chars.as_str().starts_with('{') {
+        for c in chars.by_ref() {
+            out.push(c);
+            if c == '}' {
+                return;
+            }
+        }
     }
-    len
 }
 
 #[cfg(test)]

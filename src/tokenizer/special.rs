@@ -4,7 +4,7 @@
 //! post-processor corrects them and says what is added, config.json gives the ids that are still missing. Beyond these, bos and eos
 //! are searched in the other files too, because llama.cpp takes the ids 1 and 2, or 11, where a file says nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::bpe::check_unique;
@@ -21,11 +21,12 @@ const ROLES: [Special; 6] = [Special::Bos, Special::Eos, Special::Unk, Special::
 pub(super) struct Named {
     /// Text, and whether it is only a default of the tokenizer's class.
     texts: Vec<(String, bool)>,
+    known: HashSet<String>,
 }
 
 impl Named {
     pub fn read(inputs: &Inputs) -> Named {
-        let mut named = Named { texts: Vec::new() };
+        let mut named = Named { texts: Vec::new(), known: HashSet::new() };
         // Newer folders keep everything in tokenizer_config.json; in older ones the map overrides it.
         let is_legacy = inputs.tokenizer_setting("added_tokens_decoder").is_none();
         for role in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
@@ -53,7 +54,7 @@ impl Named {
     }
 
     pub fn contains(&self, text: &str) -> bool {
-        self.texts.iter().any(|(named, _)| named == text)
+        self.known.contains(text)
     }
 
     /// Each text with whether it is only a default.
@@ -62,7 +63,9 @@ impl Named {
     }
 
     fn push(&mut self, text: Option<&str>, is_default: bool) {
-        if let Some(text) = text.filter(|text| !text.is_empty()) {
+        if let Some(text) = text.filter(|text| !text.is_empty())
+            && self.known.insert(text.to_owned())
+        {
             self.texts.push((text.to_owned(), is_default));
         }
     }
@@ -99,7 +102,8 @@ struct Roles {
 
 impl Roles {
     fn read(inputs: &Inputs) -> Roles {
-        let mut roles = Roles { from_config: inputs.tokenizer_config.is_some(), ..Roles::default() };
+        let from_config = inputs.tokenizer_config.as_ref().is_some_and(|config| !config.is_empty());
+        let mut roles = Roles { from_config, ..Roles::default() };
         for role in ["bos", "eos", "unk", "sep", "pad", "cls", "mask", "eot", "eom"] {
             if let Some(text) = inputs.tokenizer_setting(&format!("{role}_token")).and_then(content).filter(|text| !text.is_empty())
             {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
+use super::bpe::{check_vocab_size, looks_special};
 use super::inputs::{Inputs, invalid, quoted, token_id};
 use super::vocab::{Model, TokenType, Vocabulary};
 use super::{Files, special};
@@ -133,71 +134,78 @@ fn is_tiktoken(bytes: &[u8]) -> bool {
 
 /// The vocabulary of a SentencePiece model, with what `added_tokens.json` and `tokenizer_config.json` change in it.
 pub(super) fn read(inputs: &Inputs, model: &SentencePiece, vocab_size: u32) -> Result<Vocabulary> {
+    check_vocab_size(&model.path, model.pieces.len() + inputs.added_tokens.len(), vocab_size)?;
     let mut warnings = Vec::new();
-    let n_entries = model.pieces.len() + inputs.added_tokens.len();
-    super::bpe::check_vocab_size(&model.path, n_entries, vocab_size)?;
-    let n_tokens = vocab_size as usize;
-    let mut tokens: Vec<Vec<u8>> = Vec::with_capacity(n_tokens);
-    let (mut scores, mut types) = (Vec::with_capacity(n_tokens), Vec::with_capacity(n_tokens));
-    for (text, score, kind) in model.pieces.iter().take(n_tokens) {
-        tokens.push(text.clone());
-        scores.push(*score);
-        types.push(*kind);
-    }
-    for id in tokens.len()..n_tokens {
-        tokens.push(format!("[PAD{id}]").into_bytes());
-        scores.push(PAD_SCORE);
-        types.push(TokenType::Unused);
-    }
-    let mut dropped = model.pieces.len().saturating_sub(n_tokens);
-
+    let mut rows = Rows::new(&model.pieces, vocab_size as usize);
     let added_path = inputs.files.path("added_tokens.json");
     for (text, id) in &inputs.added_tokens {
-        let id = token_id(&added_path, text, id)? as usize;
-        if id >= n_tokens {
-            dropped += 1;
-            continue;
-        }
-        tokens[id] = text.clone().into_bytes();
-        scores[id] = ADDED_SCORE;
-        types[id] = TokenType::UserDefined;
+        rows.set(token_id(&added_path, text, id)?, text, TokenType::UserDefined);
     }
     for token in inputs.added_tokens_decoder()?.unwrap_or_default() {
-        let id = token.id as usize;
-        if id >= n_tokens {
-            dropped += 1;
-            continue;
-        }
-        let (text, kind) = if token.flags.special || super::bpe::looks_special(&token.content) {
+        let (text, kind) = if token.flags.special || looks_special(&token.content) {
             (token.content, TokenType::Control)
         } else {
             (token.content.replace('▁', " "), TokenType::UserDefined)
         };
-        if types[id] != TokenType::Unused && tokens[id] != text.as_bytes() {
-            let old = String::from_utf8_lossy(&tokens[id]).into_owned();
-            warnings.push(format!("token {id}: tokenizer_config.json replaces {} by {}", quoted(&old), quoted(&text)));
+        if let Some(former) = rows.set(token.id, &text, kind) {
+            let former = String::from_utf8_lossy(&former).into_owned();
+            warnings.push(format!("tokenizer_config.json replaces token {}, {}, by {}", token.id, quoted(&former), quoted(&text)));
         }
-        tokens[id] = text.into_bytes();
-        scores[id] = ADDED_SCORE;
-        types[id] = kind;
     }
-
-    if dropped > 0 {
-        warnings.push(format!("{dropped} tokens have ids beyond the embedding's {vocab_size} rows and are left out"));
+    if rows.n_dropped > 0 {
+        warnings.push(format!("{} tokens have ids beyond the embedding's {vocab_size} rows and are left out", rows.n_dropped));
     }
     if model.is_unigram {
-        warnings.push(
-            "the SentencePiece model is of the unigram kind, which llama.cpp's \"llama\" tokenizer only approximates".to_owned(),
-        );
+        let what = "the SentencePiece model is of the unigram kind";
+        warnings.push(format!("{what}, which llama.cpp's \"llama\" tokenizer only approximates"));
     }
-    let mut vocabulary = Vocabulary::new(Model::Llama, "default", tokens, types, warnings);
-    vocabulary.scores = scores;
+
+    let mut vocabulary = Vocabulary::new(Model::Llama, "default", rows.tokens, rows.types, warnings);
+    vocabulary.scores = rows.scores;
     let added = inputs.tokenizer.as_ref().map_or(&[][..], |tokenizer| &tokenizer.added_tokens);
-    let lookup = |text: &str| added.iter().find(|token| token.content == text).map(|token| token.id);
-    special::resolve(inputs, &lookup, &model.path, &mut vocabulary)?;
+    let listed = |text: &str| added.iter().find(|token| token.content == text).map(|token| token.id);
+    special::resolve(inputs, &listed, &model.path, &mut vocabulary)?;
     // llama.cpp's default for this kind of tokenizer is a space before the text.
     if !model.add_dummy_prefix && vocabulary.add_space_prefix.is_none() {
         vocabulary.add_space_prefix = Some(false);
     }
     Ok(vocabulary)
+}
+
+/// Tokens, scores and types by id.
+struct Rows {
+    tokens: Vec<Vec<u8>>,
+    scores: Vec<f32>,
+    types: Vec<TokenType>,
+    n_dropped: usize,
+}
+
+impl Rows {
+    /// The pieces, cut or padded to `n` rows.
+    fn new(pieces: &[(Vec<u8>, f32, TokenType)], n: usize) -> Rows {
+        let unused = |id| (format!("[PAD{id}]").into_bytes(), PAD_SCORE, TokenType::Unused);
+        let padding = (pieces.len()..n).map(unused);
+        let mut rows =
+            Rows { tokens: Vec::new(), scores: Vec::new(), types: Vec::new(), n_dropped: pieces.len().saturating_sub(n) };
+        for (text, score, kind) in pieces.iter().take(n).cloned().chain(padding) {
+            rows.tokens.push(text);
+            rows.scores.push(score);
+            rows.types.push(kind);
+        }
+        rows
+    }
+
+    /// Replaces a row, and returns the former text where that was another token's.
+    fn set(&mut self, id: u32, text: &str, kind: TokenType) -> Option<Vec<u8>> {
+        let id = id as usize;
+        if id >= self.tokens.len() {
+            self.n_dropped += 1;
+            return None;
+        }
+        let was_unused = self.types[id] == TokenType::Unused;
+        self.scores[id] = ADDED_SCORE;
+        self.types[id] = kind;
+        let former = std::mem::replace(&mut self.tokens[id], text.as_bytes().to_vec());
+        (!was_unused && former != text.as_bytes()).then_some(former)
+    }
 }

@@ -37,6 +37,12 @@ impl FileMap {
         self
     }
 
+    /// With the bytes of the file `name` changed.
+    pub fn edit_bytes(mut self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> FileMap {
+        change(self.0.get_mut(name).expect("a file of that name"));
+        self
+    }
+
     /// With the JSON file `name` changed, or made from `{}`.
     pub fn edit(self, name: &str, change: impl FnOnce(&mut Value)) -> FileMap {
         let mut value = match self.0.get(name) {

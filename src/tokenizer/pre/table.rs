@@ -122,6 +122,9 @@ pub(super) const NAMES: &[Name] = &[
     name("laguna", "laguna", false, false, false),
 ];
 
+/// The name for what resembles nothing.
+pub(super) const FALLBACK: &Name = &NAMES[0];
+
 /// Steps of a pre-tokenizer in tokenizer.json, and a name for them.
 pub(super) struct Structure {
     pub name: &'static str,
