@@ -27,6 +27,13 @@ struct SplitKeys {
     n_tensors: i32,
 }
 
+impl SplitKeys {
+    /// False for one shard of one, and for a merged model: llama.cpp's gguf-split --merge leaves a count of 0 behind.
+    fn is_split(self) -> bool {
+        self.no != 0 || self.count > 1
+    }
+}
+
 impl Model {
     /// Opens a model by its file, or by any one of its shards.
     ///
@@ -45,7 +52,7 @@ impl Model {
         let mut model = Model::default();
         let opened = Shard::open(path, limits)?;
         match split_keys(&opened.file)? {
-            Some(keys) if keys.count != 1 => {
+            Some(keys) if keys.is_split() => {
                 for index in 0..checked_count(path, keys)? {
                     let shard = Shard::open_sibling(path, keys, index, limits)?;
                     model.check_belongs(&shard.file, index, keys)?;

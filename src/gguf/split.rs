@@ -1,7 +1,8 @@
 //! Models in several files: the shards' names, their metadata, and how tensors are divided among them.
 //!
 //! As llama.cpp's gguf-split does it: the first shard holds all metadata, every shard the three `split.*` keys; a new shard starts when
-//! the next tensor would take the data of the current one over the limit. Headers are not counted.
+//! the next tensor would take the data of the current one over the limit. Headers are not counted. The files are byte for byte those
+//! of gguf-split.
 
 use std::path::{Path, PathBuf};
 
@@ -78,8 +79,8 @@ impl Header {
             // Only the first shard carries the model's own metadata: `take` leaves nothing for the others.
             let mut metadata = std::mem::take(&mut metadata);
             metadata.push((keys::SPLIT_NO.to_owned(), Value::U16(index)));
-            metadata.push((keys::SPLIT_COUNT.to_owned(), Value::U16(count)));
             metadata.push((keys::SPLIT_TENSORS_COUNT.to_owned(), Value::I32(n_tensors)));
+            metadata.push((keys::SPLIT_COUNT.to_owned(), Value::U16(count)));
             Header { metadata, tensors }
         });
         Ok(headers.collect())
@@ -147,10 +148,10 @@ mod tests {
         let names: Vec<Vec<&str>> = shards.iter().map(|s| s.tensors.iter().map(|t| t.name.as_str()).collect()).collect();
         assert_eq!(names, [vec!["a", "b"], vec!["c", "d"]]);
         let keys_of = |shard: &Header| shard.metadata.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
-        assert_eq!(keys_of(&shards[0]), [keys::GENERAL_ARCHITECTURE, keys::SPLIT_NO, keys::SPLIT_COUNT, keys::SPLIT_TENSORS_COUNT]);
+        assert_eq!(keys_of(&shards[0]), [keys::GENERAL_ARCHITECTURE, keys::SPLIT_NO, keys::SPLIT_TENSORS_COUNT, keys::SPLIT_COUNT]);
         assert_eq!(shards[1].metadata[0], (keys::SPLIT_NO.to_owned(), Value::U16(1)));
-        assert_eq!(shards[1].metadata[1], (keys::SPLIT_COUNT.to_owned(), Value::U16(2)));
-        assert_eq!(shards[1].metadata[2], (keys::SPLIT_TENSORS_COUNT.to_owned(), Value::I32(4)));
+        assert_eq!(shards[1].metadata[1], (keys::SPLIT_TENSORS_COUNT.to_owned(), Value::I32(4)));
+        assert_eq!(shards[1].metadata[2], (keys::SPLIT_COUNT.to_owned(), Value::U16(2)));
 
         let error = header.split(40).unwrap_err().to_string();
         assert!(error.contains("b alone has 64 bytes"), "{error}");

@@ -69,6 +69,8 @@ fn a_sound_set_is_one_model_from_any_shard() {
     let path = alone.path().join("any name.gguf");
     std::fs::write(&path, shard(0, 1, 1, "a").bytes()).expect("a writable folder");
     assert_eq!(Model::open(&path).expect("one shard of one").shards().len(), 1);
+    std::fs::write(&path, shard(0, 0, 3, "a").bytes()).expect("a writable folder");
+    assert_eq!(Model::open(&path).expect("a merged model").shards().len(), 1);
 }
 
 #[test]
@@ -81,7 +83,7 @@ fn row_54_split_keys() {
     set.refused_from("count is a u32", &set.path(0), Fault::SplitKeyType);
     set.write(0, &gg().kv("split.count", U16, [3, 0]));
     set.refused_from("no is missing", &set.path(0), Fault::SplitKeyType);
-    set.write(0, &keys(U16, &[0, 0]));
+    set.write(0, &shard(1, 0, 1, "a"));
     set.refused_from("count is 0", &set.path(0), Fault::SplitOrder);
     set.write(0, &keys(U16, &[255, 255]));
     set.refused_from("count is 65535", &set.path(0), Fault::SplitName);
