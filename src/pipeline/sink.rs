@@ -143,7 +143,8 @@ impl Sink {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        let stat = rustix::fs::fstatvfs(self.file()).ok()?;
+        // A file system without a size of its own, such as ramfs, says 0 of 0.
+        let stat = rustix::fs::fstatvfs(self.file()).ok().filter(|stat| stat.f_blocks > 0)?;
         stat.f_bavail.checked_mul(stat.f_frsize)
     }
 

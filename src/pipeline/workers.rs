@@ -1,5 +1,6 @@
 //! Threads that take pieces from one queue until it is empty.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -25,8 +26,7 @@ pub(super) fn run(
     stop: &AtomicBool,
     advanced: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
-    let buffers = buffers(bench, pieces, threads)?;
-    let pool = pool(buffers.len())?;
+    let (pool, buffers) = staff(bench, pieces, threads)?;
     let next = AtomicUsize::new(0);
     let done_bytes = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
@@ -76,23 +76,24 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
-/// Working memory for up to `threads` workers, as many as can be had.
-fn buffers(bench: &Bench, pieces: &[Piece], threads: usize) -> Result<Vec<Mutex<Buffers>>> {
-    let workers = threads.min(pieces.len()).max(1);
-    let buffers: Vec<_> = (0..workers).map_while(|_| Buffers::for_largest(pieces, bench.jobs)).map(Mutex::new).collect();
-    match buffers.is_empty() {
-        false => Ok(buffers),
-        true => Err(Error::io("working memory", "allocate", std::io::ErrorKind::OutOfMemory.into())),
-    }
-}
-
-/// A pool of `threads`, or of fewer where the system does not grant so many: the result is the same.
-fn pool(mut threads: usize) -> Result<ThreadPool> {
+/// Up to `threads` workers with their buffers; fewer where the system grants fewer, since the result is the same.
+fn staff(bench: &Bench, pieces: &[Piece], threads: usize) -> Result<(ThreadPool, Vec<Mutex<Buffers>>)> {
+    let mut workers = threads.min(pieces.len()).max(1);
     loop {
-        match ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("ggforge-{n}")).build() {
-            Ok(pool) => return Ok(pool),
-            Err(_) if threads > 1 => threads /= 2,
-            Err(e) => return Err(Error::io("thread", "start", std::io::Error::other(e))),
+        let allocated = (0..workers).map_while(|_| Buffers::for_largest(pieces, bench.jobs));
+        let mut buffers: Vec<_> = allocated.map(Mutex::new).collect();
+        if buffers.is_empty() {
+            return Err(Error::io("working memory", "allocate", io::ErrorKind::OutOfMemory.into()));
+        }
+        if buffers.len() < workers {
+            // Memory is short, and the stacks need some too.
+            workers = buffers.len().div_ceil(2);
+            buffers.truncate(workers);
+        }
+        match ThreadPoolBuilder::new().num_threads(workers).thread_name(|n| format!("ggforge-{n}")).build() {
+            Ok(pool) => return Ok((pool, buffers)),
+            Err(_) if workers > 1 => workers /= 2,
+            Err(e) => return Err(Error::io("worker thread", "start", io::Error::other(e.to_string()))),
         }
     }
 }

@@ -1,0 +1,346 @@
+//! What the program promises on the command line: help, reports, exit codes, and manners towards stdout and stderr.
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::{fixture, ggforge, root, scratch, succeeds};
+use serde_json::Value;
+
+const COMMANDS: &[&str] = &["convert", "quantize", "inspect", "completions"];
+
+/// Runs the program in `dir` with a line of arguments as a shell would split it.
+fn run(dir: &Path, arguments: &str) -> Output {
+    ggforge().current_dir(dir).args(arguments.split_whitespace()).output().expect("a program that starts")
+}
+
+/// The exit code, stdout and stderr of a run.
+fn outcome(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[track_caller]
+fn assert_code(output: &Output, code: i32) {
+    let (found, stdout, stderr) = outcome(output);
+    assert_eq!(found, Some(code), "stdout: {stdout}\nstderr: {stderr}");
+}
+
+/// A folder with the fixture model as `model` in it.
+fn workplace() -> tempfile::TempDir {
+    let dir = scratch();
+    symlink(fixture("hf/forge-3m"), dir.path().join("model")).unwrap();
+    dir
+}
+
+/// A copy of the fixture model that may be changed.
+fn copy_model(to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(fixture("hf/forge-3m")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// Everything in a folder but the model, hidden files too.
+fn files_in(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name != "model").collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn help_is_short_and_goes_to_stdout() {
+    for arguments in ["--help", "convert --help", "quantize --help", "inspect --help", "completions --help", "help convert"] {
+        let (code, stdout, stderr) = outcome(&run(root(), arguments));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments}");
+        let first = stdout.lines().next().unwrap();
+        assert!((10..80).contains(&first.len()) && !first.ends_with('.'), "{arguments}: {first:?}");
+        assert!(stdout.contains("Usage: ggforge"), "{arguments}");
+    }
+    let short = outcome(&run(root(), "convert -h")).1;
+    for option in
+        "--output --type --tensor-type --output-tensor-type --token-embedding-type --pure --leave-output-tensor --pre --name \
+                   --split-max-size --max-memory --dry-run --force --json --threads --quiet"
+            .split_whitespace()
+    {
+        assert!(short.contains(option), "{option} is not in the help of convert");
+    }
+    let (code, version, _) = outcome(&run(root(), "--version"));
+    assert_eq!((code, version.trim()), (Some(0), concat!("ggforge ", env!("CARGO_PKG_VERSION"))));
+}
+
+/// The commands below `Examples:` in a help text, continued lines joined.
+fn examples(help: &str) -> Vec<String> {
+    let help = help.replace("\\\n", " ");
+    let (_, examples) = help.split_once("Examples:\n").expect("every help has examples");
+    let lines = examples.lines().take_while(|line| line.starts_with("  "));
+    lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn every_example_of_the_help_works() {
+    let dir = scratch();
+    let path = dir.path();
+    for folder in ["out", "models", ".local/share/bash-completion/completions", ".config/fish/completions"] {
+        fs::create_dir_all(path.join(folder)).unwrap();
+    }
+    copy_model(&path.join("Llama-3.2-1B"));
+    fs::write(path.join("Llama-3.2-1B/chat_template.jinja"), "{{ messages }}").unwrap();
+    symlink("../Llama-3.2-1B", path.join("models/Llama-3.2-1B")).unwrap();
+    let split = "convert Llama-3.2-1B --type F16 --output model.gguf --split-max-size 3M";
+    assert_code(&run(path, split), 0);
+    for name in ["llama-F16.gguf", "model.gguf"] {
+        assert_code(&run(path, &format!("convert Llama-3.2-1B --type F16 --output {name}")), 0);
+    }
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_ggforge"));
+    let program_dir = program.parent().unwrap().to_str().unwrap();
+    let mut n_examples = 0;
+    for command in ["", "convert", "quantize", "inspect", "completions"] {
+        for example in examples(&outcome(&run(path, &format!("{command} --help"))).1) {
+            for old in ["llama.gguf", "llama-Q5_K_M.gguf", "llama-Q4_K_M.gguf"] {
+                let _ = fs::remove_file(path.join(old));
+            }
+            fs::remove_dir_all(path.join("out")).unwrap();
+            fs::create_dir(path.join("out")).unwrap();
+            if example.contains("inspect llama.gguf") {
+                assert_code(&run(path, "convert Llama-3.2-1B --type Q8_0 --output llama.gguf"), 0);
+            }
+            let mut shell = Command::new("sh");
+            shell.current_dir(path).env("HOME", path).env("PATH", format!("{program_dir}:/usr/bin:/bin")).args(["-c", &example]);
+            succeeds(&mut shell);
+            n_examples += 1;
+        }
+    }
+    assert!(n_examples >= 10, "only {n_examples} examples were found");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_writes_nothing() {
+    let dir = workplace();
+    fs::write(dir.path().join("old.gguf"), "old").unwrap();
+    fs::create_dir(dir.path().join("folder.gguf")).unwrap();
+    symlink("old.gguf", dir.path().join("link.gguf")).unwrap();
+    let before = files_in(dir.path());
+    for arguments in [
+        "",
+        "frobnicate",
+        "convert",
+        "convert model",
+        "convert model --type Q4_K_M",
+        "convert model --type Q4_Q --output a.gguf",
+        "convert model --type Q4_K_M,Q8_0 --output a.gguf",
+        "convert model --type Q8_0 --output a.gguf --threads 0",
+        "convert model --type Q8_0 --output a.gguf --threads 1000000",
+        "convert model --type Q8_0 --output a.gguf --max-memory 0",
+        "convert model --type Q8_0 --output a.gguf --max-memory 100",
+        "convert model --type Q8_0 --output a.gguf --split-max-size 1X",
+        "convert model --type Q8_0 --output a.gguf --split-max-size 1K",
+        "convert model --type Q8_0 --output a.gguf --tensor-type attn_v",
+        "convert model --type Q8_0 --output a.gguf --tensor-type ((=Q8_0",
+        "convert model --type Q8_0 --output a.gguf --tensor-type attn_v=Q99",
+        "convert model --type Q8_0 --output old.gguf",
+        "convert model --type Q8_0 --output link.gguf --force",
+        "convert model --type Q8_0 --output /dev/null --force",
+        "convert model --type Q8_0 --output model/config.json --force",
+        "convert model --type Q8_0 --output model/model.safetensors --force",
+        "quantize old.gguf --output a.gguf",
+        "completions tcsh",
+    ] {
+        let output = run(dir.path(), arguments);
+        assert_code(&output, 2);
+        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{arguments}");
+        assert_eq!(files_in(dir.path()), before, "{arguments}");
+    }
+    assert_eq!(fs::read(dir.path().join("old.gguf")).unwrap(), b"old");
+}
+
+#[test]
+fn bad_input_is_exit_code_3_and_failing_io_6() {
+    let dir = workplace();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    fs::create_dir(dir.path().join("other")).unwrap();
+    fs::write(dir.path().join("other/config.json"), r#"{"architectures": ["FrobnicateForCausalLM"], "model_type": "frob"}"#)
+        .unwrap();
+    fs::copy(fixture("hf/forge-3m/model.safetensors"), dir.path().join("other/model.safetensors")).unwrap();
+    fs::write(dir.path().join("text.gguf"), "version https://git-lfs.github.com/spec/v1").unwrap();
+    let before = files_in(dir.path());
+    for (arguments, code) in [
+        ("quantize text.gguf --type Q8_0 --output a.gguf", 3),
+        ("convert other --type Q8_0 --output a.gguf", 3),
+        ("quantize missing.gguf --type Q8_0 --output a.gguf", 6),
+        ("convert missing --type Q8_0 --output a.gguf", 2),
+        ("convert model --type Q8_0 --output missing/a.gguf", 6),
+    ] {
+        let output = run(dir.path(), arguments);
+        assert_code(&output, code);
+        let stderr = outcome(&output).2;
+        assert!(stderr.starts_with("error: ") && stderr.lines().count() <= 4, "{arguments}: {stderr}");
+        assert_eq!(files_in(dir.path()), before, "{arguments}");
+    }
+    let unknown = outcome(&run(dir.path(), "convert other --type Q8_0 --output a.gguf")).2;
+    assert!(unknown.contains("FrobnicateForCausalLM") && unknown.contains("LlamaForCausalLM"), "{unknown}");
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_named_and_nothing_is_written() {
+    let dir = workplace();
+    let copy = dir.path().join("bad");
+    copy_model(&copy);
+    let mut bytes = fs::read(copy.join("model.safetensors")).unwrap();
+    let header_bytes = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + header_bytes]).unwrap();
+    let name = "model.layers.2.self_attn.q_proj.weight";
+    let tensor = &header[name];
+    let (start, columns) = (tensor["data_offsets"][0].as_u64().unwrap() as usize, tensor["shape"][1].as_u64().unwrap() as usize);
+    // NaN in bf16, in a row that the conversion moves elsewhere.
+    let at = 8 + header_bytes + start + (3 * columns + 11) * 2;
+    bytes[at..at + 2].copy_from_slice(&0x7fc0u16.to_le_bytes());
+    fs::write(copy.join("model.safetensors"), bytes).unwrap();
+    for types in ["F32", "BF16", "Q4_K_M,Q8_0"] {
+        let output = run(dir.path(), &format!("convert bad --type {types} --output x-{{type}}.gguf"));
+        assert_code(&output, 3);
+        let stderr = outcome(&output).2;
+        assert!(stderr.contains(&format!("{name}: row 3, column 11")) && stderr.contains("NonFinite"), "{stderr}");
+        assert_eq!(files_in(dir.path()), ["bad"]);
+    }
+}
+
+#[test]
+fn a_dry_run_lists_every_tensor_and_writes_nothing() {
+    let dir = workplace();
+    let (code, text, _) = outcome(&run(dir.path(), "convert model --type Q4_K_M --output a.gguf --dry-run"));
+    assert_eq!(code, Some(0));
+    assert!(text.contains("token_embd.weight") && text.contains("token_embd is the head too"), "{text}");
+    let (code, json, _) = outcome(&run(dir.path(), "convert model --type Q4_K_M,F16 --output x-{type}.gguf --dry-run --json"));
+    assert_eq!(code, Some(0));
+    assert!(files_in(dir.path()).is_empty());
+
+    let planned: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(planned["dry_run"], true);
+    let output = run(dir.path(), "convert model --type Q4_K_M,F16 --output x-{type}.gguf --json");
+    assert_code(&output, 0);
+    let done: Value = serde_json::from_str(&outcome(&output).1).unwrap();
+    assert!(done["seconds"].as_f64().unwrap() > 0.0 && done["dry_run"] == false);
+    for (planned, done) in planned["outputs"].as_array().unwrap().iter().zip(done["outputs"].as_array().unwrap()) {
+        for field in ["type", "files", "bytes", "weights", "bits_per_weight", "tensors", "tensors_by_type"] {
+            assert_eq!(planned[field], done[field], "{field}");
+        }
+        let tensors = planned["tensor_list"].as_array().unwrap();
+        assert_eq!(tensors.len() as u64, planned["tensors"].as_u64().unwrap());
+        assert_eq!(tensors.iter().filter(|t| text.contains(t["name"].as_str().unwrap())).count(), tensors.len());
+        let file = &done["files"][0];
+        let size = fs::metadata(dir.path().join(file["path"].as_str().unwrap())).unwrap().len();
+        assert_eq!(file["bytes"].as_u64(), Some(size));
+        let read = ggforge::gguf::File::open(dir.path().join(file["path"].as_str().unwrap())).unwrap();
+        for (tensor, planned) in read.tensors().zip(tensors) {
+            assert_eq!((tensor.name, tensor.format.name()), (planned["name"].as_str().unwrap(), planned["type"].as_str().unwrap()));
+        }
+    }
+}
+
+#[test]
+fn outputs_are_named_by_pattern_folder_and_shard() {
+    let dir = workplace();
+    fs::create_dir(dir.path().join("out")).unwrap();
+    assert_code(&run(dir.path(), "convert model -t Q8_0,F16 -o out -q"), 0);
+    assert_eq!(files_in(&dir.path().join("out")), ["Model-3.7M-F16.gguf", "Model-3.7M-Q8_0.gguf"]);
+    assert_code(&run(dir.path(), "convert model -t Q8_0 -o s.gguf --split-max-size 1M -q"), 0);
+    let shards: Vec<String> = files_in(dir.path()).into_iter().filter(|name| name.starts_with("s-")).collect();
+    assert!(shards.len() >= 4 && shards[0] == format!("s-00001-of-{:05}.gguf", shards.len()), "{shards:?}");
+    // A split model is quantized like a whole one, from any of its shards.
+    assert_code(&run(dir.path(), "convert model -t F32 -o f-32.gguf -q"), 0);
+    assert_code(&run(dir.path(), "convert model -t F32 -o g.gguf --split-max-size 5M -q"), 0);
+    let shard = files_in(dir.path()).into_iter().find(|name| name.starts_with("g-00002-of-")).unwrap();
+    assert_code(&run(dir.path(), &format!("quantize {shard} -t Q4_K_M -o from-shards.gguf -q")), 0);
+    assert_code(&run(dir.path(), "quantize f-32.gguf -t Q4_K_M -o from-whole.gguf -q"), 0);
+    let [a, b] = ["from-shards.gguf", "from-whole.gguf"].map(|name| fs::read(dir.path().join(name)).unwrap());
+    assert!(a == b);
+}
+
+#[test]
+fn an_existing_output_is_replaced_only_when_asked() {
+    let dir = workplace();
+    fs::write(dir.path().join("a.gguf"), "old").unwrap();
+    let refused = run(dir.path(), "convert model -t Q8_0 -o a.gguf");
+    assert_code(&refused, 2);
+    assert!(outcome(&refused).2.contains("--force"));
+    assert_eq!(fs::read(dir.path().join("a.gguf")).unwrap(), b"old");
+    assert_code(&run(dir.path(), "convert model -t Q8_0 -o a.gguf --force"), 0);
+    assert!(fs::read(dir.path().join("a.gguf")).unwrap().starts_with(b"GGUF"));
+    // An older output inside the model folder is no input.
+    let copy = dir.path().join("copy");
+    copy_model(&copy);
+    fs::write(copy.join("a.gguf"), "old").unwrap();
+    assert_code(&run(dir.path(), "convert copy -t Q8_0 -o copy/a.gguf --force"), 0);
+    assert_code(&run(dir.path(), "quantize copy/a.gguf -t Q8_0 -o copy/a.gguf --force"), 2);
+}
+
+#[test]
+fn completions_are_written_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(root(), &format!("completions {shell}"));
+        assert_code(&output, 0);
+        let script = outcome(&output).1;
+        assert!(COMMANDS.iter().all(|command| script.contains(command)), "{shell}");
+    }
+    let bash = outcome(&run(root(), "completions bash")).1;
+    succeeds(Command::new("bash").args(["-n", "-c", &bash]));
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_only() {
+    let dir = workplace();
+    let piped = run(dir.path(), "convert model -t Q4_K_M -o piped.gguf");
+    assert_eq!(outcome(&piped).2, "");
+    assert_eq!(outcome(&run(dir.path(), "convert model -t Q4_K_M -o quiet.gguf --quiet")).1, "");
+
+    let program = env!("CARGO_BIN_EXE_ggforge");
+    let on_terminal = |options: &str| {
+        let line = format!("{program} convert model -t Q4_K_M -o terminal.gguf --force {options}");
+        let mut script = Command::new("script");
+        let output = script.current_dir(dir.path()).args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
+        output.ok().map(|output| outcome(&output).1)
+    };
+    let Some(seen) = on_terminal("") else { return println!("skipped: no `script` to make a terminal") };
+    assert!(seen.contains("converting") && seen.contains("/s,") && seen.contains('\u{1b}'), "{seen:?}");
+    assert_eq!(on_terminal("--quiet").as_deref(), Some(""));
+}
+
+#[test]
+fn closed_and_full_streams_do_not_change_the_result() {
+    let dir = workplace();
+    let program = env!("CARGO_BIN_EXE_ggforge");
+    let shell = |line: &str| {
+        let line = line.replace("ggforge", program);
+        Command::new("sh").current_dir(dir.path()).args(["-c", &line]).output().expect("a shell")
+    };
+    assert_code(&shell("ggforge convert model -t F16 -o expected.gguf"), 0);
+    let expected = fs::read(dir.path().join("expected.gguf")).unwrap();
+    for (line, code) in [
+        ("ggforge convert model -t F16 -o a.gguf >&-", 0),
+        ("ggforge convert model -t F16 -o a.gguf 2>&-", 0),
+        ("ggforge convert model -t F16 -o a.gguf <&- >&- 2>&-", 0),
+        ("ggforge convert model -t F16 -o a.gguf 2>/dev/full", 0),
+        ("ggforge convert model -t F16 -o a.gguf >/dev/full", 6),
+        ("ggforge convert model -t F16 -o a.gguf --json >/dev/full 2>/dev/full", 6),
+        ("(ggforge convert model -t F16 -o a.gguf; echo $? >&2) | true", 0),
+        ("env -i ggforge convert model -t F16 -o a.gguf", 0),
+    ] {
+        let output = shell(line);
+        assert_code(&output, code);
+        assert!(!outcome(&output).2.contains("panic"), "{line}");
+        assert!(fs::read(dir.path().join("a.gguf")).unwrap() == expected, "{line}");
+        fs::remove_file(dir.path().join("a.gguf")).unwrap();
+    }
+    // A reader that has seen enough is no failure.
+    let output = shell("(ggforge convert model -t F16 -o a.gguf --dry-run; echo $? >&2) | head -1");
+    assert_eq!(outcome(&output).2.trim(), "0");
+    let help = File::options().write(true).open("/dev/full").unwrap();
+    let output = ggforge().args(["convert", "--help"]).stdout(help).output().unwrap();
+    assert!(!outcome(&output).2.contains("panic"));
+}
