@@ -447,15 +447,7 @@ fn threads_cpu_levels_and_environment_do_not_change_a_byte() {
     let dir = scratch();
     symlink(fixture("hf/forge-3m"), dir.path().join("model")).unwrap();
     let hashes = |command: &mut Command| {
-        succeeds(command.current_dir(dir.path()).args([
-            "convert",
-            "model",
-            "-t",
-            "Q4_K_M,Q6_K,Q8_0,F16",
-            "-o",
-            "x-{type}.gguf",
-            "-q",
-        ]));
+        succeeds(command.current_dir(dir.path()).args(["-t", "Q4_K_M,Q6_K,Q8_0,F16", "-o", "x-{type}.gguf", "-q"]));
         ["Q4_K_M", "Q6_K", "Q8_0", "F16"].map(|name| {
             let path = dir.path().join(format!("x-{name}.gguf"));
             let hash = hex(&Sha256::digest(fs::read(&path).unwrap()));
