@@ -47,6 +47,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod block;
+mod iq;
 mod k;
 mod plain;
 mod simple;
@@ -131,20 +132,20 @@ formats! {
     13 Q5_K Traits::of::<k::Q5_K>();
     14 Q6_K Traits::of::<k::Q6_K>();
     15 Q8_K Traits::stored::<[u8; 292]>(256);
-    16 IQ2_XXS Traits::stored::<[u8; 66]>(256);
-    17 IQ2_XS Traits::stored::<[u8; 74]>(256);
+    16 IQ2_XXS Traits::readable::<iq::IQ2_XXS>();
+    17 IQ2_XS Traits::readable::<iq::IQ2_XS>();
     18 IQ3_XXS Traits::stored::<[u8; 98]>(256);
-    19 IQ1_S Traits::stored::<[u8; 50]>(256);
+    19 IQ1_S Traits::readable::<iq::IQ1_S>();
     20 IQ4_NL Traits::stored::<[u8; 18]>(32);
     21 IQ3_S Traits::stored::<[u8; 110]>(256);
-    22 IQ2_S Traits::stored::<[u8; 82]>(256);
+    22 IQ2_S Traits::readable::<iq::IQ2_S>();
     23 IQ4_XS Traits::stored::<[u8; 136]>(256);
     24 I8 Traits::stored::<[u8; 1]>(1);
     25 I16 Traits::stored::<[u8; 2]>(1);
     26 I32 Traits::stored::<[u8; 4]>(1);
     27 I64 Traits::stored::<[u8; 8]>(1);
     28 F64 Traits::readable::<plain::F64>();
-    29 IQ1_M Traits::stored::<[u8; 56]>(256);
+    29 IQ1_M Traits::readable::<iq::IQ1_M>();
     30 BF16 Traits::of::<plain::BF16>();
     34 TQ1_0 Traits::stored::<[u8; 54]>(256);
     35 TQ2_0 Traits::stored::<[u8; 66]>(256);

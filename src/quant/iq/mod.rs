@@ -1,0 +1,78 @@
+//! The IQ formats: super-blocks of 256 weights whose magnitudes are points of a fixed grid, eight (or four) weights to a point.
+//!
+//! A file holds the index of the point, the signs, and a scale for every 16 or 32 weights. The grids are facts of the format and
+//! stand in `grids.rs`; everything else that reading or quantizing needs is derived from them.
+
+#[allow(dead_code)] // the points of IQ3 have no reader yet
+mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod signs;
+
+pub(super) use iq1_m::IQ1_M;
+pub(super) use iq1_s::IQ1_S;
+pub(super) use iq2_s::IQ2_S;
+pub(super) use iq2_xs::IQ2_XS;
+pub(super) use iq2_xxs::IQ2_XXS;
+
+use crate::simd::{F32x16, I32x16, Simd};
+
+/// Weights per super-block.
+const LEN: usize = 256;
+
+/// The magnitudes of the three levels of the IQ2 grids.
+const IQ2_VALUES: [u8; 3] = [8, 25, 43];
+
+/// The values (`i8`) of the three levels of the IQ1 grid.
+const IQ1_VALUES: [u8; 3] = [-1i8 as u8, 0, 1];
+
+/// What IQ1 adds to every value, or subtracts.
+const IQ1_SHIFT: f32 = 0.125;
+
+/// The points of a grid of `grids.rs` with every level replaced by its value.
+const fn expand<const N: usize, const POINT_LEN: usize, const LEVELS: usize>(
+    points: &[u16; N],
+    values: [u8; LEVELS],
+) -> [[u8; POINT_LEN]; N] {
+    let bits = (LEVELS - 1).ilog2() as usize + 1;
+    let mut expanded = [[0; POINT_LEN]; N];
+    let mut at = 0;
+    while at < N {
+        let mut i = 0;
+        while i < POINT_LEN {
+            let level = points[at] as usize >> (bits * i) & ((1 << bits) - 1);
+            expanded[at][i] = values[level];
+            i += 1;
+        }
+        at += 1;
+    }
+    expanded
+}
+
+/// Sixteen weights of two points: `scale` times the magnitudes, negative where the bit of `signs` is set.
+#[inline(always)]
+fn signed<S: Simd>(simd: S, scale: F32x16<S>, points: [[u8; 8]; 2], signs: [u8; 2]) -> F32x16<S> {
+    let magnitudes = I32x16::load_u8(simd, &joined(points)).to_float();
+    let signs = I32x16::spread(simd, u16::from_le_bytes(signs), i32::MIN);
+    scale * (magnitudes.to_bits() | signs).to_float_bits()
+}
+
+/// Sixteen weights of two IQ1 points: `scale` times (value + shift), each point shifted down where its bit of `shifts` is set.
+#[inline(always)]
+fn shifted<S: Simd>(simd: S, scale: F32x16<S>, points: [[u8; 8]; 2], shifts: [bool; 2]) -> F32x16<S> {
+    let values = I32x16::load_i8(simd, &joined(points)).to_float();
+    let down = u16::from_le_bytes(shifts.map(|down| if down { 0xff } else { 0 }));
+    let shift = I32x16::spread(simd, down, i32::MIN) | IQ1_SHIFT.to_bits() as i32;
+    scale * (values + shift.to_float_bits())
+}
+
+#[inline(always)]
+fn joined(points: [[u8; 8]; 2]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&points[0]);
+    bytes[8..].copy_from_slice(&points[1]);
+    bytes
+}
