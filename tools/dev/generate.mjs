@@ -34,7 +34,7 @@ await llama.dispose();
 
 async function greedy(file) {
     const model = await llama.loadModel({modelPath: file});
-    const context = await model.createContext({contextSize: 256, threads: 2});
+    const context = await model.createContext({contextSize: 256, threads: 1});
     const sequence = context.getSequence();
     const prompt = model.tokenize(values.prompt, true);
     if (model.tokens.shouldPrependBosToken) prompt.unshift(model.tokens.bos);
