@@ -203,8 +203,10 @@ fn files_table(model: &Model) -> Table {
 
 fn metadata_table(model: &Model) -> Table {
     let mut table = Table::new(&["key", "type", "value"]);
+    // Looked up once: a hostile file can make a single value costly to decode, and entries many.
+    let file_type = file_type(model);
     for (key, value) in model.metadata() {
-        let shown = match (key, file_type(model)) {
+        let shown = match (key, file_type) {
             (keys::GENERAL_FILE_TYPE, Some(name)) => format!("{} ({name})", short_text(value)),
             _ => short_text(value),
         };

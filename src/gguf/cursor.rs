@@ -88,7 +88,7 @@ impl<'a> Cursor<'a> {
 
     /// A documented limit is exceeded by `what`.
     pub fn over_limit(&self, what: Arguments<'_>, limit: u64, found: u64) -> Error {
-        let what = format!("byte {}: {what} (--no-limits lifts this)", self.at);
+        let what = format!("byte {}: {what} (ggforge inspect --no-limits reads it all the same)", self.at);
         Error::Limit { path: self.path.to_owned(), what, limit, found }
     }
 }
