@@ -204,6 +204,8 @@ faults! {
     ShapeMismatch,
     /// The vocabulary contradicts itself.
     TokenizerInvalid,
+    /// A table of normalisation rules that leads outside itself or in circles.
+    CharsmapInvalid,
     /// A special token id outside the vocabulary.
     SpecialIdRange,
     /// The same token text twice.
@@ -214,6 +216,8 @@ faults! {
     TokenIdRange,
     /// A protobuf message that cannot be parsed.
     ProtobufInvalid,
+    /// A text that is not UTF-8.
+    NotUtf8,
     /// NaN or infinity among weights or scales.
     NonFinite,
     /// A finite weight that the target format cannot hold.

@@ -13,6 +13,7 @@ mod signals;
 mod size;
 mod summary;
 mod terminal;
+mod tokenize;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<convert::Convert>(),
     Entry::of::<quantize::Quantize>(),
     Entry::of::<inspect::Inspect>(),
+    Entry::of::<tokenize::Tokenize>(),
     Entry::of::<completions::Completions>(),
 ];
 
@@ -42,6 +44,7 @@ Examples:
   ggforge convert models/Llama-3.2-1B --type Q8_0,Q4_K_M --output out/
   ggforge quantize llama-F16.gguf --type Q5_K_M --output llama-Q5_K_M.gguf
   ggforge inspect llama.gguf
+  ggforge tokenize llama.gguf 'Hello world'
 
 Exit codes:
   0 done   2 usage   3 bad input   4 no space   5 input changed while read

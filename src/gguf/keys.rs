@@ -221,6 +221,12 @@ keys! {
     TOKENIZER_FIM_REP_TOKEN_ID = "tokenizer.ggml.fim_rep_token_id";
     /// Fill in the middle: file separator.
     TOKENIZER_FIM_SEP_TOKEN_ID = "tokenizer.ggml.fim_sep_token_id";
+    /// The older name of [`TOKENIZER_FIM_PRE_TOKEN_ID`].
+    TOKENIZER_PREFIX_TOKEN_ID = "tokenizer.ggml.prefix_token_id";
+    /// The older name of [`TOKENIZER_FIM_SUF_TOKEN_ID`].
+    TOKENIZER_SUFFIX_TOKEN_ID = "tokenizer.ggml.suffix_token_id";
+    /// The older name of [`TOKENIZER_FIM_MID_TOKEN_ID`].
+    TOKENIZER_MIDDLE_TOKEN_ID = "tokenizer.ggml.middle_token_id";
     /// bool.
     TOKENIZER_ADD_BOS_TOKEN = "tokenizer.ggml.add_bos_token";
     /// bool.

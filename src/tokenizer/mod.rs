@@ -21,7 +21,8 @@
 //! - Two tokens of one text are refused, since llama.cpp aborts on them.
 //!
 //! Files are untrusted: JSON has no key twice and a bounded depth, ids are bounded by the number of entries before any table is made,
-//! and whatever contradicts itself is an error. Templates are copied, never run. Knows nothing of tensors and encodes no text.
+//! and whatever contradicts itself is an error. Templates are copied, never run. Knows nothing of tensors.
+//! Text is encoded in [`encode`], which starts from GGUF metadata alone and knows nothing of these files.
 
 // Files are hostile: nothing that panics. (Indexing stays allowed for JSON values, which give null where there is nothing.)
 #![deny(
@@ -37,6 +38,7 @@
 
 mod added;
 mod bpe;
+pub mod encode;
 mod inputs;
 mod pre;
 mod pre_regex;

@@ -1,0 +1,313 @@
+//! Text to token ids and back, from the metadata of a GGUF file alone, as llama.cpp does it.
+//!
+//! | `tokenizer.ggml.model` | algorithm | where |
+//! |---|---|---|
+//! | `gpt2`, `gemma4` | byte pair encoding of words, with a list of merges | [`bpe`], [`pretokenizers`], [`split`] |
+//! | `llama` | SentencePiece: merges by the score of the result | [`spm`] |
+//! | `bert` | WordPiece: the longest tokens that spell a word | [`wordpiece`] |
+//! | `t5` | unigram: the tokens with the best sum of scores | [`unigram`], [`charsmap`] |
+//!
+//! A text is first cut at the special tokens that stand in it ([`special`]); the algorithm encodes what is between. Everything takes
+//! time in proportion to the text, up to a logarithm, whatever vocabulary and text are, and no recursion. Knows nothing of tensors,
+//! and of files only metadata.
+
+mod bpe;
+mod bytes;
+mod cache;
+mod charsmap;
+mod fields;
+mod joints;
+mod merge;
+mod pretokenizers;
+mod special;
+mod split;
+mod spm;
+mod text;
+mod texts;
+mod trie;
+mod unicode;
+mod unigram;
+mod vocab;
+mod wordpiece;
+
+pub use text::{read_text, text_of};
+
+use bpe::{Bpe, Scratch};
+use charsmap::Charsmap;
+use fields::Fields;
+use joints::with_spaces;
+use pretokenizers::PreTokenizer;
+use special::{Fragment, SpecialTokens};
+use spm::SentencePiece;
+use unigram::Unigram;
+use vocab::{Attributes, Roles, Vocab};
+use wordpiece::WordPiece;
+
+use crate::error::{Error, Fault, Result};
+use crate::gguf::{File, ValueRef, ValueType, keys};
+
+/// What special tokens that are spelled out in a text are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Specials {
+    /// The tokens, as in a rendered chat template.
+    Parse,
+    /// Text like any other, as in the words of a user. User-defined tokens are found all the same.
+    Literal,
+}
+
+/// What is put around the ids of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// The tokens that the model wants at begin and end.
+    Add,
+    /// Nothing.
+    Omit,
+}
+
+/// The names of pre-tokenizers, values of `tokenizer.ggml.pre`, that can be encoded.
+pub fn pre_names() -> impl Iterator<Item = &'static str> {
+    pretokenizers::names()
+}
+
+/// Encodes and decodes text with the vocabulary of one model.
+pub struct Tokenizer {
+    vocab: Vocab,
+    algorithm: Algorithm,
+    special: SpecialTokens,
+    first: Option<u32>,
+    last: Option<u32>,
+    space_before: bool,
+}
+
+enum Algorithm {
+    Bpe(Box<Bpe>),
+    SentencePiece(SentencePiece),
+    WordPiece(Box<WordPiece>),
+    Unigram(Unigram),
+}
+
+impl Tokenizer {
+    /// Reads the vocabulary of a file; of a split model, the first.
+    ///
+    /// # Errors
+    /// `Malformed` for a vocabulary that is missing or contradicts itself, `Unsupported` for kinds of tokenizer other than those above.
+    pub fn from_metadata(file: &File) -> Result<Tokenizer> {
+        let fields = Fields::new(file);
+        let missing = || fields.fault(keys::TOKENIZER_MODEL, Fault::TokenizerInvalid, "the file has no tokenizer");
+        match fields.string(keys::TOKENIZER_MODEL)?.ok_or_else(missing)? {
+            "gpt2" => Tokenizer::read_bpe(fields, fields.string(keys::TOKENIZER_PRE)?),
+            "gemma4" => Tokenizer::read_bpe(fields, Some("gemma4")),
+            "llama" => Tokenizer::read_sentence_piece(fields),
+            "bert" => Tokenizer::read_word_piece(fields),
+            "t5" => Tokenizer::read_unigram(fields),
+            other => {
+                Err(Error::unsupported(format!("a tokenizer of kind {other}"), "gpt2, gemma4, llama, bert and t5 can be used"))
+            }
+        }
+    }
+
+    fn read_bpe(fields: Fields, name: Option<&str>) -> Result<Tokenizer> {
+        let pre = pretokenizers::by_name(name.unwrap_or("default")).ok_or_else(|| {
+            let what = format!("{}: the pre-tokenizer {}", keys::TOKENIZER_PRE, name.unwrap_or_default());
+            Error::unsupported(what, "convert the model again, or name a known one")
+        })?;
+        let bos = pre.has_default_bos.then_some(11);
+        let mut vocab = Vocab::read(fields, Roles { bos, eos: Some(11), ..Roles::default() }, Bpe::looks_up_texts(pre))?;
+        if name.is_none() {
+            vocab.warnings.push(format!(
+                "{} is missing; words are cut in a general way, which few models were trained with",
+                keys::TOKENIZER_PRE
+            ));
+        }
+        let algorithm = Algorithm::Bpe(Box::new(Bpe::read(fields, &mut vocab, pre)?));
+        let add_bos = fields.flag(keys::TOKENIZER_ADD_BOS_TOKEN)?.unwrap_or(pre.add_bos) || insists_on_bos(pre);
+        let ends = Wanted { first: add_bos.then_some(vocab.roles.bos), last: add_eos(fields, false)?.then_some(vocab.roles.eos) };
+        Tokenizer::finish(fields, vocab, algorithm, ends, false)
+    }
+
+    fn read_sentence_piece(fields: Fields) -> Result<Tokenizer> {
+        let vocab = Vocab::read(fields, Roles { bos: Some(1), eos: Some(2), unk: Some(0), ..Roles::default() }, true)?;
+        let algorithm = Algorithm::SentencePiece(SentencePiece::new(&vocab));
+        let add_bos = fields.flag(keys::TOKENIZER_ADD_BOS_TOKEN)?.unwrap_or(true);
+        let ends = Wanted { first: add_bos.then_some(vocab.roles.bos), last: add_eos(fields, false)?.then_some(vocab.roles.eos) };
+        Tokenizer::finish(fields, vocab, algorithm, ends, true)
+    }
+
+    fn read_word_piece(fields: Fields) -> Result<Tokenizer> {
+        let defaults = Roles { bos: Some(101), unk: Some(100), sep: Some(102), pad: Some(0), mask: Some(103), ..Roles::default() };
+        let vocab = Vocab::read(fields, defaults, true)?;
+        let lowercase = fields.flag(keys::TOKENIZER_NORMALIZER_LOWERCASE)?.unwrap_or(true);
+        let strip_accents = fields.flag(keys::TOKENIZER_NORMALIZER_STRIP_ACCENTS)?.unwrap_or(lowercase);
+        let algorithm = Algorithm::WordPiece(Box::new(WordPiece::new(&vocab, lowercase, strip_accents)));
+        // Models of this kind are never without, whatever the file says.
+        let ends = Wanted { first: Some(vocab.roles.bos), last: Some(vocab.roles.sep) };
+        Tokenizer::finish(fields, vocab, algorithm, ends, false)
+    }
+
+    fn read_unigram(fields: Fields) -> Result<Tokenizer> {
+        let vocab = Vocab::read(fields, Roles { eos: Some(1), unk: Some(2), pad: Some(0), ..Roles::default() }, true)?;
+        let key = keys::TOKENIZER_PRECOMPILED_CHARSMAP;
+        let charsmap = match fields.array(key, &[ValueType::U8, ValueType::I8])? {
+            Some(array) => {
+                let bytes: Vec<u8> = array.iter().filter_map(byte).collect();
+                Charsmap::read(&bytes).map_err(|detail| fields.fault(key, Fault::CharsmapInvalid, detail))?
+            }
+            None => Charsmap::default(),
+        };
+        let remove_extra_spaces = fields.flag(keys::TOKENIZER_REMOVE_EXTRA_WHITESPACES)?.unwrap_or(false);
+        let algorithm = Algorithm::Unigram(Unigram::new(&vocab, charsmap, remove_extra_spaces));
+        let add_bos = fields.flag(keys::TOKENIZER_ADD_BOS_TOKEN)?.unwrap_or(false);
+        let ends = Wanted { first: add_bos.then_some(vocab.roles.bos), last: add_eos(fields, true)?.then_some(vocab.roles.eos) };
+        Tokenizer::finish(fields, vocab, algorithm, ends, false)
+    }
+
+    fn finish(fields: Fields, mut vocab: Vocab, algorithm: Algorithm, ends: Wanted, space_before: bool) -> Result<Tokenizer> {
+        let space_before = fields.flag(keys::TOKENIZER_ADD_SPACE_PREFIX)?.unwrap_or(space_before);
+        for (wanted, name) in [(ends.first, "begin"), (ends.last, "end")] {
+            if wanted == Some(None) {
+                vocab.warnings.push(format!("the model wants a token at the {name} of a text but names none; none is put there"));
+            }
+        }
+        special::mark_strips(&mut vocab, fields)?;
+        let special = SpecialTokens::new(&vocab);
+        Ok(Tokenizer { vocab, algorithm, special, first: ends.first.flatten(), last: ends.last.flatten(), space_before })
+    }
+
+    /// The ids of a text.
+    pub fn encode(&self, text: &str, specials: Specials, ends: Ends) -> Vec<u32> {
+        let mut ids = Vec::new();
+        let mut scratch = Scratch::default();
+        ids.extend(self.first.filter(|_| ends == Ends::Add));
+        let mut after_special = true;
+        for fragment in self.special.partition(text, specials) {
+            match &fragment {
+                Fragment::Token(id) => ids.push(*id),
+                Fragment::Text(range) => self.encode_text(&text[range.clone()], after_special, &mut scratch, &mut ids),
+            }
+            after_special = matches!(fragment, Fragment::Token(_));
+        }
+        ids.extend(self.last.filter(|_| ends == Ends::Add));
+        ids
+    }
+
+    fn encode_text(&self, text: &str, after_special: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        match &self.algorithm {
+            Algorithm::Bpe(bpe) => bpe.encode(text, scratch, ids),
+            Algorithm::SentencePiece(spm) => spm.encode(&self.vocab, text, self.space_before && after_special, scratch, ids),
+            Algorithm::WordPiece(word_piece) => word_piece.encode(&self.vocab, text, scratch, ids),
+            Algorithm::Unigram(unigram) => unigram.encode(&self.vocab, text, self.space_before, ids),
+        }
+    }
+
+    /// The bytes of a sequence of ids, special tokens included or left out. A space that [`encode`](Tokenizer::encode) put before the
+    /// text is taken away. Bytes, since a model can stop in the middle of a character; ids outside the vocabulary are nothing.
+    pub fn decode(&self, ids: &[u32], specials: Specials) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut first = self.space_before || matches!(self.algorithm, Algorithm::WordPiece(_));
+        for id in ids {
+            let piece = self.piece(*id, specials);
+            let skipped = usize::from(first && piece.first() == Some(&b' '));
+            bytes.extend_from_slice(&piece[skipped..]);
+            first &= piece.is_empty();
+        }
+        bytes
+    }
+
+    /// The bytes that one id adds to a text.
+    pub fn piece(&self, id: u32, specials: Specials) -> Vec<u8> {
+        let Some(attributes) = self.vocab.attributes.get(id as usize) else { return Vec::new() };
+        let text = self.vocab.texts.get(id);
+        if attributes.any(Attributes::ONLY_PARSED) && specials == Specials::Literal {
+            Vec::new()
+        } else if attributes.any(Attributes::SPECIAL) {
+            text.to_vec()
+        } else if attributes.any(Attributes::NORMAL) {
+            match &self.algorithm {
+                Algorithm::Bpe(bpe) => bpe.token_bytes(id),
+                Algorithm::SentencePiece(_) | Algorithm::WordPiece(_) | Algorithm::Unigram(_) => with_spaces(text),
+            }
+        } else if attributes.any(Attributes::BYTE) {
+            byte_of(text).into_iter().collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The text of a token as the file spells it.
+    pub fn token_text(&self, id: u32) -> Option<&[u8]> {
+        (id < self.vocab.len()).then(|| self.vocab.texts.get(id))
+    }
+
+    /// Number of tokens.
+    pub fn n_tokens(&self) -> u32 {
+        self.vocab.len()
+    }
+
+    /// The id that begins a text, whether or not the model wants it added.
+    pub fn bos(&self) -> Option<u32> {
+        self.vocab.roles.bos
+    }
+
+    /// The id that ends a text, whether or not the model wants it added.
+    pub fn eos(&self) -> Option<u32> {
+        self.vocab.roles.eos
+    }
+
+    /// True when [`Ends::Add`] puts [`bos`](Tokenizer::bos) before a text.
+    pub fn adds_bos(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// True for ids after which a model has said all it has to say.
+    pub fn ends_generation(&self, id: u32) -> bool {
+        self.vocab.roles.end_of_generation.binary_search(&id).is_ok()
+    }
+
+    /// What is odd about the vocabulary, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.vocab.warnings
+    }
+}
+
+/// What a model wants around a text: on the outside whether, on the inside which.
+struct Wanted {
+    first: Option<Option<u32>>,
+    last: Option<Option<u32>>,
+}
+
+fn add_eos(fields: Fields, default: bool) -> Result<bool> {
+    Ok(fields.flag(keys::TOKENIZER_ADD_EOS_TOKEN)?.unwrap_or(default))
+}
+
+fn byte(value: ValueRef) -> Option<u8> {
+    match value {
+        ValueRef::U8(byte) => Some(byte),
+        ValueRef::I8(byte) => Some(byte as u8),
+        _ => None,
+    }
+}
+
+/// Models converted before their converter knew better say that they want no bos.
+fn insists_on_bos(pre: &PreTokenizer) -> bool {
+    pre.alphabet == pretokenizers::Alphabet::VisibleWithNewlines
+}
+
+/// The byte of `<0xFF>`.
+fn byte_of(text: &[u8]) -> Option<u8> {
+    let digits = str::from_utf8(text.strip_prefix(b"<0x")?.strip_suffix(b">")?).ok()?;
+    let two_digits = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    if two_digits { u8::from_str_radix(digits, 16).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_tokens_have_two_hexadecimal_digits() {
+        assert_eq!((byte_of(b"<0x0a>"), byte_of(b"<0xFF>")), (Some(10), Some(255)));
+        assert!(
+            [&b"<0x-1>"[..], b"<0x+1>", b"<0xZZ>", b"<0x123>", b"<0x>", b"0x10", b""].iter().all(|text| byte_of(text).is_none())
+        );
+    }
+}
