@@ -36,8 +36,8 @@ mod tests {
 
     #[test]
     fn the_first_byte_that_is_no_text_is_named() {
-        let error = text_of("x", &b"ab\xffc"[..]).unwrap_err().to_string();
+        let error = text_of("x", &b"ab\xffc"[..]).expect_err("0xff is no text").to_string();
         assert!(error.contains("byte 2") && error.contains("0xff") && error.contains("NotUtf8"), "{error}");
-        assert_eq!(text_of("x", "é".as_bytes()).unwrap(), "é");
+        assert_eq!(text_of("x", "é".as_bytes()).expect("text"), "é");
     }
 }
