@@ -279,7 +279,7 @@ fn odd_pieces_are_kept_and_impossible_ones_refused() {
     let odd = spm(&[piece(b"\xff\xfe", 0.0, 1), piece(b"", 0.0, 1), piece(&vec![b'a'; 1 << 20], 0.0, 1)]);
     let vocabulary = read(&odd, 4).expect("odd but sound");
     assert_eq!(vocabulary.tokens[1], b"\xff\xfe");
-    assert!(vocabulary.warnings.iter().any(|warning| warning.contains("empty token")));
+    assert!(vocabulary.warnings.iter().any(|warning| warning.contains("token 2 is empty")));
     for text in [&b"<0x-1>"[..], b"<0xZZ>", b"<0x1>", b"<0x001>", b"0x00", b""] {
         assert_eq!(fault(&spm(&[piece(text, 0.0, 6)]), 2), Fault::TokenizerInvalid, "{text:?}");
     }

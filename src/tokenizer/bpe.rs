@@ -106,7 +106,7 @@ pub(super) fn read_byte_level(
     }
     let (tokens, types) = table.finish(&mut warnings);
 
-    let mut vocabulary = Vocabulary::new(Model::Gpt2, chosen.name, tokens, types, warnings);
+    let mut vocabulary = Vocabulary::new(&tokenizer.path, Model::Gpt2, chosen.name, tokens, types, warnings)?;
     vocabulary.merges = tokenizer.merges.iter().map(Merge::text).collect();
     if vocabulary.merges.is_empty() {
         return Err(merge_error(&tokenizer.path, "model.merges".to_owned(), "no merges; llama.cpp needs them"));
@@ -154,7 +154,7 @@ pub(super) fn read_byte_fallback(inputs: &Inputs, tokenizer: &Tokenizer, vocab_s
     };
     let scores = scores.into_iter().zip(&types).map(|(score, kind)| if *kind == TokenType::Unused { PAD_SCORE } else { score });
     let scores = scores.collect();
-    let mut vocabulary = Vocabulary::new(Model::Llama, "default", tokens, types, warnings);
+    let mut vocabulary = Vocabulary::new(&tokenizer.path, Model::Llama, "default", tokens, types, warnings)?;
     vocabulary.scores = scores;
     special::resolve(inputs, &|text| lexicon.listed_id(tokenizer, text), &tokenizer.path, &mut vocabulary)?;
     Ok(vocabulary)
@@ -254,17 +254,4 @@ impl<'a> Table<'a> {
         let tokens = self.slots.into_iter().enumerate().map(|(id, slot)| slot.unwrap_or_else(|| unused(id)));
         tokens.map(|(text, kind)| (text.into_bytes(), kind)).unzip()
     }
-}
-
-/// Two tokens of one text: llama.cpp stops on such a file.
-pub(super) fn check_unique(path: &Path, tokens: &[Vec<u8>]) -> Result<()> {
-    let mut ids = HashMap::with_capacity(tokens.len());
-    for (id, token) in tokens.iter().enumerate() {
-        if let Some(other) = ids.insert(token.as_slice(), id) {
-            let place = Place::Field(format!("token {id}"));
-            let detail = format!("{:?} is token {other} too", String::from_utf8_lossy(token));
-            return Err(Error::malformed(path, place, Fault::DuplicateToken, detail));
-        }
-    }
-    Ok(())
 }

@@ -7,7 +7,6 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::bpe::check_unique;
 use super::inputs::{Inputs, quoted};
 use super::pre;
 use super::vocab::{Special, Vocabulary};
@@ -168,10 +167,6 @@ pub(super) fn resolve(
     path: &Path,
     vocabulary: &mut Vocabulary,
 ) -> Result<()> {
-    check_unique(path, &vocabulary.tokens)?;
-    if vocabulary.tokens.iter().any(Vec::is_empty) {
-        vocabulary.warnings.push("there is an empty token; llama.cpp names it after its id".to_owned());
-    }
     let (mut roles, mut add) = (Roles::read(inputs), Add::default());
     if let Some(tokenizer) = &inputs.tokenizer {
         normalizer_flags(&tokenizer.normalizer, vocabulary);
@@ -199,6 +194,9 @@ pub(super) fn resolve(
         }
     }
     search_further(inputs, &roles, vocabulary)?;
+    if add.get(Special::Bos) == Some(true) && vocabulary.special_id(Special::Bos).is_none() {
+        vocabulary.warnings.push("every text begins with bos, but no file says which token that is".to_owned());
+    }
     vocabulary.add = add.0;
     if let Some(Value::Bool(prefix)) = inputs.tokenizer_setting("add_prefix_space") {
         vocabulary.add_space_prefix = Some(*prefix);
@@ -265,14 +263,17 @@ fn search_further(inputs: &Inputs, roles: &Roles, vocabulary: &mut Vocabulary) -
         }
         let name = role.name();
         let text = roles.get(name).or_else(|| content(inputs.special_tokens_map.get(&format!("{name}_token"))?));
-        let by_text = text.and_then(|text| vocabulary.tokens.iter().position(|token| token == text.as_bytes()));
+        if let Some((text, id)) = text.and_then(|text| Some((text, vocabulary.id(text)?))) {
+            vocabulary.special_ids.push((role, id));
+            vocabulary.warnings.push(format!("{name} is token {id}, the one spelled {}", quoted(text)));
+            continue;
+        }
         let field = format!("{name}_token_id");
-        let first = |value: &Value| integer(value).or_else(|| integer(value.as_array()?.first()?));
-        let by_id = || [&inputs.config, &inputs.generation_config].into_iter().find_map(|file| first(file.get(&field)?));
-        if let Some(id) = by_text.and_then(|id| i64::try_from(id).ok()).or_else(by_id) {
-            set_id(vocabulary, &inputs.files.path("generation_config.json"), role, id)?;
-            let source = text.map_or("generation_config.json".to_owned(), quoted);
-            vocabulary.warnings.push(format!("{name} is token {id}, going by {source}"));
+        for (file, config) in [("config.json", &inputs.config), ("generation_config.json", &inputs.generation_config)] {
+            let first = config.get(&field).and_then(|ids| integer(ids).or_else(|| integer(ids.as_array()?.first()?)));
+            if let Some(id) = first.filter(|_| vocabulary.special_id(role).is_none()) {
+                set_id(vocabulary, &inputs.files.path(file), role, id)?;
+            }
         }
     }
     Ok(())

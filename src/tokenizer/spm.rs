@@ -160,7 +160,7 @@ pub(super) fn read(inputs: &Inputs, model: &SentencePiece, vocab_size: u32) -> R
         warnings.push(format!("{what}, which llama.cpp's \"llama\" tokenizer only approximates"));
     }
 
-    let mut vocabulary = Vocabulary::new(Model::Llama, "default", rows.tokens, rows.types, warnings);
+    let mut vocabulary = Vocabulary::new(&model.path, Model::Llama, "default", rows.tokens, rows.types, warnings)?;
     vocabulary.scores = rows.scores;
     let added = inputs.tokenizer.as_ref().map_or(&[][..], |tokenizer| &tokenizer.added_tokens);
     let listed = |text: &str| added.iter().find(|token| token.content == text).map(|token| token.id);

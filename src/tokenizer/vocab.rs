@@ -1,5 +1,9 @@
 //! The vocabulary as GGUF stores it, and its spelling as metadata.
 
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Array, Metadata, Value, keys};
 
 /// What kind of tokenizer llama.cpp is to use.
@@ -133,15 +137,30 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Tokens and types; everything else is left unsaid.
+    /// Tokens and types, checked; everything else is left unsaid.
+    ///
+    /// # Errors
+    /// `DuplicateToken` for two tokens of one text: llama.cpp stops on such a file.
     pub(super) fn new(
+        path: &Path,
         model: Model,
         pre: &'static str,
         tokens: Vec<Vec<u8>>,
         types: Vec<TokenType>,
-        warnings: Vec<String>,
-    ) -> Vocabulary {
-        Vocabulary {
+        mut warnings: Vec<String>,
+    ) -> Result<Vocabulary> {
+        let mut ids = HashMap::with_capacity(tokens.len());
+        for (id, token) in tokens.iter().enumerate() {
+            if let Some(other) = ids.insert(token.as_slice(), id) {
+                let place = Place::Field(format!("token {id}"));
+                let detail = format!("{:?} is token {other} too", String::from_utf8_lossy(token));
+                return Err(Error::malformed(path, place, Fault::DuplicateToken, detail));
+            }
+        }
+        if let Some(id) = ids.get(&b""[..]) {
+            warnings.push(format!("token {id} is empty; llama.cpp names it after its id"));
+        }
+        Ok(Vocabulary {
             model,
             pre,
             tokens,
@@ -155,7 +174,12 @@ impl Vocabulary {
             lowercase: None,
             strip_accents: None,
             warnings,
-        }
+        })
+    }
+
+    /// The id of the token with this text.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        self.tokens.iter().position(|token| token == text.as_bytes()).and_then(|id| u32::try_from(id).ok())
     }
 
     /// The id of a role's token.
