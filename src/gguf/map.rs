@@ -12,9 +12,9 @@ use memmap2::Mmap;
 /// [`crate::source::InputFile::check_unchanged`] finds the change. A file that is cut short while its header is read ends the
 /// process with SIGBUS; weights are therefore read by position, not from here.
 pub(super) fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the mapping is read-only and private to us, and is only ever seen as `&[u8]`, for which every bit pattern is valid.
-    // That the bytes may change under us is the one promise nobody can make about a file; the code above the mapping copies each
-    // value out before it decides on it and keeps no decision that a later read depends on for memory safety: every access is a
-    // bounds-checked slice operation on the mapping's fixed length.
+    // SAFETY: the mapping is read-only, private to us and only ever accessed through bounds-checked slices of its fixed length. What
+    // cannot be proven is that no other process writes to the file meanwhile: that is undefined behaviour by the letter, as bytes
+    // behind a shared reference, and behind a `&str` checked before, would change. Every reader that maps files lives with it; we keep
+    // it small by mapping for headers only, checking again at each decoding, and comparing the file's identity at the end of a run.
     unsafe { Mmap::map(file) }
 }
