@@ -7,7 +7,7 @@
 mod common;
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::Paint;
 use common::ggml::Ggml;
@@ -118,19 +118,24 @@ fn table(ggml: Option<&Ggml>, weights: &[f32]) {
     }
 }
 
-/// Of 9 samples of at least 20 ms.
+/// Of 9 samples of at least 20 ms, in time of this thread on its core, so that neighbours disturb less.
 fn median_seconds(run: &mut dyn FnMut()) -> f64 {
     run();
     let mut samples: Vec<f64> = (0..9)
         .map(|_| {
-            let (start, mut n) = (Instant::now(), 0);
-            while start.elapsed() < Duration::from_millis(20) {
+            let (start, mut n) = (thread_seconds(), 0);
+            while thread_seconds() - start < 0.02 {
                 run();
                 n += 1;
             }
-            start.elapsed().as_secs_f64() / f64::from(n)
+            (thread_seconds() - start) / f64::from(n)
         })
         .collect();
     samples.sort_by(f64::total_cmp);
     samples[samples.len() / 2]
+}
+
+fn thread_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
 }

@@ -71,6 +71,7 @@ impl Simd for Avx512 {
         fn iadd(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
         fn isub(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
         fn imin(a: __m512i, b: __m512i) -> __m512i { _mm512_min_epi32(a, b) }
+        fn imax(a: __m512i, b: __m512i) -> __m512i { _mm512_max_epi32(a, b) }
         fn iand(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }
         fn ior(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
         fn itest(a: __m512i, b: __m512i) -> __mmask16 { _mm512_test_epi32_mask(a, b) }

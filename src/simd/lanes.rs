@@ -45,6 +45,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn iadd(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn isub(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn imin(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    fn imax(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn iand(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn ior(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn ishl<const BITS: u32>(self, a: Self::I32) -> Self::I32;
@@ -196,12 +197,6 @@ impl<S: Simd> F32x16<S> {
         F32x16 { lanes: self.simd.max(self.lanes, other.lanes), simd: self.simd }
     }
 
-    /// Between two bounds; NaN becomes `low`.
-    #[inline(always)]
-    pub fn clamp(self, low: f32, high: f32) -> Self {
-        self.max(Self::splat(self.simd, low)).min(Self::splat(self.simd, high))
-    }
-
     /// `self < other`; false with NaN.
     #[inline(always)]
     pub fn lt(self, other: Self) -> Mask<S> {
@@ -226,13 +221,15 @@ impl<S: Simd> F32x16<S> {
         Mask { lanes: self.simd.eq(self.lanes, other.lanes), simd: self.simd }
     }
 
-    /// The nearest integer, ties to even, as ggml's `nearest_int` finds it: by adding 1.5 * 2^23 and reading the low 23 bits. Beyond
-    /// +-2^22 that is not the nearest integer (infinity gives -2^22, NaN gives 0), and the bytes ggml writes depend on it.
+    /// The nearest integer, ties to even, as ggml's `nearest_int` finds it, then clamped: 1.5 * 2^23 is added and the low 23 bits are
+    /// read. Beyond +-2^22 that is not the nearest integer (infinity gives -2^22, NaN gives 0), and the bytes ggml writes depend on it.
     #[inline(always)]
-    pub fn nearest_int(self) -> Self {
-        let round = Self::splat(self.simd, ROUND);
-        // The low 23 bits with the exponent of 2^23 put back are the float 2^23 + bits, and 2^23 + 2^22 of it is `ROUND`.
-        (((self + round).to_bits() & 0x007f_ffff) | 0x4b00_0000).to_float_bits() - round
+    pub fn nearest_int_in(self, low: i32, high: i32) -> Self {
+        let (round, zero) = (Self::splat(self.simd, ROUND), ROUND.to_bits() as i32);
+        // The low 23 bits below the exponent of 2^23 are the integer's place between floats that are 1 apart, so that the order of the
+        // bits is the order of the integers. Integer clamps leave the adders of the CPU to the sums.
+        let place = ((self + round).to_bits() & 0x007f_ffff) | 0x4b00_0000;
+        place.max(zero + low).min(zero + high).to_float_bits() - round
     }
 
     /// Towards zero; what an i32 cannot hold, NaN included, gives `i32::MIN`, as on x86.
@@ -339,6 +336,12 @@ impl<S: Simd> I32x16<S> {
     #[inline(always)]
     pub fn min(self, other: i32) -> Self {
         I32x16 { lanes: self.simd.imin(self.lanes, self.simd.isplat(other)), simd: self.simd }
+    }
+
+    /// The larger.
+    #[inline(always)]
+    pub fn max(self, other: i32) -> Self {
+        I32x16 { lanes: self.simd.imax(self.lanes, self.simd.isplat(other)), simd: self.simd }
     }
 
     /// True in the lanes that have any of `bits` set.

@@ -118,6 +118,10 @@ impl Simd for Scalar {
         from_fn(|i| a[i].min(b[i]))
     }
     #[inline(always)]
+    fn imax(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        from_fn(|i| a[i].max(b[i]))
+    }
+    #[inline(always)]
     fn iand(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
         from_fn(|i| a[i] & b[i])
     }

@@ -7,11 +7,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::affine::{Scales, SuperBlock, Trials, quantize_pair};
+use super::affine::{self, Affine, Scales, SuperBlock, Trials};
 use crate::quant::block::{Block, Dequantize, Quantize};
 use crate::simd::{I32x16, Simd};
-
-const TRIALS: Trials = Trials { q_max: 15.0, first: -1.0, step: 0.1, n: 20 };
 
 /// The bytes of a block.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -46,12 +44,7 @@ impl Dequantize for Q4_K {
 impl Quantize for Q4_K {
     #[inline(always)]
     fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q4_K]) {
-        for (blocks, weights) in blocks.chunks_mut(2).zip(weights.chunks(2 * super::LEN)) {
-            let pair = quantize_pair(simd, weights, &TRIALS);
-            for (block, made) in blocks.iter_mut().zip(&pair) {
-                *block = pack(made);
-            }
-        }
+        affine::quantize(simd, weights, blocks);
     }
 
     #[inline(always)]
@@ -60,13 +53,17 @@ impl Quantize for Q4_K {
     }
 }
 
-#[inline(always)]
-fn pack<S: Simd>(made: &SuperBlock<S>) -> Q4_K {
-    let mut qs = [[[0; 16]; 2]; 4];
-    for c in 0..4 {
-        for half in 0..2 {
-            qs[c][half] = (made.quants[2 * c][half] | made.quants[2 * c + 1][half].shl::<4>()).to_u8();
+impl Affine for Q4_K {
+    const TRIALS: Trials = Trials { q_max: 15, first: -1.0, step: 0.1, n: 20 };
+
+    #[inline(always)]
+    fn pack<S: Simd>(_simd: S, made: &SuperBlock<S>) -> Q4_K {
+        let mut qs = [[[0; 16]; 2]; 4];
+        for c in 0..4 {
+            for half in 0..2 {
+                qs[c][half] = (made.quants[2 * c][half] | made.quants[2 * c + 1][half].shl::<4>()).to_u8();
+            }
         }
+        Q4_K { scales: made.scales, qs }
     }
-    Q4_K { scales: made.scales, qs }
 }

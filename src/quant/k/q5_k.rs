@@ -9,11 +9,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::affine::{Scales, SuperBlock, Trials, quantize_pair};
+use super::affine::{self, Affine, Scales, SuperBlock, Trials};
 use crate::quant::block::{Block, Dequantize, Quantize};
 use crate::simd::{I32x16, Simd};
-
-const TRIALS: Trials = Trials { q_max: 31.0, first: -0.5, step: 0.1, n: 15 };
 
 /// The bytes of a block.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -53,12 +51,7 @@ impl Dequantize for Q5_K {
 impl Quantize for Q5_K {
     #[inline(always)]
     fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q5_K]) {
-        for (blocks, weights) in blocks.chunks_mut(2).zip(weights.chunks(2 * super::LEN)) {
-            let pair = quantize_pair(simd, weights, &TRIALS);
-            for (block, made) in blocks.iter_mut().zip(&pair) {
-                *block = pack(simd, made);
-            }
-        }
+        affine::quantize(simd, weights, blocks);
     }
 
     #[inline(always)]
@@ -67,17 +60,21 @@ impl Quantize for Q5_K {
     }
 }
 
-#[inline(always)]
-fn pack<S: Simd>(simd: S, made: &SuperBlock<S>) -> Q5_K {
-    let (mut qs, mut qh) = ([[[0; 16]; 2]; 4], [[0; 16]; 2]);
-    for half in 0..2 {
-        let mut fifth = I32x16::splat(simd, 0);
-        for c in (0..4).rev() {
-            let (low, high) = (made.quants[2 * c][half], made.quants[2 * c + 1][half]);
-            qs[c][half] = ((low & 15) | (high & 15).shl::<4>()).to_u8();
-            fifth = fifth.shl::<2>() | low.shr::<4>() | high.shr::<4>().shl::<1>();
+impl Affine for Q5_K {
+    const TRIALS: Trials = Trials { q_max: 31, first: -0.5, step: 0.1, n: 15 };
+
+    #[inline(always)]
+    fn pack<S: Simd>(simd: S, made: &SuperBlock<S>) -> Q5_K {
+        let (mut qs, mut qh) = ([[[0; 16]; 2]; 4], [[0; 16]; 2]);
+        for half in 0..2 {
+            let mut fifth = I32x16::splat(simd, 0);
+            for c in (0..4).rev() {
+                let (low, high) = (made.quants[2 * c][half], made.quants[2 * c + 1][half]);
+                qs[c][half] = ((low & 15) | (high & 15).shl::<4>()).to_u8();
+                fifth = fifth.shl::<2>() | low.shr::<4>() | high.shr::<4>().shl::<1>();
+            }
+            qh[half] = fifth.to_u8();
         }
-        qh[half] = fifth.to_u8();
+        Q5_K { scales: made.scales, qh, qs }
     }
-    Q5_K { scales: made.scales, qh, qs }
 }

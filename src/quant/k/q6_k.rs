@@ -65,7 +65,7 @@ impl Quantize for Q6_K {
             for w in &mut w {
                 *w = *w * *w;
             }
-            *block = quantize_super_block(simd, weights, &search(simd, &x, &w, 32.0));
+            *block = quantize_super_block(simd, weights, &search(simd, &x, &w, 32));
         }
     }
 
@@ -116,7 +116,7 @@ fn quantize_super_block<S: Simd>(simd: S, weights: &[f32; 256], fit: &Fit<S>) ->
 /// Rounded, clamped, and without sign as it is stored.
 #[inline(always)]
 fn stored<S: Simd>(q: F32x16<S>) -> I32x16<S> {
-    q.nearest_int().clamp(-32.0, 31.0).truncate() + 32
+    q.nearest_int_in(-32, 31).truncate() + 32
 }
 
 #[inline(always)]

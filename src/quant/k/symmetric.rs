@@ -17,7 +17,7 @@ pub(super) struct Fit<S: Simd> {
 
 /// `w`: how much each weight counts.
 #[inline(always)]
-pub(super) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[F32x16<S>; N], n: f32) -> Fit<S> {
+pub(super) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[F32x16<S>; N], n: i32) -> Fit<S> {
     let zero = F32x16::splat(simd, 0.0);
     let (mut max, mut magnitude) = (zero, zero);
     let mut wx = *x;
@@ -28,7 +28,7 @@ pub(super) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[
         wx[i] = w[i] * x[i];
     }
 
-    let mut fit = Fit { scale: zero, inverse: F32x16::splat(simd, -n) / max };
+    let mut fit = Fit { scale: zero, inverse: F32x16::splat(simd, -n as f32) / max };
     let (sum_xq, sum_qq) = sums(simd, x, w, &wx, fit.inverse, n);
     fit.scale = sum_qq.eq(zero).select(zero, sum_xq / sum_qq);
     let mut best = fit.scale * sum_xq;
@@ -36,7 +36,7 @@ pub(super) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[
         if trial == 0 {
             continue;
         }
-        let inverse = F32x16::splat(simd, -(n + 0.1 * trial as f32)) / max;
+        let inverse = F32x16::splat(simd, -(n as f32 + 0.1 * trial as f32)) / max;
         let (sum_xq, sum_qq) = sums(simd, x, w, &wx, inverse, n);
         let better = sum_qq.gt(zero) & (sum_xq * sum_xq).gt(best * sum_qq);
         let scale = sum_xq / sum_qq;
@@ -56,11 +56,11 @@ fn sums<S: Simd, const N: usize>(
     w: &[F32x16<S>; N],
     wx: &[F32x16<S>; N],
     inverse: F32x16<S>,
-    n: f32,
+    n: i32,
 ) -> (F32x16<S>, F32x16<S>) {
     let (mut sum_xq, mut sum_qq) = (F32x16::splat(simd, 0.0), F32x16::splat(simd, 0.0));
     for i in 0..N {
-        let q = (x[i] * inverse).nearest_int().clamp(-n, n - 1.0);
+        let q = (x[i] * inverse).nearest_int_in(-n, n - 1);
         sum_xq = sum_xq + wx[i] * q;
         sum_qq = sum_qq + w[i] * q * q;
     }
