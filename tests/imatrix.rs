@@ -174,7 +174,7 @@ fn experts_without_data_count_all_columns_alike_and_are_named() {
 
     let wanted = [EXPERTS, matrix("blk.0.attn_q.weight", 2)];
     let coverage = imatrix.coverage(&wanted).expect("fitting entries");
-    assert_eq!(coverage.summary(), "importance for 1 of 2 tensors, 2 of 4 experts in them");
+    assert_eq!(coverage.summary(), "importance for 1 of 2 tensors, 2 of 4 experts in them; none for blk.0.attn_q.weight");
     assert_eq!(coverage.without_entry, ["blk.0.attn_q.weight"]);
     assert_eq!(
         coverage.warnings(),
@@ -197,7 +197,7 @@ fn an_entry_without_any_data_is_noted() {
             coverage.warnings(),
             ["blk.1.ffn_up.weight: its entry in the importance matrix holds no data; all its columns count the same"]
         );
-        assert_eq!(coverage.summary(), "importance for 1 of 1 tensors; 1 entry is unused");
+        assert_eq!(coverage.summary(), "importance for 1 of 1 tensors; unused: blk.0.ffn_down_exps.weight");
         assert_eq!(coverage.unused, [EXPERTS.name]);
     }
 }
@@ -471,4 +471,40 @@ fn an_input_that_is_no_file_is_refused() {
     let folder = Imatrix::open(env!("CARGO_MANIFEST_DIR")).expect_err("a folder");
     assert!(matches!(folder, Error::Malformed { fault: Fault::NotRegularFile, .. }), "{folder}");
     assert!(matches!(Imatrix::open(fixture("absent.gguf")), Err(Error::Io { .. })));
+}
+
+#[test]
+fn the_program_merges_and_shows_matrices() {
+    let scratch = common::scratch();
+    let merged = scratch.path().join("merged.gguf");
+    let merge = || {
+        let mut command = common::ggforge();
+        command.args(["imatrix", "merge"]).arg(fixture("forge-3m.dat")).arg(fixture("forge-3m-more.gguf"));
+        command
+    };
+    let output = common::succeeds(merge().args(["--chunk-size", "512", "--output"]).arg(&merged));
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert!(
+        said.ends_with("28 entries from 87 chunks of 512 tokens, counted in tokens; calibration.txt, calibration.txt\n"),
+        "{said}"
+    );
+    let bytes = std::fs::read(&merged).expect("the output");
+    assert_eq!(sha256(&bytes), "892444e38fdb0356e65aff26e84f57bcb0b7e09bcc06c7c0ee40831a151ac343");
+
+    // Without --force nothing is replaced, and an input never is.
+    for (output, code) in [(&merged, 2), (&fixture("forge-3m.dat"), 2)] {
+        let refused = merge().arg("--output").arg(output).output().expect("a program that starts");
+        assert_eq!(refused.status.code(), Some(code), "{}", String::from_utf8_lossy(&refused.stderr));
+    }
+    let old = scratch.path().join("older.dat");
+    common::succeeds(merge().arg("--output").arg(&old));
+    assert_eq!(Imatrix::open(&old).expect("our own file").unit, Unit::Chunks);
+
+    let shown = common::succeeds(common::ggforge().args(["imatrix", "show", "--json"]).arg(&merged));
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    assert_eq!((&shown["chunk_count"], &shown["chunk_size"]), (&87.into(), &512.into()));
+    let first = &shown["entries"][0];
+    assert_eq!((&first["tensor"], &first["values"], &first["zero"]), (&"blk.0.attn_k.weight".into(), &256.into(), &0.into()));
+    let text = common::succeeds(common::ggforge().args(["imatrix", "show"]).arg(&merged));
+    assert_eq!(String::from_utf8(text.stdout).expect("text").lines().count(), 2 + 1 + 28);
 }

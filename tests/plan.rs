@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use ggforge::gguf::{Header, Metadata, Model, TensorSpec, Value, keys};
 use ggforge::hf::Folder;
-use ggforge::plan::recipe::preset;
+use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Entry, Imatrix};
+use ggforge::plan::recipe::{PRESETS, preset};
 use ggforge::plan::{ConvertOptions, NameOverride, Origin, Overrides, Plan, QuantizeOptions, convert, output_paths, quantize};
 use ggforge::quant::Format;
 use ggforge::{Error, Result, error::Fault};
@@ -51,7 +52,7 @@ impl Input {
 
     fn plan(self, type_name: &str, overrides: Overrides, allow_requantize: bool) -> Result<Plan> {
         let (_folder, model) = self.model();
-        quantize(&model, &QuantizeOptions { presets: vec![preset(type_name).unwrap()], overrides, allow_requantize })
+        quantize(&model, &QuantizeOptions { presets: vec![preset(type_name).unwrap()], overrides, imatrix: None, allow_requantize })
     }
 }
 
@@ -200,4 +201,89 @@ fn without_a_type_the_weights_stay_as_they_are() {
     let summary = plan.outputs[0].summary();
     assert_eq!(summary.by_format.iter().map(|total| total.format).collect::<Vec<_>>(), [Format::BF16, Format::F32]);
     assert!((16.0..16.02).contains(&summary.bits_per_weight()), "{}", summary.bits_per_weight());
+}
+
+/// A matrix with an entry for each of these, of one expert unless the width says otherwise.
+fn matrix(entries: &[(&str, usize)]) -> Imatrix {
+    let mut imatrix = Imatrix::new(CHUNK_SIZE_DEFAULT);
+    for &(name, n_columns) in entries {
+        let sums = (0..n_columns).map(|column| column as f32).collect();
+        imatrix.entries.insert(name.to_owned(), Entry::new(sums, vec![4]).unwrap());
+    }
+    imatrix.path = "/home/someone/matrices/calibration.gguf".into();
+    imatrix.datasets = vec!["C:\\texts\\calibration.txt".to_owned()];
+    imatrix.chunk_count = 12;
+    imatrix
+}
+
+fn plan_with(imatrix: &Imatrix, input: Input, presets: &[&str]) -> Result<Plan> {
+    let (_folder, model) = input.model();
+    let presets = presets.iter().map(|name| preset(name).unwrap()).collect();
+    quantize(&model, &QuantizeOptions { presets, imatrix: Some(imatrix), ..QuantizeOptions::default() })
+}
+
+#[test]
+fn the_matrix_is_recorded_without_its_folder() {
+    let imatrix = matrix(&[("blk.0.attn_q.weight", 256), ("blk.7.attn_q.weight", 256)]);
+    let mut input = Input::llama(Format::F32);
+    input.metadata.push((keys::QUANTIZE_IMATRIX_FILE.to_owned(), "older.gguf".into()));
+    let plan = plan_with(&imatrix, input, &["Q8_0", "F16"]).unwrap();
+    for output in &plan.outputs {
+        let found: Vec<(&str, &Value)> = output.metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+        let expected = [
+            ("quantize.imatrix.file", &"calibration.gguf".into()),
+            ("quantize.imatrix.dataset", &"calibration.txt".into()),
+            ("quantize.imatrix.entries_count", &Value::U32(2)),
+            ("quantize.imatrix.chunks_count", &Value::U32(12)),
+        ];
+        assert_eq!(found[found.len() - 4..], expected);
+        assert_eq!(found.iter().filter(|(key, _)| *key == keys::QUANTIZE_IMATRIX_FILE).count(), 1);
+    }
+    let coverage = plan.coverage.unwrap();
+    assert_eq!(coverage.summary(), "importance for 1 of 2 tensors; none for token_embd.weight; unused: blk.7.attn_q.weight");
+    assert_eq!((coverage.without_entry, coverage.unused), (vec!["token_embd.weight".into()], vec!["blk.7.attn_q.weight".into()]));
+}
+
+#[test]
+fn a_matrix_without_entries_is_none() {
+    let plan = plan_with(&matrix(&[]), Input::llama(Format::F32), &["Q8_0"]).unwrap();
+    assert_eq!(plan.coverage, None);
+    assert!(plan.outputs[0].metadata.iter().all(|(key, _)| !key.starts_with("quantize.imatrix")));
+}
+
+#[test]
+fn a_matrix_of_another_model_is_refused_before_any_work() {
+    for n_columns in [128, 512] {
+        let imatrix = matrix(&[("blk.0.attn_q.weight", n_columns)]);
+        assert_eq!(fault(plan_with(&imatrix, Input::llama(Format::F32), &["Q8_0"])), Fault::ImatrixLength);
+        // What is not quantized is not weighted either.
+        assert!(plan_with(&imatrix, Input::llama(Format::F32), &["F16"]).is_ok());
+    }
+}
+
+#[test]
+fn what_a_format_can_use_is_in_the_plan_and_the_rest_is_refused() {
+    let imatrix = matrix(&[("blk.0.attn_q.weight", 256)]);
+    let ignoring = [Format::Q8_0, Format::Q1_0, Format::Q2_0, Format::TQ1_0, Format::TQ2_0, Format::MXFP4, Format::NVFP4];
+    for preset in PRESETS.iter().map(|preset| preset.name) {
+        match plan_with(&imatrix, Input::llama(Format::F32), &[preset]) {
+            Ok(plan) => {
+                for tensor in &plan.outputs[0].tensors {
+                    let weighted = tensor.name == "blk.0.attn_q.weight" && tensor.format.uses_importance();
+                    assert_eq!(tensor.importance.is_some(), weighted, "{preset}: {}", tensor.name);
+                    assert!(
+                        weighted
+                            || tensor.name != "blk.0.attn_q.weight"
+                            || tensor.format.block_len() == 1
+                            || ignoring.contains(&tensor.format)
+                    );
+                    if let Some(importance) = &tensor.importance {
+                        assert_eq!(importance.expert(0)[9], 9.0 / 4.0);
+                    }
+                }
+            }
+            Err(Error::Unsupported { what, .. }) => assert!(what.contains(".weight"), "{preset}: {what}"),
+            Err(other) => panic!("{preset}: {other}"),
+        }
+    }
 }

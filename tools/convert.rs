@@ -38,9 +38,11 @@ impl Run for Convert {
     const NAME: &'static str = "convert";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
+        let imatrix = self.output.imatrix()?;
         let options = ConvertOptions {
             presets: self.output.presets(&self.types)?,
             overrides: self.output.overrides()?,
+            imatrix: imatrix.as_ref(),
             name: self.name,
             pre: self.pre,
         };

@@ -6,6 +6,7 @@
 mod completions;
 mod convert;
 mod exit;
+mod imatrix;
 mod inspect;
 mod output;
 mod quantize;
@@ -27,6 +28,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<quantize::Quantize>(),
     Entry::of::<inspect::Inspect>(),
     Entry::of::<tokenize::Tokenize>(),
+    Entry::of::<imatrix::Imatrix>(),
     Entry::of::<completions::Completions>(),
 ];
 

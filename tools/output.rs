@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use ggforge::Error;
+use ggforge::imatrix::Imatrix;
 use ggforge::pipeline::{self, Existing, MEMORY_MAX_BYTES_DEFAULT, Options};
 use ggforge::plan::recipe::{Preset, preset};
 use ggforge::plan::{NameOverride, Overrides, Plan, output_paths, parse_format};
@@ -38,6 +39,15 @@ pub struct OutputOptions {
     /// Leave the output head as the source has it
     #[arg(long)]
     pub leave_output_tensor: bool,
+    /// Importance matrix, .gguf or .dat: how much each column of each tensor matters
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// Use the importance matrix only for tensors whose name contains this; may be repeated
+    #[arg(long, value_name = "TEXT", requires = "imatrix", conflicts_with = "exclude_weights")]
+    pub include_weights: Vec<String>,
+    /// Do not use the importance matrix for tensors whose name contains this; may be repeated
+    #[arg(long, value_name = "TEXT", requires = "imatrix")]
+    pub exclude_weights: Vec<String>,
     /// Split into shards of at most this much tensor data, such as 2G
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub split_max_size: Option<u64>,
@@ -83,6 +93,14 @@ impl OutputOptions {
         })
     }
 
+    /// The importance matrix, or what filters leave of it.
+    pub fn imatrix(&self) -> Result<Option<Imatrix>, Error> {
+        let Some(path) = &self.imatrix else { return Ok(None) };
+        let mut imatrix = Imatrix::open(path)?;
+        imatrix.filter(&self.include_weights, &self.exclude_weights)?;
+        Ok(Some(imatrix))
+    }
+
     /// True when `--output` names a folder: one that exists, or a name that ends in a slash.
     fn names_a_folder(&self) -> bool {
         self.output.is_dir() || self.output.as_os_str().as_bytes().ends_with(b"/")
@@ -90,7 +108,8 @@ impl OutputOptions {
 
     /// Writes the outputs, or prints the plan, and reports.
     pub fn carry_out(&self, prepared: Prepared, session: &Session) -> Result<(), Failure> {
-        let Prepared { source_path, source, plan, protected } = prepared;
+        let Prepared { source_path, source, plan, mut protected } = prepared;
+        protected.extend(self.imatrix.clone());
         plan.warnings.iter().for_each(|warning| terminal::warn(warning));
         let paths = output_paths(&plan, &self.output, self.names_a_folder())?;
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;

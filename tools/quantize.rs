@@ -35,9 +35,11 @@ impl Run for Quantize {
     const NAME: &'static str = "quantize";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
+        let imatrix = self.output.imatrix()?;
         let options = QuantizeOptions {
             presets: self.output.presets(&self.types)?,
             overrides: self.output.overrides()?,
+            imatrix: imatrix.as_ref(),
             allow_requantize: self.allow_requantize,
         };
         let model = Model::open(&self.input)?;

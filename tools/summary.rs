@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use ggforge::imatrix::{Coverage, Matched};
 use ggforge::pipeline::PlannedFile;
 use ggforge::plan::{OutputPlan, Plan, PlannedTensor};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text, printable};
@@ -50,6 +51,7 @@ impl<'a> Summary<'a> {
             }
             let _ = writeln!(text, "total: {}\n", self.totals_line(index));
         }
+        text += &self.coverage_line();
         text.push_str("nothing was written\n");
         text
     }
@@ -63,8 +65,15 @@ impl<'a> Summary<'a> {
             }
             let _ = writeln!(text, "  {}: {}", output.file_type, self.totals_line(index));
         }
+        text += &self.coverage_line();
         let _ = writeln!(text, "done in {:.1} s", self.seconds.unwrap_or(0.0));
         text
+    }
+
+    /// What the importance matrix covers, where there is one.
+    fn coverage_line(&self) -> String {
+        let coverage = self.plan.coverage.as_ref();
+        coverage.map_or(String::new(), |coverage| format!("{}\n", printable(coverage.summary().as_bytes())))
     }
 
     /// The same as JSON; for a run that is only planned, with every tensor.
@@ -76,6 +85,7 @@ impl<'a> Summary<'a> {
             "dry_run": self.seconds.is_none(),
             "seconds": self.seconds,
             "warnings": self.plan.warnings,
+            "imatrix": self.plan.coverage.as_ref().map(coverage_json),
             "outputs": outputs,
         }))
     }
@@ -99,6 +109,18 @@ impl<'a> Summary<'a> {
         }
         value
     }
+}
+
+fn coverage_json(coverage: &Coverage) -> Value {
+    let matched = coverage.matched.iter().map(|matched| {
+        let Matched { name, n_experts, without_data } = matched;
+        json!({ "tensor": name, "experts": n_experts, "experts_without_data": without_data })
+    });
+    json!({
+        "matched": matched.collect::<Vec<Value>>(),
+        "without_entry": coverage.without_entry,
+        "unused_entries": coverage.unused,
+    })
 }
 
 fn tensor_table(tensors: &[PlannedTensor]) -> Table {

@@ -47,8 +47,8 @@ pub struct Matched {
     pub without_data: Vec<usize>,
 }
 
-/// Expert numbers that one message lists at most.
-const EXPERTS_LISTED_MAX: usize = 16;
+/// Names or numbers that one message lists at most.
+const LISTED_MAX: usize = 8;
 
 impl Importance {
     /// Importance 1 everywhere: what a format that cannot do without gets for a tensor that nothing is known of.
@@ -68,6 +68,11 @@ impl Importance {
     pub fn expert(&self, expert: usize) -> &[f32] {
         let start = expert * self.n_columns;
         &self.values[start..start + self.n_columns]
+    }
+
+    /// Weights per row.
+    pub fn n_columns(&self) -> usize {
+        self.n_columns
     }
 
     /// Matrices stacked in the tensor.
@@ -154,7 +159,7 @@ fn without_data(entry: &Entry, n_experts: usize, n_columns: usize) -> Vec<usize>
 }
 
 impl Coverage {
-    /// One line: `importance for 28 of 29 tensors, 254 of 256 experts; 1 entry unused`.
+    /// One line: `importance for 28 of 29 tensors, 254 of 256 experts in them; none for token_embd.weight; unused: output.weight`.
     pub fn summary(&self) -> String {
         let n_tensors = self.matched.len() + self.without_entry.len();
         let mut text = format!("importance for {} of {n_tensors} tensors", self.matched.len());
@@ -164,11 +169,9 @@ impl Coverage {
             let n_unknown: usize = stacked().map(|matched| matched.without_data.len()).sum();
             let _ = write!(text, ", {} of {n_experts} experts in them", n_experts - n_unknown);
         }
-        match self.unused.len() {
-            0 => {}
-            1 => text += "; 1 entry is unused",
-            n => {
-                let _ = write!(text, "; {n} entries are unused");
+        for (what, names) in [("none for", &self.without_entry), ("unused:", &self.unused)] {
+            if !names.is_empty() {
+                let _ = write!(text, "; {what} {}", listed(names));
             }
         }
         text
@@ -191,12 +194,17 @@ impl Matched {
         if n_unknown == *n_experts {
             return Some(format!("{name}: its entry in the importance matrix holds no data; all its columns count the same"));
         }
-        let listed: Vec<String> = without_data.iter().take(EXPERTS_LISTED_MAX).map(usize::to_string).collect();
-        let more = if n_unknown > EXPERTS_LISTED_MAX { ", …" } else { "" };
         let (experts, their) = if n_unknown == 1 { ("expert", "its") } else { ("experts", "their") };
-        let listed = listed.join(", ");
-        Some(format!(
-            "{name}: no calibration token reached {experts} {listed}{more} of {n_experts}; all {their} columns count the same"
-        ))
+        let listed = listed(without_data);
+        Some(format!("{name}: no calibration token reached {experts} {listed} of {n_experts}; all {their} columns count the same"))
+    }
+}
+
+/// The first few, and how many there are more.
+fn listed<T: ToString>(items: &[T]) -> String {
+    let first: Vec<String> = items.iter().take(LISTED_MAX).map(T::to_string).collect();
+    match items.len().saturating_sub(LISTED_MAX) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }

@@ -27,7 +27,7 @@ mod work;
 mod workers;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
@@ -154,6 +154,18 @@ pub fn run(
     }
     publish(sinks, options.existing)?;
     Ok(files.into_iter().map(|f| Written { output: f.output, path: f.path, file_bytes: f.layout.file_bytes }).collect())
+}
+
+/// Writes a small file that is in memory already, with the same promises as [`run`].
+///
+/// # Errors
+/// As for [`run`]; `inputs` are files that the output may not replace.
+pub fn write_file(path: &Path, bytes: &[u8], existing: Existing, inputs: &[PathBuf]) -> Result<()> {
+    target::check_one(path, &target::identities(inputs), existing)?;
+    let sink = Sink::create(path, bytes.len() as u64)?;
+    sink.write_at(bytes, 0)?;
+    sink.sync()?;
+    sink.publish(existing)?.sync_directory()
 }
 
 /// The number of workers and the queue, such that the memory of all workers stays within the bound.

@@ -6,7 +6,7 @@ use crate::simd::Level;
 use crate::source::TensorSource;
 
 use super::sink::Sink;
-use super::work::{Input, Job, Piece};
+use super::work::{Input, Job, Piece, Target};
 
 /// What all workers share.
 pub(super) struct Bench<'a> {
@@ -82,7 +82,7 @@ impl Bench<'_> {
                 &*source
             } else {
                 let blocks = &mut buffers.blocks[..rows(target.row_bytes)];
-                let quantized = target.format.quantize_rows(self.level, weights, job.row_len as usize, None, blocks);
+                let quantized = self.quantize(job, piece, target, weights, blocks);
                 quantized.map_err(|fault| self.fault(job, piece, target.format, source, fault))?;
                 &*blocks
             };
@@ -91,6 +91,23 @@ impl Bench<'_> {
             }
         }
         Ok(source.len() as u64)
+    }
+
+    /// Quantizes the rows of a piece, those of each expert by the importance of its own columns.
+    fn quantize(&self, job: &Job, piece: Piece, target: &Target, weights: &[f32], blocks: &mut [u8]) -> Result<(), BlockFault> {
+        let row_len = job.row_len as usize;
+        let Some(importance) = target.importance else {
+            return target.format.quantize_rows(self.level, weights, row_len, None, blocks);
+        };
+        let n_rows_of_expert = job.n_rows / importance.n_experts() as u64;
+        for Run { expert, first, n_rows } in runs_of_experts(piece, n_rows_of_expert) {
+            let range = |row_len: u64| (first * row_len) as usize..((first + n_rows) * row_len) as usize;
+            let (weights, blocks) = (&weights[range(job.row_len)], &mut blocks[range(target.row_bytes)]);
+            let columns = importance.expert(expert as usize);
+            let quantized = target.format.quantize_rows(self.level, weights, row_len, Some(columns), blocks);
+            quantized.map_err(|fault| BlockFault { index: fault.index + (first * job.row_len) as usize, ..fault })?;
+        }
+        Ok(())
     }
 
     /// Reads the rows of a piece in output order; rows that are neighbours in the source are read together.
@@ -130,6 +147,24 @@ impl Bench<'_> {
     }
 }
 
+/// Neighbouring rows of a piece that belong to one expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    expert: u64,
+    /// First row, counted from the piece's first.
+    first: u64,
+    n_rows: u64,
+}
+
+fn runs_of_experts(piece: Piece, n_rows_of_expert: u64) -> impl Iterator<Item = Run> {
+    let end = piece.row + piece.n_rows;
+    (piece.row / n_rows_of_expert..end.div_ceil(n_rows_of_expert)).map(move |expert| {
+        let first = (expert * n_rows_of_expert).max(piece.row);
+        let n_rows = ((expert + 1) * n_rows_of_expert).min(end) - first;
+        Run { expert, first: first - piece.row, n_rows }
+    })
+}
+
 /// The value as the source has it: an f64 can be finite where its f32 is not.
 fn exact_value(format: Format, source: &[u8], fault: BlockFault) -> f64 {
     match source.as_chunks::<8>().0.get(fault.index) {
@@ -149,4 +184,21 @@ fn first_non_finite(weights: &[f32]) -> Option<usize> {
     let faulty = |chunk: &[f32]| chunk.iter().fold(false, |any, w| any | (w.to_bits() & EXPONENT == EXPONENT));
     let chunk = weights.chunks(1024).position(faulty)? * 1024;
     weights[chunk..].iter().position(|w| !w.is_finite()).map(|at| chunk + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_cut_where_experts_meet() {
+        let runs = |row, n_rows| {
+            let piece = Piece { job: 0, row, n_rows };
+            runs_of_experts(piece, 4).map(|run| (run.expert, run.first, run.n_rows)).collect::<Vec<_>>()
+        };
+        assert_eq!(runs(0, 4), [(0, 0, 4)]);
+        assert_eq!(runs(5, 2), [(1, 0, 2)]);
+        assert_eq!(runs(2, 9), [(0, 0, 2), (1, 2, 4), (2, 6, 3)]);
+        assert_eq!(runs(8, 4), [(2, 0, 4)]);
+    }
 }

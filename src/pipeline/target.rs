@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::source::TensorSource;
@@ -20,7 +20,7 @@ use super::{Existing, Options};
 /// `Usage` for each of these; `Io` when a path cannot be looked at.
 pub(super) fn check(files: &[PlannedFile], source: &dyn TensorSource, options: &Options) -> Result<()> {
     let mut inputs: HashSet<(u64, u64)> = source.files().iter().map(|file| file.device_inode()).collect();
-    inputs.extend(options.protected.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| (m.dev(), m.ino())));
+    inputs.extend(identities(&options.protected));
     let mut names = HashSet::new();
     for file in files {
         if !names.insert(&file.path) {
@@ -31,7 +31,13 @@ pub(super) fn check(files: &[PlannedFile], source: &dyn TensorSource, options: &
     Ok(())
 }
 
-fn check_one(path: &Path, inputs: &HashSet<(u64, u64)>, existing: Existing) -> Result<()> {
+/// Device and inode of each path that leads to a file.
+pub(super) fn identities(paths: &[PathBuf]) -> HashSet<(u64, u64)> {
+    paths.iter().filter_map(|path| fs::metadata(path).ok()).map(|m| (m.dev(), m.ino())).collect()
+}
+
+/// As [`check`], for one path.
+pub(super) fn check_one(path: &Path, inputs: &HashSet<(u64, u64)>, existing: Existing) -> Result<()> {
     let refuse = |why: &str| Err(Error::usage(format!("{} {why}", path.display())));
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,

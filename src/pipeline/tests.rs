@@ -77,6 +77,7 @@ impl Case {
             shape: tensor.shape.clone(),
             format,
             origin: Origin::Source { tensor: t, transform: Transform::Copy },
+            importance: None,
             reason: None,
         });
         let metadata = vec![("general.architecture".to_owned(), Value::from("llama"))];
@@ -84,7 +85,7 @@ impl Case {
     }
 
     fn plan(&self, formats: &[Format]) -> Plan {
-        Plan { outputs: formats.iter().map(|&format| self.output(format)).collect(), warnings: vec![] }
+        Plan { outputs: formats.iter().map(|&format| self.output(format)).collect(), warnings: vec![], coverage: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -188,6 +189,7 @@ fn rows_are_permuted_and_computed_tensors_are_written() {
         shape: vec![3],
         format: Format::F32,
         origin: Origin::Computed(vec![1.0, -0.5, 8.0]),
+        importance: None,
         reason: None,
     };
     plan.outputs[0].tensors.push(computed);

@@ -1,6 +1,7 @@
 //! The work as data: every tensor once, cut into pieces that fit the memory of a worker.
 
 use crate::error::{Error, Result};
+use crate::imatrix::Importance;
 use crate::plan::{Origin, Plan, PlannedTensor};
 use crate::quant::Format;
 use crate::source::{SourceTensor, TensorSource};
@@ -19,8 +20,8 @@ pub(super) struct Job<'a> {
     /// All leading dimensions flattened.
     pub(super) n_rows: u64,
     pub(super) row_len: u64,
-    /// One per distinct format.
-    pub(super) targets: Vec<Target>,
+    /// One per distinct format and importance.
+    pub(super) targets: Vec<Target<'a>>,
 }
 
 /// Where the weights of a job come from.
@@ -32,8 +33,9 @@ pub(super) enum Input<'a> {
 
 /// One format of a job and the files that hold it.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct Target<'a> {
     pub(super) format: Format,
+    pub(super) importance: Option<&'a Importance>,
     pub(super) row_bytes: u64,
     pub(super) places: Vec<Destination>,
 }
@@ -101,7 +103,7 @@ pub(super) fn jobs<'a>(plan: &'a Plan, files: &[PlannedFile], source: &'a dyn Te
                     jobs.len() - 1
                 }
             };
-            jobs[index].add(tensor.format, Destination { file, offset_bytes })?;
+            jobs[index].add(tensor, Destination { file, offset_bytes })?;
         }
     }
     jobs.sort_by_key(|job| match job.input {
@@ -144,9 +146,10 @@ fn job<'a>(planned: &'a PlannedTensor, source: &'a dyn TensorSource) -> Result<J
     Ok(Job { input, n_rows, row_len, targets: Vec::new() })
 }
 
-impl Job<'_> {
-    fn add(&mut self, format: Format, place: Destination) -> Result<()> {
-        if let Some(target) = self.targets.iter_mut().find(|target| target.format == format) {
+impl<'a> Job<'a> {
+    fn add(&mut self, planned: &'a PlannedTensor, place: Destination) -> Result<()> {
+        let (format, importance) = (planned.format, planned.importance.as_deref());
+        if let Some(target) = self.targets.iter_mut().find(|target| target.format == format && target.importance == importance) {
             target.places.push(place);
             return Ok(());
         }
@@ -161,8 +164,21 @@ impl Job<'_> {
             let what = format!("{name}: conversion of {} to {format}", self.source_format());
             return Err(Error::unsupported(what, "choose another type for this tensor"));
         }
-        self.targets.push(Target { format, row_bytes, places: vec![place] });
+        self.check_importance(name, importance)?;
+        self.targets.push(Target { format, importance, row_bytes, places: vec![place] });
         Ok(())
+    }
+
+    /// Every expert has the same number of rows, and every column an importance.
+    fn check_importance(&self, name: &str, importance: Option<&Importance>) -> Result<()> {
+        match importance {
+            Some(importance)
+                if !self.n_rows.is_multiple_of(importance.n_experts() as u64) || importance.n_columns() as u64 != self.row_len =>
+            {
+                Err(Error::Internal(format!("{name}: the plan's importance has another shape than the tensor")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

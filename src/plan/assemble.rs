@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use super::choose::{Candidate, Choice, Overrides, choose};
+use super::importance::{self, Importances};
 use super::recipe::{Facts, Preset};
 use super::role::file_order;
 use super::{Origin, OutputPlan, Plan, PlannedTensor};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Metadata, Value, keys};
+use crate::imatrix::Imatrix;
 use crate::quant::{Format, SizeFault};
 
 /// ggml's tensors have four.
@@ -39,6 +41,7 @@ pub(super) struct Model<'a> {
     /// In file order: see [`Model::new`].
     drafts: Vec<Draft>,
     facts: Facts,
+    imatrix: Option<&'a Imatrix>,
 }
 
 impl<'a> Model<'a> {
@@ -50,7 +53,13 @@ impl<'a> Model<'a> {
         }
         let shapes: Vec<(&str, &[u64])> = drafts.iter().map(|draft| (draft.name.as_str(), &draft.shape[..])).collect();
         let facts = super::facts::read_facts(path, &metadata, &shapes)?;
-        Ok(Model { path, metadata, drafts, facts })
+        Ok(Model { path, metadata, drafts, facts, imatrix: None })
+    }
+
+    /// Takes an importance matrix into account. One of which filters have left nothing is the same as none.
+    pub fn with_imatrix(self, imatrix: Option<&'a Imatrix>) -> Model<'a> {
+        let imatrix = imatrix.filter(|imatrix| !imatrix.entries.is_empty());
+        Model { facts: Facts { has_imatrix: imatrix.is_some(), ..self.facts }, imatrix, ..self }
     }
 
     /// One output per preset. `refuse` may object to what a tensor would become.
@@ -58,24 +67,27 @@ impl<'a> Model<'a> {
         if presets.is_empty() {
             return Err(Error::usage("no type is given"));
         }
-        let mut plan = Plan { outputs: vec![], warnings: vec![] };
+        let mut warnings = Vec::new();
+        let mut chosen = Vec::with_capacity(presets.len());
         for (index, preset) in presets.iter().enumerate() {
             if presets[..index].contains(preset) {
                 return Err(Error::usage(format!("type {} is given twice", preset.name)));
             }
-            let output = self.output(preset, overrides, &mut plan.warnings, &refuse)?;
-            plan.outputs.push(output);
+            chosen.push(self.choose(preset, overrides, &mut warnings, &refuse)?);
         }
-        Ok(plan)
+        let importances = Importances::of(&self.drafts, &chosen, self.imatrix, &mut warnings)?;
+        let outputs = presets.iter().zip(chosen).map(|(preset, choices)| self.output(preset, choices, &importances)).collect();
+        Ok(Plan { outputs, warnings, coverage: importances.coverage })
     }
 
-    fn output(
+    /// What every tensor becomes under one preset.
+    fn choose(
         &self,
         preset: &Preset,
         overrides: &Overrides,
         warnings: &mut Vec<String>,
         refuse: impl Fn(&Draft, &Choice) -> Result<()>,
-    ) -> Result<OutputPlan> {
+    ) -> Result<Vec<Choice>> {
         let candidates: Vec<Candidate> =
             self.drafts.iter().map(|draft| Candidate { name: &draft.name, shape: &draft.shape, kept: draft.kept }).collect();
         let choices = choose(preset, overrides, &self.facts, &candidates)?;
@@ -92,8 +104,22 @@ impl<'a> Model<'a> {
             let what = "have rows that are not whole blocks of their type, so they get another";
             add_warning(warnings, format!("{}: {n_fallback} of {n_tensors} tensors {what}", preset.name));
         }
-        let tensors = self.drafts.iter().zip(choices.tensors).map(|(draft, choice)| planned(draft, choice)).collect();
-        Ok(OutputPlan { file_type: preset.name.to_owned(), metadata: with_file_type(&self.metadata, preset), tensors })
+        Ok(choices.tensors)
+    }
+
+    fn output(&self, preset: &Preset, choices: Vec<Choice>, importances: &Importances) -> OutputPlan {
+        let planned = |(index, (draft, choice)): (usize, (&Draft, Choice))| PlannedTensor {
+            name: draft.name.clone(),
+            shape: draft.shape.clone(),
+            format: choice.format,
+            origin: draft.origin.clone(),
+            importance: importances.for_choice(index, draft, &choice),
+            reason: choice.reason,
+        };
+        let tensors = self.drafts.iter().zip(choices).enumerate().map(planned).collect();
+        let mut metadata = with_file_type(&self.metadata, preset);
+        self.imatrix.iter().for_each(|imatrix| importance::describe(imatrix, &mut metadata));
+        OutputPlan { file_type: preset.name.to_owned(), metadata, tensors }
     }
 
     /// Refuses what this version cannot write.
@@ -114,7 +140,7 @@ impl<'a> Model<'a> {
         }
         if choice.needs_imatrix && !self.facts.has_imatrix {
             let what = format!("{name}: {format} in a {} file is garbage without an importance matrix", preset.name);
-            return Err(Error::unsupported(what, "choose a type of more bits"));
+            return Err(Error::unsupported(what, "give one with --imatrix, or choose a type of more bits"));
         }
         self.check_size(draft, *format)
     }
@@ -141,18 +167,8 @@ fn check_shape(path: &Path, draft: &Draft) -> Result<()> {
     Err(Error::malformed(path, Place::Tensor(name.clone()), fault, format!("shape {shape:?}")))
 }
 
-fn planned(draft: &Draft, choice: Choice) -> PlannedTensor {
-    PlannedTensor {
-        name: draft.name.clone(),
-        shape: draft.shape.clone(),
-        format: choice.format,
-        origin: draft.origin.clone(),
-        reason: choice.reason,
-    }
-}
-
 /// Once is enough where several outputs are planned alike.
-fn add_warning(warnings: &mut Vec<String>, warning: String) {
+pub(super) fn add_warning(warnings: &mut Vec<String>, warning: String) {
     if !warnings.contains(&warning) {
         warnings.push(warning);
     }

@@ -12,17 +12,20 @@ use crate::arch::{self, MappedTensor};
 use crate::error::Result;
 use crate::gguf::Metadata;
 use crate::hf::Folder;
+use crate::imatrix::Imatrix;
 use crate::quant::Format;
 use crate::source::TensorSource;
 use crate::tokenizer;
 
 /// What to make of a model folder.
 #[derive(Debug, Clone, Default)]
-pub struct ConvertOptions {
+pub struct ConvertOptions<'a> {
     /// One output each; where none is given, the type that most of the weights have already.
     pub presets: Vec<&'static Preset>,
     /// Exceptions to the presets.
     pub overrides: Overrides,
+    /// How much each column of each tensor matters.
+    pub imatrix: Option<&'a Imatrix>,
     /// `general.name`, instead of the one found.
     pub name: Option<String>,
     /// llama.cpp's name for the pre-tokenizer, instead of the one found.
@@ -34,7 +37,7 @@ pub struct ConvertOptions {
 /// # Errors
 /// Whatever [`arch::find`], the mapping of its tensors and [`tokenizer::read`] refuse; `Usage` for options that fit no tensor,
 /// `Unsupported` for formats that cannot be written yet.
-pub fn convert(folder: &Folder, options: &ConvertOptions) -> Result<Plan> {
+pub fn convert(folder: &Folder, options: &ConvertOptions<'_>) -> Result<Plan> {
     let config = folder.config();
     let arch = arch::find(config)?;
     let mapped = arch.map_tensors(config, folder.tensors(), folder.unreadable())?;
@@ -49,12 +52,13 @@ pub fn convert(folder: &Folder, options: &ConvertOptions) -> Result<Plan> {
         true => vec![preset_of_most(&drafts)?],
         false => options.presets.clone(),
     };
-    let mut plan = Model::new(folder.path(), metadata, drafts)?.plan(&presets, &options.overrides, |_, _| Ok(()))?;
+    let model = Model::new(folder.path(), metadata, drafts)?.with_imatrix(options.imatrix);
+    let mut plan = model.plan(&presets, &options.overrides, |_, _| Ok(()))?;
     plan.warnings.splice(0..0, folder.notes().iter().cloned().chain(vocabulary.warnings));
     Ok(plan)
 }
 
-fn general(folder: &Folder, arch: &arch::Arch, mapped: &[MappedTensor], options: &ConvertOptions) -> Metadata {
+fn general(folder: &Folder, arch: &arch::Arch, mapped: &[MappedTensor], options: &ConvertOptions<'_>) -> Metadata {
     let n_weights = |tensor: &MappedTensor| tensor.shape.iter().fold(1, |n: u64, &dim| n.saturating_mul(dim));
     arch::general(&arch::Facts {
         arch: arch.name,

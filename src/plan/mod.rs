@@ -5,21 +5,26 @@
 //! ```text
 //! metadata, tensor names and shapes ──> facts ┐
 //! preset (rows of recipe.rs) ─────────────────┼─> choose ──> assemble ──> Plan
-//! overrides (--tensor-type, --pure, ...) ─────┘
+//! overrides (--tensor-type, --pure, ...) ─────┘       ^
+//! importance matrix ──────────────────────────────────┘ the importance of each tensor's columns
 //! ```
 
 mod assemble;
 mod choose;
 mod convert;
 mod facts;
+mod importance;
 mod naming;
 mod quantize;
 pub mod recipe;
 pub mod role;
 mod summary;
 
+use std::sync::Arc;
+
 pub use crate::arch::Origin;
 use crate::gguf::Metadata;
+use crate::imatrix::{Coverage, Importance};
 use crate::quant::Format;
 
 pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
@@ -36,6 +41,8 @@ pub struct Plan {
     pub outputs: Vec<OutputPlan>,
     /// What the user should know before the work starts: one sentence each.
     pub warnings: Vec<String>,
+    /// How far the importance matrix, where one was given, covers the tensors that are quantized.
+    pub coverage: Option<Coverage>,
 }
 
 /// One GGUF model to write (one file, or several shards).
@@ -60,6 +67,8 @@ pub struct PlannedTensor {
     pub format: Format,
     /// Where its weights come from.
     pub origin: Origin,
+    /// The importance of its columns, where that makes a difference to its format.
+    pub importance: Option<Arc<Importance>>,
     /// Why this format, where it is not simply the recipe's base type: shown by `--dry-run`.
     pub reason: Option<String>,
 }

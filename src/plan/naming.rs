@@ -84,7 +84,7 @@ mod tests {
     fn plan(types: &[&str]) -> Plan {
         let metadata = named(&[(keys::GENERAL_BASENAME, "forge"), (keys::GENERAL_SIZE_LABEL, "3M")]);
         let output = |t: &&str| OutputPlan { file_type: (*t).to_owned(), metadata: metadata.clone(), tensors: vec![] };
-        Plan { outputs: types.iter().map(output).collect(), warnings: vec![] }
+        Plan { outputs: types.iter().map(output).collect(), warnings: vec![], coverage: None }
     }
 
     #[test]

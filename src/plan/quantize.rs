@@ -9,16 +9,19 @@ use super::{Origin, Plan};
 use crate::arch::Transform;
 use crate::error::{Error, Result};
 use crate::gguf;
+use crate::imatrix::Imatrix;
 use crate::quant::Format;
 use crate::source::{SourceTensor, TensorSource};
 
 /// What to make of a GGUF model.
 #[derive(Debug, Clone, Default)]
-pub struct QuantizeOptions {
+pub struct QuantizeOptions<'a> {
     /// One output each.
     pub presets: Vec<&'static Preset>,
     /// Exceptions to the presets.
     pub overrides: Overrides,
+    /// How much each column of each tensor matters.
+    pub imatrix: Option<&'a Imatrix>,
     /// Quantize what is quantized already. Errors add up, so this is never done unasked.
     pub allow_requantize: bool,
 }
@@ -29,19 +32,17 @@ pub struct QuantizeOptions {
 /// that has its format already, or that is never quantized, is copied byte for byte.
 ///
 /// # Errors
-/// `Malformed` for a model without weights or with impossible hyperparameters, `Usage` for tensors that are quantized already and
-/// for options that fit no tensor, `Unsupported` for formats that cannot be written yet.
-pub fn quantize(model: &gguf::Model, options: &QuantizeOptions) -> Result<Plan> {
+/// `Malformed` for a model without weights or with impossible hyperparameters and for an importance matrix of another model, `Usage`
+/// for tensors that are quantized already and for options that fit no tensor, `Unsupported` for formats that cannot be written yet.
+pub fn quantize(model: &gguf::Model, options: &QuantizeOptions<'_>) -> Result<Plan> {
     model.check_has_weights()?;
     let path = model.files().first().map_or(Path::new(""), |file| file.path());
     let drafts = model.tensors().iter().enumerate().map(|(tensor, source)| draft(tensor, source)).collect();
-    let mut plan =
-        Model::new(path, model.to_metadata(), drafts)?.plan(&options.presets, &options.overrides, |draft, choice| match options
-            .allow_requantize
-        {
-            true => Ok(()),
-            false => refuse_requantization(draft, choice),
-        })?;
+    let prepared = Model::new(path, model.to_metadata(), drafts)?.with_imatrix(options.imatrix);
+    let mut plan = prepared.plan(&options.presets, &options.overrides, |draft, choice| match options.allow_requantize {
+        true => Ok(()),
+        false => refuse_requantization(draft, choice),
+    })?;
     for output in &plan.outputs {
         let n_requantized = output.tensors.iter().filter(|tensor| is_requantized(model, tensor)).count();
         if n_requantized > 0 {

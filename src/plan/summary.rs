@@ -73,6 +73,7 @@ mod tests {
             shape: shape.to_vec(),
             format,
             origin: Origin::Computed(vec![]),
+            importance: None,
             reason: None,
         };
         let tensors = vec![tensor(&[256], Format::F32), tensor(&[2, 256], Format::Q4_K), tensor(&[2, 4, 256], Format::Q4_K)];

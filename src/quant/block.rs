@@ -20,6 +20,9 @@ pub(super) trait Dequantize: Block {
 
 /// A format that can be written.
 pub(super) trait Quantize: Dequantize {
+    /// True where `quantize` weights errors by the importance; elsewhere the bytes are the same with and without.
+    const USES_IMPORTANCE: bool = false;
+
     /// The `LEN` weights from `i * LEN` become `blocks[i]`; every weight is finite. With `importance`, one for each weight, they are
     /// exactly one row, because some formats then look at the row as a whole.
     ///
@@ -61,6 +64,7 @@ impl Half {
 pub(super) struct Traits {
     pub block_len: usize,
     pub block_bytes: usize,
+    pub uses_importance: bool,
     pub quantize: Option<QuantizeFn>,
     pub dequantize: Option<DequantizeFn>,
 }
@@ -71,7 +75,7 @@ type DequantizeFn = fn(Level, &[u8], &mut [f32]);
 impl Traits {
     /// A format that is read and written.
     pub const fn of<B: Quantize>() -> Traits {
-        Traits { quantize: Some(quantize::<B>), ..Traits::readable::<B>() }
+        Traits { uses_importance: B::USES_IMPORTANCE, quantize: Some(quantize::<B>), ..Traits::readable::<B>() }
     }
 
     /// A format that is only read.
@@ -81,7 +85,7 @@ impl Traits {
 
     /// A format whose bytes are only carried: `block_len` weights in the bytes of a `B`.
     pub const fn stored<B: Unaligned>(block_len: usize) -> Traits {
-        Traits { block_len, block_bytes: size_of::<B>(), quantize: None, dequantize: None }
+        Traits { block_len, block_bytes: size_of::<B>(), uses_importance: false, quantize: None, dequantize: None }
     }
 }
 

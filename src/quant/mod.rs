@@ -213,6 +213,11 @@ impl Format {
         self.traits().dequantize.is_some()
     }
 
+    /// True when [`Format::quantize_rows`] weights errors by the importance it is given; the others write the same bytes without it.
+    pub fn uses_importance(self) -> bool {
+        self.traits().uses_importance
+    }
+
     /// Quantizes whole rows.
     ///
     /// `weights`: `[n_rows, row_len]`, row-major; `importance`: `[row_len]`, or `None` for the format's own weighting; `blocks`:

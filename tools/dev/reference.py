@@ -1,4 +1,5 @@
-"""Makes fixtures/reference/MODEL.json: what llama.cpp's converter and quantizer write for a model.
+"""Makes fixtures/reference/MODEL.json: what llama.cpp's converter and quantizer write for a model, and MODEL-imatrix.json: what its
+quantizer writes with the importance matrices of fixtures/imatrix, where there are any.
 
 usage: reference.py PEERS MODEL_DIR... (needs `tools/dev/peers full`; PEERS is target/peers)
 
@@ -24,6 +25,9 @@ from gguf import GGUFReader, GGUFValueType
 
 CONVERTED = ["F32", "F16", "BF16", "Q8_0"]
 QUANTIZED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"]
+# With an importance matrix: one file type for each format, and the mixtures that differ most.
+WEIGHTED = ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q2_K_S", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ1_S", "IQ1_M"]
+WEIGHTED += ["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0"]
 ARRAY_ITEMS_KEPT = 16
 
 
@@ -79,6 +83,20 @@ def with_token_embedding(model, scratch):
     return copy
 
 
+def weighted(peers, f32, matrix, scratch):
+    """What llama-quantize makes of the F32 file with one importance matrix."""
+    made = {}
+    # The older format only rounds differently, so one file type shows it.
+    for file_type in WEIGHTED if matrix.suffix == ".gguf" else ["Q4_K_M"]:
+        path = scratch / "weighted.gguf"
+        quantize = [peers / "build/bin/llama-quantize", "--imatrix", matrix.name, f32, path, file_type]
+        subprocess.run(quantize, check=True, capture_output=True, cwd=matrix.parent)
+        reader = GGUFReader(path)
+        made["metadata"] = {key: value for key, value in metadata(reader).items() if key.startswith("quantize.imatrix.")}
+        made.setdefault("file_types", {})[file_type] = tensors(reader)
+    return made
+
+
 def reference(peers, model):
     with tempfile.TemporaryDirectory() as scratch:
 
@@ -98,7 +116,9 @@ def reference(peers, model):
             quantize = [peers / "build/bin/llama-quantize", path("F32"), path(file_type), file_type]
             subprocess.run(quantize, check=True, capture_output=True)
         readers = {file_type: GGUFReader(path(file_type)) for file_type in CONVERTED + QUANTIZED}
-        return {
+        matrices = [Path(__file__).parents[2] / f"fixtures/imatrix/{model.name}{ending}" for ending in [".gguf", ".dat"]]
+        with_matrix = {m.name: weighted(peers, path("F32"), m, Path(scratch)) for m in matrices if m.exists()}
+        return with_matrix, {
             "metadata": metadata(readers["F32"]),
             "quantized_metadata": metadata(readers["Q4_K_M"]),
             "file_types": {file_type: tensors(reader) for file_type, reader in readers.items()},
@@ -110,9 +130,12 @@ def main():
     folder = Path(__file__).parents[2] / "fixtures/reference"
     folder.mkdir(exist_ok=True)
     for model in map(Path, sys.argv[2:]):
-        text = json.dumps(reference(peers, model), indent=1, ensure_ascii=False)
-        (folder / f"{model.name}.json").write_text(fold_lists(text) + "\n")
-        print(folder / f"{model.name}.json")
+        with_matrix, plain = reference(peers, model)
+        for name, made in [(model.name, plain), (f"{model.name}-imatrix", with_matrix)]:
+            if made:
+                text = json.dumps(made, indent=1, ensure_ascii=False)
+                (folder / f"{name}.json").write_text(fold_lists(text) + "\n")
+                print(folder / f"{name}.json")
 
 
 def fold_lists(text):
