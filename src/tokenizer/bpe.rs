@@ -190,9 +190,12 @@ pub(super) fn looks_special(text: &str) -> bool {
     KNOWN.contains(&text) || BRACKETS.iter().any(|(open, close)| text.starts_with(open) && text.ends_with(close))
 }
 
+/// Four times the largest vocabulary known (262,144 tokens): a table of padding up to it costs some ten MB.
+const VOCAB_SIZE_MAX: u64 = 1 << 20;
+
 /// Refuses sizes that no honest set of `n_entries` tokens has, before any table of that size is made.
 pub(super) fn check_vocab_size(path: &Path, n_entries: usize, vocab_size: u32) -> Result<()> {
-    if vocab_size == 0 || u64::from(vocab_size) > dense_max(n_entries) {
+    if vocab_size == 0 || u64::from(vocab_size) > dense_max(n_entries).max(VOCAB_SIZE_MAX) {
         let detail = format!("{n_entries} tokens cannot make a vocabulary of {vocab_size}");
         return Err(Error::malformed(path, Place::Field("vocab_size".to_owned()), Fault::HparamRange, detail));
     }
