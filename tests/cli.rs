@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use common::{fixture, ggforge, root, scratch, succeeds};
 use serde_json::Value;
 
-const COMMANDS: &[&str] = &["convert", "quantize", "inspect", "completions"];
+const COMMANDS: &[&str] = &["convert", "quantize", "inspect", "tokenize", "completions"];
 
 /// Runs the program in `dir` with a line of arguments as a shell would split it.
 fn run(dir: &Path, arguments: &str) -> Output {
@@ -55,8 +55,9 @@ fn files_in(dir: &Path) -> Vec<String> {
 
 #[test]
 fn help_is_short_and_goes_to_stdout() {
-    for arguments in ["--help", "convert --help", "quantize --help", "inspect --help", "completions --help", "help convert"] {
-        let (code, stdout, stderr) = outcome(&run(root(), arguments));
+    let of_commands = COMMANDS.iter().map(|command| format!("{command} --help"));
+    for arguments in of_commands.chain(["--help", "help convert"].map(String::from)) {
+        let (code, stdout, stderr) = outcome(&run(root(), &arguments));
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments}");
         let first = stdout.lines().next().unwrap();
         assert!((10..80).contains(&first.len()) && !first.ends_with('.'), "{arguments}: {first:?}");
@@ -92,6 +93,7 @@ fn every_example_of_the_help_works() {
     copy_model(&path.join("Llama-3.2-1B"));
     fs::write(path.join("Llama-3.2-1B/chat_template.jinja"), "{{ messages }}").unwrap();
     symlink("../Llama-3.2-1B", path.join("models/Llama-3.2-1B")).unwrap();
+    fs::write(path.join("chapter.txt"), "It was a dark and stormy night.").unwrap();
     let split = "convert Llama-3.2-1B --type F16 --output model.gguf --split-max-size 3M";
     assert_code(&run(path, split), 0);
     for name in ["llama-F16.gguf", "model.gguf"] {
@@ -100,14 +102,14 @@ fn every_example_of_the_help_works() {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_ggforge"));
     let program_dir = program.parent().unwrap().to_str().unwrap();
     let mut n_examples = 0;
-    for command in ["", "convert", "quantize", "inspect", "completions"] {
+    for command in COMMANDS.iter().chain(&[""]) {
         for example in examples(&outcome(&run(path, &format!("{command} --help"))).1) {
             for old in ["llama.gguf", "llama-Q5_K_M.gguf", "llama-Q4_K_M.gguf"] {
                 let _ = fs::remove_file(path.join(old));
             }
             fs::remove_dir_all(path.join("out")).unwrap();
             fs::create_dir(path.join("out")).unwrap();
-            if example.contains("inspect llama.gguf") {
+            if example.contains("inspect llama.gguf") || example.contains("tokenize") {
                 assert_code(&run(path, "convert Llama-3.2-1B --type Q8_0 --output llama.gguf"), 0);
             }
             let mut shell = Command::new("sh");

@@ -371,6 +371,25 @@ fn limits_of_the_process_give_errors_not_damage() {
 }
 
 #[test]
+fn many_shards_need_descriptors_and_say_so() {
+    let place = Place::new();
+    let shards = |limit: &str| {
+        let program = env!("CARGO_BIN_EXE_ggforge");
+        let line = format!("{limit} && exec {program} quantize in.gguf -t Q8_0 -o out.gguf --split-max-size 2300K");
+        Command::new("sh").current_dir(place.path()).args(["-c", &line]).output().unwrap()
+    };
+    let output = shards("ulimit -n 16");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(6), "{stderr}");
+    assert!(stderr.contains("Too many open files") && stderr.contains("ulimit -n"), "{stderr}");
+    assert_eq!(place.names(), [""; 0]);
+    // A soft limit is raised to what the system allows.
+    let output = shards("ulimit -Sn 16");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(place.names().len() >= 8, "{:?}", place.names());
+}
+
+#[test]
 fn of_two_runs_to_one_output_one_wins_whole() {
     let place = Place::new();
     let mut other = ggforge();

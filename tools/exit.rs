@@ -17,6 +17,9 @@ const INPUT_CHANGED: u8 = 5;
 const IO: u8 = 6;
 const INTERNAL: u8 = 70;
 
+/// `EMFILE`, for which the standard library has no name yet.
+const TOO_MANY_OPEN_FILES: i32 = rustix::io::Errno::MFILE.raw_os_error();
+
 /// Why a command did not end well.
 #[derive(Debug)]
 pub enum Failure {
@@ -98,10 +101,16 @@ fn hint(error: &Error) -> Option<&'static str> {
     match error {
         Error::NoSpace { .. } => Some("free some space, or choose a smaller --type or another disk; nothing was written"),
         Error::InputChanged { .. } => Some("run again once nothing writes to the model any more; nothing was written"),
+        Error::Io { op: "open the directory", source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Some("create the folder first")
+        }
         Error::Io { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some("check the permissions of that path"),
             io::ErrorKind::FileTooLarge => {
                 Some("the file system or a limit (ulimit -f) forbids files of this size; --split-max-size helps")
+            }
+            _ if source.raw_os_error() == Some(TOO_MANY_OPEN_FILES) => {
+                Some("raise the limit (ulimit -n), or choose a larger --split-max-size")
             }
             io::ErrorKind::OutOfMemory => Some("choose a smaller --max-memory or fewer --threads"),
             _ => None,

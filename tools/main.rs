@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use exit::Failure;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Every command, in the order of the help.
 const COMMANDS: &[Entry] = &[
@@ -100,8 +101,16 @@ fn program() -> clap::Command {
     COMMANDS.iter().fold(Cli::command(), |program, entry| program.subcommand((entry.command)()))
 }
 
+/// Raises the number of files that may be open to what the system allows: a large model has hundreds of shards.
+fn allow_many_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, opening one file too many says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 fn main() -> ExitCode {
     exit::catching_panics(|| {
+        allow_many_open_files();
         let matches = program().try_get_matches()?;
         let cli = Cli::from_arg_matches(&matches)?;
         let (name, arguments) = matches.subcommand().expect("clap requires a command");

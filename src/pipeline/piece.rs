@@ -6,7 +6,7 @@ use crate::simd::Level;
 use crate::source::TensorSource;
 
 use super::sink::Sink;
-use super::work::{Input, Job, Piece, Target};
+use super::work::{Input, Job, Piece, Target, is_integer};
 
 /// What all workers share.
 pub(super) struct Bench<'a> {
@@ -65,9 +65,9 @@ impl Bench<'_> {
             Input::Source { .. } => self.read(job, piece, row_bytes, source)?,
             Input::Computed { weights: computed, .. } => {
                 let start = (piece.row * job.row_len) as usize;
-                source.copy_from_slice(
-                    &computed[start..start + weights.len()].iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>(),
-                );
+                for (bytes, weight) in source.as_chunks_mut().0.iter_mut().zip(&computed[start..]) {
+                    *bytes = weight.to_le_bytes();
+                }
             }
         }
         if !is_integer(format) {
@@ -171,11 +171,6 @@ fn exact_value(format: Format, source: &[u8], fault: BlockFault) -> f64 {
         Some(bytes) if format == Format::F64 => f64::from_le_bytes(*bytes),
         _ => f64::from(fault.value),
     }
-}
-
-/// Formats whose values are not weights: they are copied as they are.
-fn is_integer(format: Format) -> bool {
-    matches!(format, Format::I8 | Format::I16 | Format::I32 | Format::I64)
 }
 
 fn first_non_finite(weights: &[f32]) -> Option<usize> {

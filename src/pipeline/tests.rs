@@ -52,22 +52,27 @@ impl Case {
     }
 
     fn with(rows: &[u64], change: impl FnOnce(&mut Vec<Vec<f32>>)) -> Case {
-        let dir = tempfile::tempdir().unwrap();
         let mut weights: Vec<Vec<f32>> = rows.iter().enumerate().map(|(t, &n)| paint(t, (n * ROW_LEN) as usize)).collect();
         change(&mut weights);
         let bytes: Vec<u8> = weights.iter().flatten().flat_map(|w| w.to_le_bytes()).collect();
+        Case { weights, ..Case::stored(Format::F32, rows, bytes) }
+    }
+
+    /// Tensors of so many rows, as `bytes` hold them.
+    fn stored(format: Format, rows: &[u64], bytes: Vec<u8>) -> Case {
+        let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("input.raw");
         fs::write(&path, bytes).unwrap();
         let mut offset_bytes = 0;
         let mut tensors = Vec::new();
         for (t, &n_rows) in rows.iter().enumerate() {
-            let size_bytes = n_rows * ROW_LEN * 4;
             let shape = vec![n_rows, ROW_LEN];
-            tensors.push(SourceTensor { name: format!("t{t}"), format: Format::F32, shape, file: 0, offset_bytes, size_bytes });
+            let size_bytes = format.tensor_bytes(&shape).unwrap();
+            tensors.push(SourceTensor { name: format!("t{t}"), format, shape, file: 0, offset_bytes, size_bytes });
             offset_bytes += size_bytes;
         }
         let files = vec![InputFile::new(&path, File::open(&path).unwrap()).unwrap()];
-        Case { dir, source: RawSource { tensors, files, panic_in: AtomicUsize::new(usize::MAX) }, weights }
+        Case { dir, source: RawSource { tensors, files, panic_in: AtomicUsize::new(usize::MAX) }, weights: Vec::new() }
     }
 
     /// An output with every tensor in one format.
@@ -245,6 +250,44 @@ fn a_weight_that_cannot_be_stored_is_named_and_nothing_is_left() {
             assert_eq!(*place, Place::Weight { tensor: "t1".into(), row: 1000, column: 5 }, "{error}");
             assert!(case.left_behind().is_empty());
         }
+    }
+}
+
+#[test]
+fn a_scale_that_is_not_finite_is_refused_even_where_blocks_are_only_copied() {
+    // Where each half-precision scale of a block lies.
+    let scales: &[(Format, &[usize])] = &[
+        (Format::F16, &[0]),
+        (Format::Q4_0, &[0]),
+        (Format::Q4_1, &[0, 2]),
+        (Format::Q5_0, &[0]),
+        (Format::Q5_1, &[0, 2]),
+        (Format::Q8_0, &[0]),
+        (Format::Q4_K, &[0, 2]),
+        (Format::Q5_K, &[0, 2]),
+        (Format::Q6_K, &[208]),
+    ];
+    for &(format, offsets) in scales {
+        let sound = quantized(format, &paint(1, 6 * 256));
+        let n_blocks = sound.len() / format.block_bytes();
+        for (&offset, block) in offsets.iter().flat_map(|offset| [0, n_blocks / 2, n_blocks - 1].map(|block| (offset, block))) {
+            for bits in [0x7c00u16, 0xfc00, 0x7e00] {
+                let mut bytes = sound.clone();
+                let at = block * format.block_bytes() + offset;
+                bytes[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+                let case = Case::stored(format, &[6], bytes);
+                let error = case.run(&case.plan(&[format]), &["a.gguf"], &Options::default()).unwrap_err();
+                let Error::Malformed { place: Place::Weight { row, column, .. }, fault, .. } = &error else { panic!("{error}") };
+                assert_eq!(*fault, Fault::NonFinite, "{error}");
+                assert_eq!((row * ROW_LEN + column) as usize / format.block_len(), block, "{format}: {error}");
+                assert!(case.left_behind().is_empty());
+            }
+        }
+        let case = Case::stored(format, &[6], sound.clone());
+        let plan = case.plan(&[format]);
+        case.run(&plan, &["a.gguf"], &Options::default()).unwrap();
+        let files = files(&plan, &[case.path("a.gguf")], None).unwrap();
+        assert!(case.tensor(&plan, &files, 0, 0) == sound, "{format} is copied byte for byte");
     }
 }
 

@@ -160,9 +160,15 @@ impl<'a> Job<'a> {
         let Some(row_bytes) = format.row_bytes(self.row_len) else {
             return Err(Error::Internal(format!("{name}: rows of {} are planned as {format}", self.row_len)));
         };
-        if format != self.source_format() && !(format.can_quantize() && self.source_format().can_dequantize()) {
-            let what = format!("{name}: conversion of {} to {format}", self.source_format());
-            return Err(Error::unsupported(what, "choose another type for this tensor"));
+        let source = self.source_format();
+        let can_convert = match format == source {
+            // Weights are checked even where they are only copied.
+            true => source.can_dequantize() || is_integer(source),
+            false => source.can_dequantize() && format.can_quantize(),
+        };
+        if !can_convert {
+            let what = format!("{name} is {source} and would become {format}, which this version cannot do");
+            return Err(Error::unsupported(what, "choose another type for it, or start from F32, F16 or BF16"));
         }
         self.check_importance(name, importance)?;
         self.targets.push(Target { format, importance, row_bytes, places: vec![place] });
@@ -180,6 +186,11 @@ impl<'a> Job<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// Formats whose values are not weights: they are copied as they are.
+pub(super) fn is_integer(format: Format) -> bool {
+    matches!(format, Format::I8 | Format::I16 | Format::I32 | Format::I64)
 }
 
 /// The queue: every job cut into pieces of at most `piece_memory_bytes`, but of one row at least.
