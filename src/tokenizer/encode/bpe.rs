@@ -13,7 +13,7 @@ use super::merge::{Chain, NONE};
 use super::pretokenizers::{Alphabet, PreTokenizer};
 use super::split::Splitter;
 use super::texts::Texts;
-use super::vocab::{Duplicates, Vocab};
+use super::vocab::{Duplicates, Vocab, byte_token};
 use crate::error::{Fault, Result};
 use crate::gguf::{ArrayRef, ValueRef, ValueType, keys};
 
@@ -39,7 +39,7 @@ impl Bpe {
     /// Reads the merges.
     ///
     /// # Errors
-    /// `TokenizerInvalid` where there are none, though one family has none.
+    /// `TokenizerInvalid` where there are none, though one family has none; `MergeInvalid` for one without two parts.
     pub(super) fn read(fields: Fields, vocab: &mut Vocab, pre: &PreTokenizer) -> Result<Bpe> {
         let merges = fields.array(keys::TOKENIZER_MERGES, &[ValueType::String])?;
         if merges.is_none() && !pre.names.contains(&"kimi-k2") {
@@ -57,23 +57,19 @@ impl Bpe {
         };
         bpe.read_pieces(vocab);
         if let Some(merges) = merges {
-            bpe.read_merges(merges, vocab);
+            bpe.read_merges(fields, merges)?;
         }
         for byte in 0..=255_u8 {
-            let piece = if bpe.alphabet == Alphabet::Bytes { bpe.pieces.find(&[byte]) } else { vocab.byte_token(byte) };
+            let piece = if bpe.alphabet == Alphabet::Bytes { bpe.pieces.find(&[byte]) } else { byte_token(&bpe.pieces, byte) };
             bpe.byte_pieces[usize::from(byte)] = piece.unwrap_or(NONE);
         }
         Ok(bpe)
     }
 
-    /// True when the file's texts are to be found as they are.
-    pub(super) fn looks_up_texts(pre: &PreTokenizer) -> bool {
-        pre.alphabet != Alphabet::Bytes
-    }
-
     fn read_pieces(&mut self, vocab: &mut Vocab) {
         let mut duplicates = Duplicates::default();
         let mut piece = Vec::new();
+        self.pieces.reserve(vocab.len() as usize);
         for id in 0..vocab.len() {
             piece.clear();
             if self.spell(vocab.texts.get(id), &mut piece).is_none() {
@@ -83,32 +79,23 @@ impl Bpe {
                 duplicates.add(earlier, id);
             }
         }
-        if self.alphabet == Alphabet::Bytes {
-            vocab.warnings.extend(duplicates.warning());
-        }
+        vocab.warnings.extend(duplicates.warning());
     }
 
-    /// Merges are `left right`, best first. Of equal ones the first counts.
-    fn read_merges(&mut self, merges: ArrayRef, vocab: &mut Vocab) {
+    /// Merges are `left right`, best first. Of equal ones the first counts; one with a part that no word is spelled with never applies.
+    fn read_merges(&mut self, fields: Fields, merges: ArrayRef) -> Result<()> {
         self.merges.reserve(merges.len());
         let mut joints = (self.alphabet != Alphabet::Bytes && !self.ignore_merges).then(Joints::new);
-        let mut n_useless = 0_usize;
         let mut both = Vec::new();
         for (rank, merge) in merges.iter().enumerate() {
             let ValueRef::String(merge) = merge else { continue };
-            let Some((left, right)) = halves(merge) else {
-                n_useless += 1;
-                continue;
-            };
+            let fault =
+                || fields.fault(keys::TOKENIZER_MERGES, Fault::MergeInvalid, format!("merge {rank} does not have two parts"));
+            let (left, right) = halves(merge).ok_or_else(fault)?;
             both.clear();
-            let spelled = self.spell(left, &mut both).and_then(|()| {
-                let left_len = both.len();
-                self.spell(right, &mut both).map(|()| left_len)
-            });
-            let Some(left_len) = spelled else { continue };
-            if let Some(joints) = &mut joints
-                && let (Ok(left), Ok(right)) = (str::from_utf8(left), str::from_utf8(right))
-            {
+            let Some(left_len) = self.spell(left, &mut both).map(|()| both.len()) else { continue };
+            let Some(()) = self.spell(right, &mut both) else { continue };
+            if let (Some(joints), Ok(left), Ok(right)) = (&mut joints, str::from_utf8(left), str::from_utf8(right)) {
                 joints.add_between(left, right);
             }
             let pair = (self.pieces.intern(&both[..left_len]), self.pieces.intern(&both[left_len..]));
@@ -116,9 +103,7 @@ impl Bpe {
             self.merges.entry(pair).or_insert((rank as u32, merged));
         }
         self.joints = joints;
-        if n_useless > 0 {
-            vocab.warnings.push(format!("{n_useless} merges do not name two parts and are ignored"));
-        }
+        Ok(())
     }
 
     /// Appends the bytes that a text of the file stands for; `None` where no word is spelled so.
@@ -227,7 +212,7 @@ pub(super) struct Scratch {
 /// The two parts of a merge: what is before the first space that is not its first byte, and what is after.
 fn halves(merge: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = merge.iter().skip(1).position(|b| *b == b' ')? + 1;
-    Some((&merge[..at], &merge[at + 1..]))
+    Some((&merge[..at], &merge[at + 1..])).filter(|(_, right)| !right.is_empty())
 }
 
 #[cfg(test)]
@@ -238,6 +223,6 @@ mod tests {
     fn a_merge_is_cut_at_its_first_inner_space() {
         assert_eq!(halves(b"a b"), Some((&b"a"[..], &b"b"[..])));
         assert_eq!(halves(b"  b c"), Some((&b" "[..], &b"b c"[..])));
-        assert_eq!((halves(b" b"), halves(b"ab"), halves(b"")), (None, None, None));
+        assert!([&b" b"[..], b"ab", b"a ", b""].iter().all(|merge| halves(merge).is_none()));
     }
 }

@@ -19,6 +19,11 @@ impl<'a> Fields<'a> {
         Error::malformed(self.file.path(), Place::Field(key.to_owned()), fault, detail)
     }
 
+    /// An error about more than is accepted.
+    pub(super) fn over_limit(&self, what: &str, limit: usize, found: usize) -> Error {
+        Error::Limit { path: self.file.path().to_owned(), what: what.to_owned(), limit: limit as u64, found: found as u64 }
+    }
+
     pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "a UTF-8 string", ValueRef::as_str)
     }

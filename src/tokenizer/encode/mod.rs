@@ -7,9 +7,9 @@
 //! | `bert` | WordPiece: the longest tokens that spell a word | [`wordpiece`] |
 //! | `t5` | unigram: the tokens with the best sum of scores | [`unigram`], [`charsmap`] |
 //!
-//! A text is first cut at the special tokens that stand in it ([`special`]); the algorithm encodes what is between. Everything takes
-//! time in proportion to the text, up to a logarithm, whatever vocabulary and text are, and no recursion. Knows nothing of tensors,
-//! and of files only metadata.
+//! A text is first cut at the special tokens that stand in it ([`special`]); the algorithm encodes what is between. That takes time in
+//! proportion to the text, up to a logarithm, and for vocabularies made to be slow no more than that times their longest token or the
+//! number of special tokens in the text. Nothing recurses. Knows nothing of tensors, and of files only metadata.
 
 // Numbers are bounded where the vocabulary is read (ids have 31 bits, words at most 16 MiB), text is cut at characters that were found in
 // it, and what is expected to be valid is a constant; `tests` and the hostile vocabularies of tests/tokenize.rs hold all of it to that.
@@ -116,7 +116,7 @@ impl Tokenizer {
             Error::unsupported(what, "convert the model again, or name a known one")
         })?;
         let bos = pre.has_default_bos.then_some(11);
-        let mut vocab = Vocab::read(fields, Roles { bos, eos: Some(11), ..Roles::default() }, Bpe::looks_up_texts(pre))?;
+        let mut vocab = Vocab::read(fields, Roles { bos, eos: Some(11), ..Roles::default() }, false)?;
         if name.is_none() {
             vocab.warnings.push(format!(
                 "{} is missing; words are cut in a general way, which few models were trained with",

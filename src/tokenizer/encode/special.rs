@@ -198,7 +198,7 @@ struct SpecialToken {
 }
 
 /// Bytes of all special tokens together for which an automaton is built; real vocabularies stay far below.
-const FINDER_BYTES_MAX: usize = 1 << 22;
+const FINDER_BYTES_MAX: usize = 1 << 20;
 
 impl SpecialTokens {
     /// The control, unknown and user-defined tokens of a vocabulary; those that are not UTF-8 occur in no text.

@@ -4,7 +4,7 @@
 //! cannot say, that white space before a word leaves its last character to the word, is a rule applied after the match.
 
 use regex_automata::meta::Regex;
-use regex_automata::{Input, PatternID};
+use regex_automata::{Anchored, Input, Match, PatternID};
 
 use super::unicode::pinned;
 
@@ -91,7 +91,7 @@ impl Stage {
 
 fn cut_by_regex(regex: &Regex, spaces: Option<Spaces>, piece: &str, mut push: impl FnMut(usize)) {
     let mut done = 0;
-    while let Some(found) = regex.search(&Input::new(piece).range(done..)) {
+    while let Some(found) = search(regex, piece, done, spaces.is_some()) {
         if found.start() > done {
             push(found.start());
         }
@@ -106,6 +106,14 @@ fn cut_by_regex(regex: &Regex, spaces: Option<Spaces>, piece: &str, mut push: im
     if done < piece.len() {
         push(piece.len());
     }
+}
+
+/// The next match from `from` on. Where nearly every match follows the one before, looking there first spares the automaton that finds
+/// where a match begins.
+fn search(regex: &Regex, piece: &str, from: usize, follows: bool) -> Option<Match> {
+    let input = Input::new(piece).range(from..);
+    let here = if follows { regex.search(&input.clone().anchored(Anchored::Yes)) } else { None };
+    here.or_else(|| regex.search(&input))
 }
 
 /// How many bytes of a run of white space the first piece takes; at the end of the piece there is no word to leave a character for.

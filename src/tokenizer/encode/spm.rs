@@ -6,7 +6,7 @@
 use super::bpe::Scratch;
 use super::joints::{Joints, SPACE, with_visible_spaces};
 use super::merge::{Chain, NONE};
-use super::vocab::Vocab;
+use super::vocab::{Vocab, byte_token};
 
 /// A piece that is longer is cut before it is merged, which bounds the memory it takes to some 600 MB.
 const PIECE_BYTES_MAX: usize = 1 << 24;
@@ -29,11 +29,11 @@ impl SentencePiece {
                 joints.add_inside(text);
             }
         }
-        let byte_token = |byte| vocab.byte_token(byte).or_else(|| vocab.texts.find(&[byte]));
+        let token_of = |byte| byte_token(&vocab.texts, byte).or_else(|| vocab.texts.find(&[byte]));
         SentencePiece {
             ranks: (0..vocab.len()).map(|id| rank(vocab.scores.get(id as usize).copied().unwrap_or(0.0))).collect(),
             joints,
-            byte_tokens: (0..=255).map(byte_token).collect(),
+            byte_tokens: (0..=255).map(token_of).collect(),
             unk: vocab.roles.unk,
         }
     }

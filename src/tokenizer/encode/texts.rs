@@ -14,6 +14,13 @@ pub(super) struct Texts {
 }
 
 impl Texts {
+    /// Makes room for `n` more texts that can be found.
+    pub(super) fn reserve(&mut self, n: usize) {
+        self.ends.reserve(n);
+        let (bytes, ends, hasher) = (&self.bytes, &self.ends, &self.hasher);
+        self.index.reserve(n, |other| hasher.hash_one(text(bytes, ends, *other)));
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.ends.len()

@@ -1,69 +1,96 @@
-//! Which tokens begin a text: a trie that is nothing but the tokens in order.
+//! Which tokens begin a text: a trie laid out level by level.
 //!
-//! A node is the range of sorted tokens that share a prefix; a step narrows it by binary search. That takes four bytes per token,
-//! whatever the tokens are.
+//! The children of a node lie side by side in the order of their bytes, so a node is where its children begin; they end where those of the
+//! next node begin. That is nine bytes a node, and there are no more nodes than bytes of tokens.
+
+use std::collections::VecDeque;
 
 use super::texts::Texts;
 
-/// The tokens of a vocabulary that may be matched, sorted by text.
+/// No token ends here.
+const NO_TOKEN: u32 = u32::MAX;
+
+/// The tokens of a vocabulary that may be matched.
 pub(super) struct Trie {
-    /// Ids; of equal texts only the lowest.
-    sorted: Vec<u32>,
+    /// By node: its first child. One more than there are nodes.
+    first_child: Vec<u32>,
+    /// By node: the byte that leads to it.
+    byte: Vec<u8>,
+    /// By node: the id that ends there.
+    token: Vec<u32>,
 }
 
-/// The tokens that begin with what has been walked so far.
+/// What has been walked so far.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Node {
-    start: usize,
-    end: usize,
-    depth: usize,
-}
+pub(super) struct Node(u32);
 
 impl Trie {
+    /// Of equal texts the lowest id counts; empty ones are never matched. The texts together are shorter than 2^32 bytes.
     pub(super) fn new(texts: &Texts, ids: impl Iterator<Item = u32>) -> Trie {
         let mut sorted: Vec<u32> = ids.collect();
         sorted.sort_unstable_by_key(|id| (texts.get(*id), *id));
         sorted.dedup_by_key(|id| texts.get(*id));
-        Trie { sorted }
+
+        let mut trie = Trie { first_child: Vec::new(), byte: vec![0], token: vec![NO_TOKEN] };
+        // Nodes in their order, each with its depth and the sorted tokens that begin with it.
+        let mut queue = VecDeque::from([(0, &sorted[..])]);
+        while let Some((depth, mut tokens)) = queue.pop_front() {
+            let node = trie.first_child.len();
+            trie.first_child.push(trie.byte.len() as u32);
+            if let Some((first, longer)) = tokens.split_first()
+                && texts.get(*first).len() == depth
+            {
+                trie.token[node] = if depth > 0 { *first } else { NO_TOKEN };
+                tokens = longer;
+            }
+            let byte_of = |id: &u32| texts.get(*id)[depth];
+            for child in tokens.chunk_by(|a, b| byte_of(a) == byte_of(b)) {
+                trie.byte.push(byte_of(&child[0]));
+                trie.token.push(NO_TOKEN);
+                queue.push_back((depth + 1, child));
+            }
+        }
+        trie.first_child.push(trie.byte.len() as u32);
+        trie
     }
 
     pub(super) fn root(&self) -> Node {
-        Node { start: 0, end: self.sorted.len(), depth: 0 }
+        Node(0)
     }
 
     /// One byte further; `None` where no token goes on so.
-    pub(super) fn step(&self, texts: &Texts, node: Node, byte: u8) -> Option<Node> {
-        let range = &self.sorted[node.start..node.end];
-        // Where a text ends comes before every byte, as in the order of texts.
-        let at_depth = |id: &u32| texts.get(*id).get(node.depth).copied();
-        let below = range.partition_point(|id| at_depth(id) < Some(byte));
-        let equal = range[below..].partition_point(|id| at_depth(id) == Some(byte));
-        let start = node.start + below;
-        (equal > 0).then_some(Node { start, end: start + equal, depth: node.depth + 1 })
+    pub(super) fn step(&self, node: Node, byte: u8) -> Option<Node> {
+        /// Up to this many children are looked through one by one.
+        const FEW: usize = 8;
+        let node = node.0 as usize;
+        let start = self.first_child[node] as usize;
+        let bytes = &self.byte[start..self.first_child[node + 1] as usize];
+        let at = if bytes.len() <= FEW { bytes.iter().position(|b| *b == byte) } else { bytes.binary_search(&byte).ok() };
+        at.map(|at| Node((start + at) as u32))
     }
 
     /// The token that ends here.
-    pub(super) fn token(&self, texts: &Texts, node: Node) -> Option<u32> {
-        self.sorted.get(node.start).copied().filter(|id| node.start < node.end && texts.get(*id).len() == node.depth)
+    pub(super) fn token(&self, node: Node) -> Option<u32> {
+        Some(self.token[node.0 as usize]).filter(|id| *id != NO_TOKEN)
     }
 
-    /// The longest token that `text` begins with, never an empty one.
-    pub(super) fn longest(&self, texts: &Texts, text: &[u8]) -> Option<u32> {
+    /// The longest token that `text` begins with, and its length.
+    pub(super) fn longest(&self, text: &[u8]) -> Option<(u32, usize)> {
         let mut longest = None;
         let mut node = self.root();
-        for byte in text {
-            let Some(next) = self.step(texts, node, *byte) else { break };
+        for (at, byte) in text.iter().enumerate() {
+            let Some(next) = self.step(node, *byte) else { break };
             node = next;
-            longest = self.token(texts, node).or(longest);
+            longest = self.token(node).map(|id| (id, at + 1)).or(longest);
         }
         longest
     }
 
     /// How many bytes of `text` some token begins with.
-    pub(super) fn common_len(&self, texts: &Texts, text: &[u8]) -> usize {
+    pub(super) fn common_len(&self, text: &[u8]) -> usize {
         let mut node = self.root();
         for (len, byte) in text.iter().enumerate() {
-            match self.step(texts, node, *byte) {
+            match self.step(node, *byte) {
                 Some(next) => node = next,
                 None => return len,
             }
@@ -76,17 +103,26 @@ impl Trie {
 mod tests {
     use super::*;
 
+    fn trie<'a>(tokens: impl Iterator<Item = &'a [u8]>) -> Trie {
+        let mut texts = Texts::default();
+        tokens.for_each(|token| texts.push_hidden(token));
+        Trie::new(&texts, 0..texts.len() as u32)
+    }
+
     #[test]
     fn the_longest_prefix_is_found() {
-        let mut texts = Texts::default();
-        ["b", "abc", "a", "", "abcde", "a"].iter().for_each(|text| texts.push_hidden(text.as_bytes()));
-        let trie = Trie::new(&texts, 0..6);
-        let longest = |text: &str| trie.longest(&texts, text.as_bytes());
-        assert_eq!(
-            [longest("abcd"), longest("ab"), longest("b"), longest("c"), longest("")],
-            [Some(1), Some(2), Some(0), None, None]
-        );
-        assert_eq!([trie.common_len(&texts, b"abcdx"), trie.common_len(&texts, b"x"), trie.common_len(&texts, b"")], [4, 0, 0]);
-        assert_eq!(Trie::new(&texts, 0..0).longest(&texts, b"a"), None);
+        let trie = trie(["b", "abc", "a", "", "abcde", "a"].iter().map(|text| text.as_bytes()));
+        let longest = |text: &str| trie.longest(text.as_bytes());
+        assert_eq!([longest("abcd"), longest("ab"), longest("b")], [Some((1, 3)), Some((2, 1)), Some((0, 1))]);
+        assert_eq!([longest("c"), longest("")], [None, None]);
+        assert_eq!([trie.common_len(b"abcdx"), trie.common_len(b"x"), trie.common_len(b"")], [4, 0, 0]);
+    }
+
+    #[test]
+    fn nodes_with_many_children_and_with_none_work() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let trie256 = trie(bytes.chunks(1));
+        assert!((0..=255).all(|byte| trie256.longest(&[byte, 0]) == Some((u32::from(byte), 1))));
+        assert_eq!(trie(std::iter::empty()).longest(b"a"), None);
     }
 }

@@ -47,7 +47,7 @@ impl Unigram {
 
     /// Appends the ids of `text`, before which a space is put if asked for.
     pub(super) fn encode(&self, vocab: &Vocab, text: &str, space_before: bool, out: &mut Vec<u32>) {
-        let text = self.normalize(vocab, text.as_bytes(), space_before);
+        let text = self.normalize(text.as_bytes(), space_before);
         let mut ways = vec![Best { score: 0.0, ..UNREACHED }];
         let mut after_unknown = false;
         let (mut start, mut at) = (0, 0);
@@ -71,9 +71,9 @@ impl Unigram {
         let mut is_known = false;
         let mut node = self.tokens.root();
         for (end, byte) in (at + 1..).zip(&text[at..]) {
-            let Some(next) = self.tokens.step(&vocab.texts, node, *byte) else { break };
+            let Some(next) = self.tokens.step(node, *byte) else { break };
             node = next;
-            if let Some(token) = self.tokens.token(&vocab.texts, node) {
+            if let Some(token) = self.tokens.token(node) {
                 is_known |= end == one_char;
                 let is_user_defined = vocab.attributes[token as usize].any(Attributes::USER_DEFINED);
                 let score = here + if is_user_defined { 0.0 } else { f64::from(score(vocab, token)) };
@@ -86,14 +86,14 @@ impl Unigram {
     }
 
     /// Replaces what the rules replace, makes spaces visible, and merges them where the model wants it.
-    fn normalize(&self, vocab: &Vocab, text: &[u8], mut space_before: bool) -> Vec<u8> {
+    fn normalize(&self, text: &[u8], mut space_before: bool) -> Vec<u8> {
         let mut space = [0; SPACE.len_utf8()];
         let space = SPACE.encode_utf8(&mut space).as_bytes();
         let mut normal = Vec::with_capacity(text.len() + text.len() / 2);
         let mut in_word = false;
         let mut rest = text;
         while !rest.is_empty() {
-            let (len, replacement) = self.normalize_prefix(vocab, rest);
+            let (len, replacement) = self.normalize_prefix(rest);
             rest = &rest[len..];
             for byte in replacement {
                 if *byte == b' ' {
@@ -115,8 +115,8 @@ impl Unigram {
     }
 
     /// How much of the front of `text` is replaced at once, and by what. Text that a user-defined token begins with stays as it is.
-    fn normalize_prefix<'a>(&'a self, vocab: &Vocab, text: &'a [u8]) -> (usize, &'a [u8]) {
-        let kept = self.user_defined.common_len(&vocab.texts, text);
+    fn normalize_prefix<'a>(&'a self, text: &'a [u8]) -> (usize, &'a [u8]) {
+        let kept = self.user_defined.common_len(text);
         if kept > 0 {
             return (kept, &text[..kept]);
         }

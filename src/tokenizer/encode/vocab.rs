@@ -56,6 +56,9 @@ impl Attributes {
     }
 }
 
+/// Bytes of all token texts together. Real vocabularies have a few million; indexes into them have 32 bits.
+const TEXTS_BYTES_MAX: usize = 1 << 30;
+
 /// The tokens, by id.
 pub(super) struct Vocab {
     pub(super) texts: Texts,
@@ -92,7 +95,7 @@ impl Vocab {
     /// Reads the tokens. `defaults` are the roles that hold where the file does not say; `findable` says whether texts will be looked up.
     ///
     /// # Errors
-    /// `TokenizerInvalid`, `TokenIdRange` and `SpecialIdRange` for tables that contradict each other.
+    /// `TokenizerInvalid`, `TokenIdRange` and `SpecialIdRange` for tables that contradict each other, `Limit` for texts without bound.
     pub(super) fn read(fields: Fields, defaults: Roles, findable: bool) -> Result<Vocab> {
         let tokens = fields.array(keys::TOKENIZER_TOKENS, &[ValueType::String])?;
         let tokens = tokens.filter(|tokens| !tokens.is_empty());
@@ -100,6 +103,10 @@ impl Vocab {
         if i32::try_from(tokens.len()).is_err() {
             let detail = format!("{} tokens; ids are 31 bits", tokens.len());
             return Err(fields.fault(keys::TOKENIZER_TOKENS, Fault::TokenIdRange, detail));
+        }
+        let n_bytes = tokens.iter().map(|token| if let ValueRef::String(text) = token { text.len() } else { 0 }).sum();
+        if n_bytes > TEXTS_BYTES_MAX {
+            return Err(fields.over_limit("bytes of token texts", TEXTS_BYTES_MAX, n_bytes));
         }
         let mut vocab = Vocab {
             texts: Texts::default(),
@@ -119,13 +126,11 @@ impl Vocab {
         self.attributes.len() as u32
     }
 
-    /// The id of the byte's token, `<0xFF>`.
-    pub(super) fn byte_token(&self, byte: u8) -> Option<u32> {
-        self.texts.find(format!("<0x{byte:02X}>").as_bytes())
-    }
-
     fn read_texts(&mut self, tokens: ArrayRef, findable: bool) {
         let mut duplicates = Duplicates::default();
+        if findable {
+            self.texts.reserve(tokens.len());
+        }
         for (id, token) in tokens.iter().enumerate() {
             let ValueRef::String(text) = token else { continue };
             let placeholder = format!("[EMPTY_{id}]");
@@ -138,6 +143,11 @@ impl Vocab {
         }
         self.warnings.extend(duplicates.warning());
     }
+}
+
+/// The number of the text `<0xFF>` for a byte.
+pub(super) fn byte_token(texts: &Texts, byte: u8) -> Option<u32> {
+    texts.find(format!("<0x{byte:02X}>").as_bytes())
 }
 
 /// Tokens whose text an earlier one has.

@@ -75,13 +75,13 @@ impl WordPiece {
         let before = out.len();
         let mut rest = word;
         while !rest.is_empty() {
-            let Some(id) = self.trie.longest(&vocab.texts, rest) else {
+            let Some((id, len)) = self.trie.longest(rest) else {
                 out.truncate(before);
                 out.extend(vocab.roles.unk);
                 return;
             };
             out.push(id);
-            rest = &rest[vocab.texts.get(id).len()..];
+            rest = &rest[len..];
         }
     }
 }
