@@ -44,6 +44,11 @@ fn painted_row() -> Vec<f32> {
     (0..ROW_LEN).map(weight).collect()
 }
 
+/// The importance that `tools/dev/golden.py` gave to ggml.
+fn painted_importance() -> Vec<f32> {
+    Paint::new(2027).weights(ROW_LEN, |p| ((p.next() & 0xffff) + 1) as f32 / 65536.0)
+}
+
 fn golden(format: Format, kind: &str) -> Vec<u8> {
     let path = common::fixture(&format!("golden/{format}.{kind}"));
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e} (tools/dev/golden.py makes it)", path.display()))
@@ -57,6 +62,19 @@ fn quantizing_gives_the_golden_bytes() {
             assert_eq!(got, expected, "{format} {}: block {i}", level.name());
         }
         assert_eq!(got.len(), expected.len(), "{format}");
+    });
+}
+
+#[test]
+fn quantizing_with_importance_gives_the_golden_bytes() {
+    for_each(Format::uses_importance, |format, level| {
+        let expected = golden(format, "weighted");
+        let mut got = vec![0xaa; expected.len()];
+        let done = format.quantize_rows(level, &painted_row(), ROW_LEN, Some(&painted_importance()), &mut got);
+        assert!(done.is_ok(), "{format} {}: {done:?}", level.name());
+        for (i, (expected, got)) in expected.chunks(format.block_bytes()).zip(got.chunks(format.block_bytes())).enumerate() {
+            assert_eq!(got, expected, "{format} {}: block {i}", level.name());
+        }
     });
 }
 

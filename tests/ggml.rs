@@ -1,6 +1,9 @@
 //! Bytes and weights equal ggml's, bit for bit, for every format and every CPU level of this machine.
 //!
 //! The oracle is `ggml_quantize_chunk` and `to_float` of the library that npm's `@node-llama-cpp/linux-x64` carries.
+//!
+//! Every batch of rows is compared with one kind of importance, the kinds taking turns; with `GGFORGE_TEST_FULL=1` with all of them.
+//! `GGFORGE_TEST_FORMATS=Q4_K,IQ4_XS` leaves the other formats out.
 
 mod common;
 
@@ -20,12 +23,12 @@ struct Case {
     weights: Vec<f32>,
 }
 
-/// Ten million weights and more, of every kind that has its own path through the quantizers.
+/// Sixteen million weights and more, of every kind that has its own path through the quantizers.
 fn cases() -> Vec<Case> {
     const MILLION: usize = 1024 * ROW_LEN;
     let mut cases = Vec::new();
     let mut add = |name, weights: Vec<f32>| cases.push(Case { name, weights });
-    for seed in 0..3 {
+    for seed in 0..4 {
         add("Gaussian", Paint::new(seed).weights(MILLION, |p| 0.02 * p.gaussian()));
         add("Student-t", Paint::new(10 + seed).weights(MILLION, |p| 0.02 * p.student_t4()));
     }
@@ -105,18 +108,54 @@ fn in_parallel(n: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
+/// How much the columns of a row count.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Importance {
+    None,
+    Flat,
+    LogNormal,
+    /// Log-normal with zeros: columns, and runs of 32 and 256.
+    Zeros,
+}
+
+impl Importance {
+    const ALL: [Importance; 4] = [Importance::None, Importance::Flat, Importance::LogNormal, Importance::Zeros];
+
+    fn columns(self) -> Option<Vec<f32>> {
+        let log_normal = Paint::new(40).weights(ROW_LEN, |p| (2.0 * p.gaussian()).exp());
+        match self {
+            Importance::None => None,
+            Importance::Flat => Some(vec![1.0; ROW_LEN]),
+            Importance::LogNormal => Some(log_normal),
+            Importance::Zeros => {
+                let is_zero = |i: usize| i % 3 == 1 || i / 32 % 7 == 2 || i / 256 == 2;
+                Some(log_normal.iter().enumerate().map(|(i, &v)| if is_zero(i) { 0.0 } else { v }).collect())
+            }
+        }
+    }
+}
+
+/// What the environment asks for.
+fn chosen(format: &Format) -> bool {
+    let Ok(list) = std::env::var("GGFORGE_TEST_FORMATS") else { return true };
+    list.split(',').any(|name| name == format.name())
+}
+
 fn quantizable() -> impl Iterator<Item = Format> {
-    Format::ALL.iter().copied().filter(|format| format.can_quantize())
+    Format::ALL.iter().copied().filter(|format| format.can_quantize() && chosen(format))
 }
 
 /// Blocks, then weights, of one batch of rows at every level.
-fn compare(ggml: &Ggml, format: Format, case: &str, weights: &[f32]) {
+fn compare(ggml: &Ggml, format: Format, case: &str, weights: &[f32], importance: Importance) {
+    let columns = importance.columns();
+    let columns = columns.as_deref();
+    let case = &format!("{case}, importance {importance:?}");
     let n_blocks = weights.len() / format.block_len();
     let mut expected = vec![0; n_blocks * format.block_bytes()];
     let mut blocks = vec![0xaa; expected.len()];
-    ggml.quantize(format, weights, ROW_LEN, None, &mut expected);
+    ggml.quantize(format, weights, ROW_LEN, columns, &mut expected);
     for level in Level::available() {
-        let done = format.quantize_rows(level, weights, ROW_LEN, None, &mut blocks);
+        let done = format.quantize_rows(level, weights, ROW_LEN, columns, &mut blocks);
         assert!(done.is_ok(), "{format} {} {case}: {done:?}", level.name());
         if blocks != expected {
             let at = blocks.iter().zip(&expected).position(|(a, b)| a != b).unwrap() / format.block_bytes();
@@ -158,22 +197,30 @@ fn quantized_bytes_and_their_weights_equal_ggml() {
     const ROWS: usize = 129; // odd, so that the last group of lanes is not full
     let cases = cases();
     let total: usize = cases.iter().map(|case| case.weights.len()).sum();
-    assert!(total >= 10_000_000, "{total} weights");
+    assert!(total >= 12_000_000, "{total} weights");
+    let kinds = if std::env::var_os("GGFORGE_TEST_FULL").is_some() { 4 } else { 1 };
     let batches: Vec<(&str, &[f32])> =
         cases.iter().flat_map(|case| case.weights.chunks(ROWS * ROW_LEN).map(|rows| (case.name, rows))).collect();
     let formats: Vec<Format> = quantizable().collect();
-    in_parallel(batches.len() * formats.len(), |i| {
-        let (case, weights) = batches[i / formats.len()];
-        compare(&ggml, formats[i % formats.len()], case, weights);
+    in_parallel(batches.len() * formats.len() * kinds, |i| {
+        let (turn, format) = (i / formats.len(), formats[i % formats.len()]);
+        let (case, weights) = batches[turn / kinds];
+        let importance = Importance::ALL[turn % Importance::ALL.len()];
+        let importance = if format.uses_importance() { importance } else { Importance::None };
+        compare(&ggml, format, case, weights, importance);
     });
     let levels: Vec<&str> = Level::available().iter().map(|level| level.name()).collect();
-    println!("{} formats, {total} weights each, levels {levels:?}: bytes and weights equal ggml's", formats.len());
+    for case in &cases {
+        println!("{:>9} weights {}", case.weights.len(), case.name);
+    }
+    println!("{formats:?}, {total} weights each, {kinds} kinds of importance, levels {levels:?}: bytes and weights equal ggml's");
 }
 
 #[test]
 fn weights_of_random_blocks_equal_ggml() {
     let Some(ggml) = Ggml::load() else { return };
-    let formats: Vec<Format> = Format::ALL.iter().copied().filter(|f| f.can_dequantize() && *f != Format::F64).collect();
+    let formats: Vec<Format> =
+        Format::ALL.iter().copied().filter(|f| f.can_dequantize() && *f != Format::F64 && chosen(f)).collect();
     in_parallel(formats.len() * 4, |i| {
         let format = formats[i / 4];
         let mut paint = Paint::new(i as u64);
@@ -202,7 +249,7 @@ fn every_half_widens_and_every_float_narrows_as_in_ggml() {
         }
         weights.truncate(weights.len() / ROW_LEN * ROW_LEN);
         for format in [Format::F16, Format::BF16] {
-            compare(&ggml, format, "float", &weights);
+            compare(&ggml, format, "float", &weights, Importance::None);
         }
     });
 }

@@ -48,6 +48,7 @@
 
 mod block;
 mod iq;
+mod iq4;
 mod k;
 mod plain;
 mod simple;
@@ -136,10 +137,10 @@ formats! {
     17 IQ2_XS Traits::readable::<iq::IQ2_XS>();
     18 IQ3_XXS Traits::stored::<[u8; 98]>(256);
     19 IQ1_S Traits::readable::<iq::IQ1_S>();
-    20 IQ4_NL Traits::stored::<[u8; 18]>(32);
+    20 IQ4_NL Traits::of::<iq4::IQ4_NL>();
     21 IQ3_S Traits::stored::<[u8; 110]>(256);
     22 IQ2_S Traits::readable::<iq::IQ2_S>();
-    23 IQ4_XS Traits::stored::<[u8; 136]>(256);
+    23 IQ4_XS Traits::of::<iq4::IQ4_XS>();
     24 I8 Traits::stored::<[u8; 1]>(1);
     25 I16 Traits::stored::<[u8; 2]>(1);
     26 I32 Traits::stored::<[u8; 4]>(1);

@@ -140,6 +140,12 @@ impl Simd for Avx2 {
             }
             to
         }
+        fn lookup16(table: F, index: I) -> F { lookup16(table, index) }
+        fn lookup32(table: [F; 2], index: I) -> F {
+            let (low, high) = (lookup16(table[0], index), lookup16(table[1], index));
+            let upper = [_mm256_slli_epi32::<27>(index[0]), _mm256_slli_epi32::<27>(index[1])];
+            blend_by_sign(low, high, upper)
+        }
         fn spread(bits: u16, value: i32) -> I {
             let (bits, value) = (_mm256_set1_epi32(i32::from(bits)), _mm256_set1_epi32(value));
             let own = [_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), _mm256_setr_epi32(256, 512, 1024, 2048, 4096, 8192, 16384, 32768)];
@@ -175,6 +181,23 @@ impl Simd for Avx2 {
 fn not(mask: F) -> F {
     let ones = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
     [_mm256_xor_ps(mask[0], ones), _mm256_xor_ps(mask[1], ones)]
+}
+
+/// `yes` where the sign bit of `mask` is set, `no` elsewhere.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn blend_by_sign(no: F, yes: F, mask: I) -> F {
+    let mask = [_mm256_castsi256_ps(mask[0]), _mm256_castsi256_ps(mask[1])];
+    [_mm256_blendv_ps(no[0], yes[0], mask[0]), _mm256_blendv_ps(no[1], yes[1], mask[1])]
+}
+
+/// The permutation sees three bits of an index; the fourth picks the half of the table.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lookup16(table: F, index: I) -> F {
+    let low = [_mm256_permutevar8x32_ps(table[0], index[0]), _mm256_permutevar8x32_ps(table[0], index[1])];
+    let high = [_mm256_permutevar8x32_ps(table[1], index[0]), _mm256_permutevar8x32_ps(table[1], index[1])];
+    blend_by_sign(low, high, [_mm256_slli_epi32::<28>(index[0]), _mm256_slli_epi32::<28>(index[1])])
 }
 
 #[inline]

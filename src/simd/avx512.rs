@@ -100,6 +100,8 @@ impl Simd for Avx512 {
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
         }
         fn narrow_f16(a: __m512) -> [u8; 32] { store_256(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) }
+        fn lookup16(table: __m512, index: __m512i) -> __m512 { _mm512_permutexvar_ps(index, table) }
+        fn lookup32(table: [__m512; 2], index: __m512i) -> __m512 { _mm512_permutex2var_ps(table[0], index, table[1]) }
         fn spread(bits: u16, value: i32) -> __m512i { _mm512_maskz_set1_epi32(bits, value) }
         fn half(value: f32) -> [u8; 2] {
             let half = _mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value));

@@ -65,6 +65,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Round to nearest even; overflow gives infinity.
     fn narrow_f16(self, a: Self::F32) -> [u8; 32];
 
+    /// Lane `i` is `table[index[i] % 16]`.
+    fn lookup16(self, table: Self::F32, index: Self::I32) -> Self::F32;
+    /// Lane `i` is entry `index[i] % 32` of the two tables one after the other.
+    fn lookup32(self, table: [Self::F32; 2], index: Self::I32) -> Self::F32;
     /// `value` in the lanes whose bit is set, 0 in the others.
     fn spread(self, bits: u16, value: i32) -> Self::I32;
     /// One float as a half, rounded to nearest even; overflow gives infinity.
@@ -230,6 +234,25 @@ impl<S: Simd> F32x16<S> {
         // bits is the order of the integers. Integer clamps leave the adders of the CPU to the sums.
         let place = ((self + round).to_bits() & 0x007f_ffff) | 0x4b00_0000;
         place.max(zero + low).min(zero + high).to_float_bits() - round
+    }
+
+    /// The nearest integer, ties to even, in the low 22 bits of the result; of a magnitude below 2^21, in two's complement.
+    #[inline(always)]
+    pub fn nearest_low_bits(self) -> I32x16<S> {
+        (self + Self::splat(self.simd, ROUND)).to_bits()
+    }
+
+    /// Lane `i` is `self[index[i] % 16]`.
+    #[inline(always)]
+    pub fn lookup(self, index: I32x16<S>) -> Self {
+        F32x16 { lanes: self.simd.lookup16(self.lanes, index.lanes), simd: self.simd }
+    }
+
+    /// Lane `i` is entry `index[i] % 32` of the two halves of a table.
+    #[inline(always)]
+    pub fn lookup_in(table: [Self; 2], index: I32x16<S>) -> Self {
+        let simd = index.simd;
+        F32x16 { lanes: simd.lookup32([table[0].lanes, table[1].lanes], index.lanes), simd }
     }
 
     /// Towards zero; what an i32 cannot hold, NaN included, gives `i32::MIN`, as on x86.

@@ -171,6 +171,14 @@ impl Simd for Scalar {
         from_fn(|i| f16::from_f32(a[i / 2]).to_le_bytes()[i % 2])
     }
     #[inline(always)]
+    fn lookup16(self, table: [f32; 16], index: [i32; 16]) -> [f32; 16] {
+        index.map(|i| table[(i & 15) as usize])
+    }
+    #[inline(always)]
+    fn lookup32(self, table: [[f32; 16]; 2], index: [i32; 16]) -> [f32; 16] {
+        index.map(|i| table[(i >> 4 & 1) as usize][(i & 15) as usize])
+    }
+    #[inline(always)]
     fn spread(self, bits: u16, value: i32) -> [i32; 16] {
         from_fn(|i| if bits >> i & 1 == 1 { value } else { 0 })
     }

@@ -3,8 +3,9 @@
 
     tools/dev/peers && tools/dev/golden.py
 
-Per format FORMAT.blocks (ggml_quantize_chunk) and FORMAT.weights (to_float, f32 little-endian). The input is the formula of
-`painted_row`, which tests/formats.rs repeats. Formats that ggml quantizes only with an importance matrix get `painted_importance`.
+Per format FORMAT.blocks (ggml_quantize_chunk) and FORMAT.weights (to_float, f32 little-endian); FORMAT.weighted are the blocks with
+`painted_importance`, where that makes a difference. The input is the formula of `painted_row`, which tests/formats.rs repeats. Formats
+that ggml quantizes only with an importance matrix get it for FORMAT.blocks too.
 """
 import ctypes
 import hashlib
@@ -73,14 +74,19 @@ def main():
         traits = ggml.ggml_get_type_traits(type_id).contents
         needs = ggml.ggml_quantize_requires_imatrix(type_id)
         blocks = ctypes.create_string_buffer(ROW_LEN // traits.block_len * traits.block_bytes)
-        written = ggml.ggml_quantize_chunk(type_id, row, blocks, 0, 1, ROW_LEN, importance if needs else None)
-        assert written == len(blocks), name
+        weighted = ctypes.create_string_buffer(len(blocks))
+        for to, columns in ((blocks, importance if needs else None), (weighted, importance)):
+            written = ggml.ggml_quantize_chunk(type_id, row, to, 0, 1, ROW_LEN, columns)
+            assert written == len(to), name
         weights = (ctypes.c_float * ROW_LEN)()
         if type_id == 0:
             ctypes.memmove(weights, blocks, written)
         else:
             traits.to_float(blocks, weights, ROW_LEN)
-        for kind, content in (("blocks", blocks.raw), ("weights", struct.pack(f"<{ROW_LEN}f", *weights))):
+        files = [("blocks", blocks.raw), ("weights", struct.pack(f"<{ROW_LEN}f", *weights))]
+        if needs or weighted.raw != blocks.raw:
+            files.append(("weighted", weighted.raw))
+        for kind, content in files:
             file = ROOT / "fixtures/golden" / f"{name}.{kind}"
             file.write_bytes(content)
             lines.append(f"{hashlib.sha256(content).hexdigest()}  {file.name}\n")

@@ -21,7 +21,7 @@ const LEN: usize = 256;
 
 /// Sixteen sub-blocks of `N` weights side by side: lane `j` of vector `i` is weight `i` of sub-block `j`. `weights` is `[16 * N]`.
 #[inline(always)]
-fn lanes_of_sub_blocks<S: Simd, const N: usize>(simd: S, weights: &[f32]) -> [F32x16<S>; N] {
+pub(super) fn lanes_of_sub_blocks<S: Simd, const N: usize>(simd: S, weights: &[f32]) -> [F32x16<S>; N] {
     let (chunks, _) = weights.as_chunks::<16>();
     assert!(N.is_multiple_of(16) && chunks.len() == N);
     let zero = F32x16::splat(simd, 0.0);
@@ -36,8 +36,26 @@ fn lanes_of_sub_blocks<S: Simd, const N: usize>(simd: S, weights: &[f32]) -> [F3
     lanes
 }
 
+/// The sums of the squares of up to sixteen super-blocks, each added from its first weight to its last.
+#[inline(always)]
+pub(super) fn sums_of_squares<S: Simd>(simd: S, weights: &[f32]) -> [f32; 16] {
+    let (chunks, _) = weights.as_chunks::<16>();
+    let zero = F32x16::splat(simd, 0.0);
+    let mut sums = zero;
+    for part in 0..LEN / 16 {
+        let mut rows = [zero; 16];
+        for (row, super_block) in rows.iter_mut().zip(chunks.chunks_exact(LEN / 16)) {
+            *row = F32x16::load(simd, &super_block[part]);
+        }
+        for x in F32x16::transpose(rows) {
+            sums = sums + x * x;
+        }
+    }
+    sums.to_array()
+}
+
 /// One float as [`F32x16::nearest_int`] rounds it.
 #[inline(always)]
-fn nearest_int(x: f32) -> i32 {
+pub(super) fn nearest_int(x: f32) -> i32 {
     ((x + 12_582_912.0).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
 }
