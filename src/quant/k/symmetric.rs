@@ -3,10 +3,8 @@
 //! For each trial scale the quants are found first, then the scale that fits those quants best (weighted least squares). The fit is
 //! best where `(sum w*x*q)^2 / (sum w*q*q)` is largest.
 
+use super::ALL_ZERO;
 use crate::simd::{F32x16, Simd};
-
-/// Weights whose largest magnitude is below this count as all zero.
-pub(super) const ALL_ZERO: f32 = 1e-15;
 
 /// What the search found for sixteen sub-blocks.
 pub(super) struct Fit<S: Simd> {
