@@ -10,7 +10,7 @@ use crate::quant::block::Half;
 use crate::simd::{F32x16, I32x16, Mask, Simd};
 
 /// What is tried: `(first + i * step + q_max) / range` for `i` from 0 to `n`, `q_max` being the largest quant.
-pub(super) struct Trials {
+pub(in crate::quant) struct Trials {
     pub q_max: i32,
     pub first: f32,
     pub step: f32,
@@ -35,12 +35,12 @@ struct Search<S: Simd> {
 
 /// A scale and minimum, and what makes the quants they go with: `(x - origin) * inverse`, rounded and clamped.
 #[derive(Clone, Copy)]
-struct Fit<S: Simd> {
-    scale: F32x16<S>,
+pub(in crate::quant) struct Fit<S: Simd> {
+    pub scale: F32x16<S>,
     /// Not positive; the format stores its negative.
-    min: F32x16<S>,
-    inverse: F32x16<S>,
-    origin: F32x16<S>,
+    pub min: F32x16<S>,
+    pub inverse: F32x16<S>,
+    pub origin: F32x16<S>,
     /// How much the sub-block counts.
     sum_w: F32x16<S>,
     /// False where the quants are all equal and fit nothing.
@@ -127,7 +127,11 @@ impl<S: Simd> Search<S> {
 /// The best fits of `G` times sixteen sub-blocks. Two groups advance in step, because while one waits for its divisions the other
 /// keeps the adders busy: a sixth faster with AVX-512 on Zen 5.
 #[inline(always)]
-fn search<S: Simd, const N: usize, const G: usize>(simd: S, groups: &[Lanes<S, N>; G], trials: &Trials) -> [Fit<S>; G] {
+pub(in crate::quant) fn search<S: Simd, const N: usize, const G: usize>(
+    simd: S,
+    groups: &[Lanes<S, N>; G],
+    trials: &Trials,
+) -> [Fit<S>; G] {
     let zero = F32x16::splat(simd, 0.0);
     let mut searches = [Search::new(simd, &groups[0], trials.q_max); G];
     for g in 1..G {

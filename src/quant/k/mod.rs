@@ -4,12 +4,12 @@
 //! runs in sixteen lanes, each doing ggml's algorithm on its own sub-block in ggml's order of operations, so the bytes are ggml's
 //! and neither machine nor batch shows in them. The searches never store the quants: a quant is a function of the winning scale.
 
-mod affine;
+pub(super) mod affine;
 mod positive;
 mod q4_k;
 mod q5_k;
 mod q6_k;
-mod symmetric;
+pub(super) mod symmetric;
 
 pub(super) use q4_k::Q4_K;
 pub(super) use q5_k::Q5_K;

@@ -7,7 +7,7 @@ use super::ALL_ZERO;
 use crate::simd::{F32x16, Simd};
 
 /// What the search found for sixteen sub-blocks.
-pub(super) struct Fit<S: Simd> {
+pub(in crate::quant) struct Fit<S: Simd> {
     pub scale: F32x16<S>,
     /// The quants that won are `x * inverse`, rounded and clamped; 0 stands for a sub-block that is all zero.
     pub inverse: F32x16<S>,
@@ -15,7 +15,7 @@ pub(super) struct Fit<S: Simd> {
 
 /// `w`: how much each weight counts.
 #[inline(always)]
-pub(super) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[F32x16<S>; N], n: i32) -> Fit<S> {
+pub(in crate::quant) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[F32x16<S>; N], n: i32) -> Fit<S> {
     let zero = F32x16::splat(simd, 0.0);
     let (mut max, mut magnitude) = (zero, zero);
     let mut wx = *x;
