@@ -52,10 +52,11 @@ fn main() {
 
 type Named<'a> = (&'static str, Box<dyn FnMut() + 'a>);
 
-/// What is timed: quantizing without importance, and with it where that makes a difference.
+/// What is timed: quantizing without importance where the format can do without, and with it where that makes a difference.
 fn weightings(format: Format, importance: &[f32]) -> Vec<(&'static str, Option<&[f32]>)> {
     let both = [("quantize", None), ("weighted", Some(importance))];
-    both.into_iter().filter(|(_, importance)| importance.is_none() || format.uses_importance()).collect()
+    let fits = |importance: bool| if importance { format.uses_importance() } else { !format.needs_importance() };
+    both.into_iter().filter(|(_, importance)| fits(importance.is_some())).collect()
 }
 
 /// ggml first when it is there, then every level.

@@ -22,7 +22,8 @@ fn for_each(formats: impl Fn(Format) -> bool, check: impl Fn(Format, Level)) {
 
 fn quantize(format: Format, level: Level, weights: &[f32]) -> Result<Vec<u8>, BlockFault> {
     let mut blocks = vec![0xaa; weights.len() / format.block_len() * format.block_bytes()];
-    format.quantize_rows(level, weights, ROW_LEN, None, &mut blocks).map(|()| blocks)
+    let importance = format.needs_importance().then(painted_importance);
+    format.quantize_rows(level, weights, ROW_LEN, importance.as_deref(), &mut blocks).map(|()| blocks)
 }
 
 fn dequantize(format: Format, level: Level, blocks: &[u8]) -> Vec<f32> {

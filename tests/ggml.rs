@@ -206,7 +206,11 @@ fn quantized_bytes_and_their_weights_equal_ggml() {
         let (turn, format) = (i / formats.len(), formats[i % formats.len()]);
         let (case, weights) = batches[turn / kinds];
         let importance = Importance::ALL[turn % Importance::ALL.len()];
-        let importance = if format.uses_importance() { importance } else { Importance::None };
+        let importance = match importance {
+            Importance::None if format.needs_importance() => Importance::Flat,
+            _ if format.uses_importance() => importance,
+            _ => Importance::None,
+        };
         compare(&ggml, format, case, weights, importance);
     });
     let levels: Vec<&str> = Level::available().iter().map(|level| level.name()).collect();

@@ -87,7 +87,7 @@ pub struct Choice {
     pub reason: Option<String>,
     /// Its rows are not whole blocks of the format wanted, so another stands in.
     pub is_fallback: bool,
-    /// It would be garbage without an importance matrix.
+    /// It cannot be made without an importance matrix, or would be garbage.
     pub needs_imatrix: bool,
 }
 

@@ -43,7 +43,7 @@ impl Importances {
             for choice in choices {
                 match &importance {
                     Some(_) => check_weighted(draft, choice)?,
-                    None if needs_importance(choice) => add_warning(warnings, missing(draft, choice)),
+                    None if choice.needs_imatrix => add_warning(warnings, missing(draft, choice)),
                     None => {}
                 }
             }
@@ -60,7 +60,7 @@ impl Importances {
             return None;
         }
         let Wanted { n_experts, n_columns, .. } = wanted(draft);
-        self.known[index].clone().or_else(|| needs_importance(choice).then(|| Arc::new(Importance::flat(n_experts, n_columns))))
+        self.known[index].clone().or_else(|| choice.needs_imatrix.then(|| Arc::new(Importance::flat(n_experts, n_columns))))
     }
 }
 
@@ -74,11 +74,6 @@ fn wanted(draft: &Draft) -> Wanted<'_> {
     let n_columns = draft.shape.last().copied().map_or(1, len);
     let n_experts = draft.shape.iter().rev().skip(2).fold(1, |n: usize, &dim| n.saturating_mul(len(dim)));
     Wanted { name: &draft.name, n_experts, n_columns }
-}
-
-/// Formats that ggml cannot write without importances, and tensors that would be garbage.
-fn needs_importance(choice: &Choice) -> bool {
-    choice.needs_imatrix || matches!(choice.format, Format::IQ1_S | Format::IQ2_XXS | Format::IQ2_XS)
 }
 
 fn missing(draft: &Draft, choice: &Choice) -> String {

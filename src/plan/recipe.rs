@@ -219,11 +219,12 @@ impl Preset {
         self.base.block_len() > 1
     }
 
-    /// True for a tensor that would be garbage in this format without an importance matrix.
+    /// True for a tensor that cannot be made in this format without an importance matrix, or would be garbage.
     pub fn needs_imatrix(&self, role: Role, format: Format) -> bool {
         match format {
+            _ if format.needs_importance() => true,
             _ if matches!(role, Role::TokenEmbd | Role::Output) => false,
-            IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS => true,
+            IQ1_M | IQ2_S | IQ3_XXS => true,
             Q2_K => self.name == "Q2_K_S",
             _ => false,
         }

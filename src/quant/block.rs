@@ -23,6 +23,9 @@ pub(super) trait Quantize: Dequantize {
     /// True where `quantize` weights errors by the importance; elsewhere the bytes are the same with and without.
     const USES_IMPORTANCE: bool = false;
 
+    /// True where ggml makes blocks only with importance; then `quantize` always gets it.
+    const NEEDS_IMPORTANCE: bool = false;
+
     /// The `LEN` weights from `i * LEN` become `blocks[i]`; every weight is finite. With `importance`, one for each weight, they are
     /// exactly one row, because some formats then look at the row as a whole.
     ///
@@ -65,6 +68,7 @@ pub(super) struct Traits {
     pub block_len: usize,
     pub block_bytes: usize,
     pub uses_importance: bool,
+    pub needs_importance: bool,
     pub quantize: Option<QuantizeFn>,
     pub dequantize: Option<DequantizeFn>,
 }
@@ -75,7 +79,12 @@ type DequantizeFn = fn(Level, &[u8], &mut [f32]);
 impl Traits {
     /// A format that is read and written.
     pub const fn of<B: Quantize>() -> Traits {
-        Traits { uses_importance: B::USES_IMPORTANCE, quantize: Some(quantize::<B>), ..Traits::readable::<B>() }
+        Traits {
+            uses_importance: B::USES_IMPORTANCE,
+            needs_importance: B::NEEDS_IMPORTANCE,
+            quantize: Some(quantize::<B>),
+            ..Traits::readable::<B>()
+        }
     }
 
     /// A format that is only read.
@@ -85,7 +94,14 @@ impl Traits {
 
     /// A format whose bytes are only carried: `block_len` weights in the bytes of a `B`.
     pub const fn stored<B: Unaligned>(block_len: usize) -> Traits {
-        Traits { block_len, block_bytes: size_of::<B>(), uses_importance: false, quantize: None, dequantize: None }
+        Traits {
+            block_len,
+            block_bytes: size_of::<B>(),
+            uses_importance: false,
+            needs_importance: false,
+            quantize: None,
+            dequantize: None,
+        }
     }
 }
 

@@ -133,20 +133,20 @@ formats! {
     13 Q5_K Traits::of::<k::Q5_K>();
     14 Q6_K Traits::of::<k::Q6_K>();
     15 Q8_K Traits::stored::<[u8; 292]>(256);
-    16 IQ2_XXS Traits::readable::<iq::IQ2_XXS>();
-    17 IQ2_XS Traits::readable::<iq::IQ2_XS>();
+    16 IQ2_XXS Traits::of::<iq::IQ2_XXS>();
+    17 IQ2_XS Traits::of::<iq::IQ2_XS>();
     18 IQ3_XXS Traits::stored::<[u8; 98]>(256);
-    19 IQ1_S Traits::readable::<iq::IQ1_S>();
+    19 IQ1_S Traits::of::<iq::IQ1_S>();
     20 IQ4_NL Traits::of::<iq4::IQ4_NL>();
     21 IQ3_S Traits::stored::<[u8; 110]>(256);
-    22 IQ2_S Traits::readable::<iq::IQ2_S>();
+    22 IQ2_S Traits::of::<iq::IQ2_S>();
     23 IQ4_XS Traits::of::<iq4::IQ4_XS>();
     24 I8 Traits::stored::<[u8; 1]>(1);
     25 I16 Traits::stored::<[u8; 2]>(1);
     26 I32 Traits::stored::<[u8; 4]>(1);
     27 I64 Traits::stored::<[u8; 8]>(1);
     28 F64 Traits::readable::<plain::F64>();
-    29 IQ1_M Traits::readable::<iq::IQ1_M>();
+    29 IQ1_M Traits::of::<iq::IQ1_M>();
     30 BF16 Traits::of::<plain::BF16>();
     34 TQ1_0 Traits::stored::<[u8; 54]>(256);
     35 TQ2_0 Traits::stored::<[u8; 66]>(256);
@@ -209,6 +209,11 @@ impl Format {
         self.traits().quantize.is_some()
     }
 
+    /// True when [`Format::quantize_rows`] must be given importance: ggml defines the format's blocks no other way.
+    pub fn needs_importance(self) -> bool {
+        self.traits().needs_importance
+    }
+
     /// True when [`Format::dequantize`] can read this format.
     pub fn can_dequantize(self) -> bool {
         self.traits().dequantize.is_some()
@@ -228,7 +233,7 @@ impl Format {
     /// The first weight that is not finite or that the format cannot hold.
     ///
     /// # Panics
-    /// When lengths disagree or the format cannot be quantized to.
+    /// When lengths disagree, the format cannot be quantized to, or it needs importance and gets none.
     pub fn quantize_rows(
         self,
         level: Level,
@@ -241,6 +246,7 @@ impl Format {
         let quantize = traits.quantize.unwrap_or_else(|| panic!("{self} cannot be quantized to"));
         assert!(row_len.is_multiple_of(traits.block_len), "{self}: rows of {row_len} are not whole blocks");
         assert!(row_len > 0 && weights.len().is_multiple_of(row_len) || weights.is_empty(), "{self}: not whole rows of {row_len}");
+        assert!(importance.is_some() || !traits.needs_importance, "{self} needs importance");
         assert!(importance.is_none_or(|columns| columns.len() == row_len), "{self}: importance is not one row");
         quantize(level, weights, importance, blocks)
     }

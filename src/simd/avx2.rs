@@ -78,6 +78,12 @@ impl Simd for Avx2 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
+        fn load_quarters(from: &[f32; 4]) -> F {
+            // SAFETY: the reference is valid for 16 bytes, and this load needs no alignment.
+            let four = unsafe { _mm_loadu_ps(from.as_ptr()) };
+            [_mm256_set_m128(four, four); 2]
+        }
+        fn pick(a: F, index: I) -> F { [_mm256_permutevar_ps(a[0], index[0]), _mm256_permutevar_ps(a[1], index[1])] }
         fn transpose(rows: [F; 16]) -> [F; 16] { transpose(rows) }
 
         fn to_bits(a: F) -> I { [_mm256_castps_si256(a[0]), _mm256_castps_si256(a[1])] }
@@ -92,6 +98,7 @@ impl Simd for Avx2 {
         fn imax(a: I, b: I) -> I { [_mm256_max_epi32(a[0], b[0]), _mm256_max_epi32(a[1], b[1])] }
         fn iand(a: I, b: I) -> I { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }
         fn ior(a: I, b: I) -> I { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+        fn ixor(a: I, b: I) -> I { [_mm256_xor_si256(a[0], b[0]), _mm256_xor_si256(a[1], b[1])] }
         fn itest(a: I, b: I) -> F {
             let zero = _mm256_setzero_si256();
             let clear = [_mm256_cmpeq_epi32(_mm256_and_si256(a[0], b[0]), zero), _mm256_cmpeq_epi32(_mm256_and_si256(a[1], b[1]), zero)];

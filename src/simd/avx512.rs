@@ -60,6 +60,11 @@ impl Simd for Avx512 {
         fn select(mask: __mmask16, yes: __m512, no: __m512) -> __m512 { _mm512_mask_blend_ps(mask, no, yes) }
         fn reduce_min(a: __m512) -> f32 { _mm512_reduce_min_ps(a) }
         fn reduce_max(a: __m512) -> f32 { _mm512_reduce_max_ps(a) }
+        fn load_quarters(from: &[f32; 4]) -> __m512 {
+            // SAFETY: the reference is valid for 16 bytes, and this load needs no alignment.
+            _mm512_broadcast_f32x4(unsafe { _mm_loadu_ps(from.as_ptr()) })
+        }
+        fn pick(a: __m512, index: __m512i) -> __m512 { _mm512_permutevar_ps(a, index) }
         fn transpose(rows: [__m512; 16]) -> [__m512; 16] { transpose(rows) }
 
         fn to_bits(a: __m512) -> __m512i { _mm512_castps_si512(a) }
@@ -74,6 +79,7 @@ impl Simd for Avx512 {
         fn imax(a: __m512i, b: __m512i) -> __m512i { _mm512_max_epi32(a, b) }
         fn iand(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }
         fn ior(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
+        fn ixor(a: __m512i, b: __m512i) -> __m512i { _mm512_xor_si512(a, b) }
         fn itest(a: __m512i, b: __m512i) -> __mmask16 { _mm512_test_epi32_mask(a, b) }
 
         fn widen_u8(from: &[u8; 16]) -> __m512i {

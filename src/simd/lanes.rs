@@ -1,6 +1,6 @@
 //! The lane types that kernels are written with, and the operations that a level supplies.
 
-use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Sub};
+use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
 /// The operations of one level. Kernels use them through [`F32x16`], [`I32x16`] and [`Mask`], which read as arithmetic.
 ///
@@ -32,6 +32,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn reduce_min(self, a: Self::F32) -> f32;
     /// The largest, likewise.
     fn reduce_max(self, a: Self::F32) -> f32;
+    /// The four floats in every quarter of the lanes.
+    fn load_quarters(self, from: &[f32; 4]) -> Self::F32;
+    /// Lane `i` is that lane of its own quarter of `a` which the low two bits of `index` name.
+    fn pick(self, a: Self::F32, index: Self::I32) -> Self::F32;
     /// Row `i` of the result holds lane `i` of every row.
     fn transpose(self, rows: [Self::F32; 16]) -> [Self::F32; 16];
 
@@ -48,6 +52,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn imax(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn iand(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn ior(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    fn ixor(self, a: Self::I32, b: Self::I32) -> Self::I32;
     fn ishl<const BITS: u32>(self, a: Self::I32) -> Self::I32;
     /// Zeros come in from above.
     fn ishr<const BITS: u32>(self, a: Self::I32) -> Self::I32;
@@ -135,6 +140,12 @@ impl<S: Simd> F32x16<S> {
         F32x16 { lanes: simd.load(from), simd }
     }
 
+    /// The four floats in every quarter of the lanes.
+    #[inline(always)]
+    pub fn load_quarters(simd: S, from: &[f32; 4]) -> Self {
+        F32x16 { lanes: simd.load_quarters(from), simd }
+    }
+
     /// From 16 halves.
     #[inline(always)]
     pub fn load_f16(simd: S, from: &[u8; 32]) -> Self {
@@ -175,6 +186,12 @@ impl<S: Simd> F32x16<S> {
             out[i].lanes = lanes[i];
         }
         out
+    }
+
+    /// Lane `i` is that lane of its own quarter which the low two bits of `index` name.
+    #[inline(always)]
+    pub fn pick(self, index: I32x16<S>) -> Self {
+        F32x16 { lanes: self.simd.pick(self.lanes, index.lanes), simd: self.simd }
     }
 
     /// Magnitude: the sign bit cleared.
@@ -381,6 +398,12 @@ impl<S: Simd> Mask<S> {
         F32x16 { lanes: self.simd.select(self.lanes, yes.lanes, no.lanes), simd: self.simd }
     }
 
+    /// [`select`](Mask::select) among integers.
+    #[inline(always)]
+    pub fn choose(self, yes: I32x16<S>, no: I32x16<S>) -> I32x16<S> {
+        self.select(yes.to_float_bits(), no.to_float_bits()).to_bits()
+    }
+
     /// Bit `i` is lane `i`.
     #[inline(always)]
     pub fn bits(self) -> u16 {
@@ -409,6 +432,7 @@ operators! {
     Add add I32x16 iadd;
     Sub sub I32x16 isub;
     BitOr bitor I32x16 ior;
+    BitXor bitxor I32x16 ixor;
     BitAnd bitand Mask mask_and;
     BitOr bitor Mask mask_or;
 }

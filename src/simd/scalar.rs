@@ -80,6 +80,14 @@ impl Simd for Scalar {
         a.into_iter().fold(a[0], |max, v| if v > max { v } else { max })
     }
     #[inline(always)]
+    fn load_quarters(self, from: &[f32; 4]) -> [f32; 16] {
+        from_fn(|i| from[i % 4])
+    }
+    #[inline(always)]
+    fn pick(self, a: [f32; 16], index: [i32; 16]) -> [f32; 16] {
+        from_fn(|i| a[(i & !3) | (index[i] & 3) as usize])
+    }
+    #[inline(always)]
     fn transpose(self, rows: [[f32; 16]; 16]) -> [[f32; 16]; 16] {
         from_fn(|i| from_fn(|j| rows[j][i]))
     }
@@ -128,6 +136,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn ior(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
         from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn ixor(self, a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        from_fn(|i| a[i] ^ b[i])
     }
     #[inline(always)]
     fn ishl<const BITS: u32>(self, a: [i32; 16]) -> [i32; 16] {

@@ -8,10 +8,15 @@
 //!
 //! A point is one of 1024, and gives the magnitudes of 8 weights; `qh` holds the upper two bits of four points a byte.
 
+use std::sync::LazyLock;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{IQ2_VALUES, expand, grids, signed};
-use crate::quant::block::{Block, Dequantize, Half};
+use super::iq2::{Found, MAX_Q, Search, SubBlocks, pack_nibbles};
+use super::lattice::Lattice;
+use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, sums_of_squares, weighting};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::k::lanes_of_sub_blocks;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -47,4 +52,71 @@ impl Dequantize for IQ2_S {
             }
         }
     }
+}
+
+static LATTICE: LazyLock<Lattice> = LazyLock::new(|| Lattice::new(&grids::IQ2_S, 1));
+
+/// Sub-blocks whose largest magnitude is below this count as all zero.
+const ALL_ZERO: f32 = 1e-8;
+
+impl Quantize for IQ2_S {
+    const USES_IMPORTANCE: bool = true;
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [IQ2_S]) {
+        for ((weights, importance), blocks) in batches(weights, importance).zip(blocks.chunks_mut(16)) {
+            let squares = sums_of_squares(simd, weights);
+            for (i, block) in blocks.iter_mut().enumerate() {
+                let own = super::LEN * i..super::LEN * (i + 1);
+                let sigma2 = F32x16::splat(simd, 2.0 * squares[i] / 256.0);
+                let w = match importance {
+                    Some(importance) => weighting(simd, &weights[own.clone()], &importance[own.clone()], sigma2),
+                    None => own_weighting(simd, &weights[own.clone()], sigma2),
+                };
+                *block = pack(simd, &search(simd, &SubBlocks::new(simd, &weights[own], w)));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}
+
+/// How much weights count without importance.
+#[inline(always)]
+fn own_weighting<S: Simd>(simd: S, weights: &[f32], sigma2: F32x16<S>) -> [F32x16<S>; 16] {
+    let mut w: [F32x16<S>; 16] = lanes_of_sub_blocks(simd, weights);
+    for i in 0..16 {
+        w[i] = F32x16::splat(simd, 0.25) * sigma2 + w[i] * w[i];
+    }
+    w
+}
+
+#[inline(always)]
+fn search<S: Simd>(simd: S, blocks: &SubBlocks<S, 16>) -> Found {
+    let mut search = Search::new(simd, &LATTICE, blocks, blocks.max / F32x16::splat(simd, MAX_Q));
+    search.try_scales(blocks.max, 9);
+    search.settle(search.off_grid());
+    search.finish(blocks.max.lt(F32x16::splat(simd, ALL_ZERO)))
+}
+
+#[inline(always)]
+fn pack<S: Simd>(simd: S, found: &Found) -> IQ2_S {
+    let mut block = IQ2_S { d: Half::new(simd, 0.0), points: [[0; 2]; 16], signs: [[0; 2]; 16], qh: [0; 8], scales: [0; 8] };
+    for j in 0..16 {
+        for k in 0..2 {
+            let point = found.points[j][k];
+            block.points[j][k] = point as u8;
+            block.qh[j / 2] |= ((point >> 8) as u8) << (4 * (j % 2) + 2 * k);
+            block.signs[j][k] = found.signs[j][k];
+        }
+    }
+    if let Some((d, scales)) = scales_of_super_block(&found.scales, 15) {
+        // ggml's scale is a little smaller than the fit.
+        block.d = Half::new(simd, d * 0.9875);
+        block.scales = pack_nibbles(&scales);
+    }
+    block
 }

@@ -8,10 +8,14 @@
 //!
 //! A point is one of 512, and gives the magnitudes of 8 weights. The number of minus signs of a point is even.
 
+use std::sync::LazyLock;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{IQ2_VALUES, expand, grids, signed, signs};
-use crate::quant::block::{Block, Dequantize, Half};
+use super::iq2::{Found, MAX_Q, Search, SubBlocks, pack_nibbles};
+use super::lattice::Lattice;
+use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares, weighting};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -45,4 +49,59 @@ impl Dequantize for IQ2_XS {
             }
         }
     }
+}
+
+static LATTICE: LazyLock<Lattice> = LazyLock::new(|| Lattice::new(&grids::IQ2_XS, 2));
+
+/// Sub-blocks whose largest magnitude is below this count as all zero.
+const ALL_ZERO: f32 = 1e-15;
+
+impl Quantize for IQ2_XS {
+    const USES_IMPORTANCE: bool = true;
+    const NEEDS_IMPORTANCE: bool = true;
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [IQ2_XS]) {
+        for ((weights, importance), blocks) in batches(weights, importance).zip(blocks.chunks_mut(16)) {
+            let importance = importance.expect("a format that needs importance gets it");
+            let squares = sums_of_squares(simd, weights);
+            for (i, block) in blocks.iter_mut().enumerate() {
+                let own = super::LEN * i..super::LEN * (i + 1);
+                let sigma2 = F32x16::splat(simd, squares[i] / 256.0);
+                let w = weighting::<S, 16>(simd, &weights[own.clone()], &importance[own.clone()], sigma2);
+                *block = pack(simd, &search(simd, &SubBlocks::new(simd, &weights[own], w).with_even_signs(simd)));
+                if !squares[i].is_finite() {
+                    // Everything counts infinitely much; ggml can take the weight that matters for a zero.
+                    block.d = Half::NAN;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}
+
+#[inline(always)]
+fn search<S: Simd>(simd: S, blocks: &SubBlocks<S, 16>) -> Found {
+    let mut search = Search::new(simd, &LATTICE, blocks, blocks.max / F32x16::splat(simd, MAX_Q));
+    search.try_scales(blocks.max, 9);
+    search.settle(search.off_grid());
+    search.finish(blocks.max.lt(F32x16::splat(simd, ALL_ZERO)))
+}
+
+#[inline(always)]
+fn pack<S: Simd>(simd: S, found: &Found) -> IQ2_XS {
+    let mut block = IQ2_XS { d: Half::new(simd, 0.0), points_and_signs: [[[0; 2]; 2]; 16], scales: [0; 8] };
+    let Some((d, scales)) = scales_of_super_block(&found.scales, 15) else { return block };
+    block.d = Half::new(simd, d);
+    block.scales = pack_nibbles(&scales);
+    for j in 0..16 {
+        for k in 0..2 {
+            block.points_and_signs[j][k] = (found.points[j][k] | u16::from(found.signs[j][k] & 127) << 9).to_le_bytes();
+        }
+    }
+    block
 }

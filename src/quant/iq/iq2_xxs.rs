@@ -8,10 +8,14 @@
 //!
 //! A point is one of 256, and gives the magnitudes of 8 weights. The number of minus signs of a point is even.
 
+use std::sync::LazyLock;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{IQ2_VALUES, expand, grids, signed, signs};
-use crate::quant::block::{Block, Dequantize, Half};
+use super::iq2::{Found, Search, SubBlocks};
+use super::lattice::Lattice;
+use super::{IQ2_VALUES, LEN, batches, expand, grids, positive, scales_of_super_block, signed, signs, sums_of_squares, weighting};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -52,4 +56,72 @@ impl Dequantize for IQ2_XXS {
             }
         }
     }
+}
+
+static LATTICE: LazyLock<Lattice> = LazyLock::new(|| Lattice::new(&grids::IQ2_XXS, 2));
+
+/// Sub-blocks whose largest magnitude is below this count as all zero.
+const ALL_ZERO: f32 = 1e-15;
+
+impl Quantize for IQ2_XXS {
+    const USES_IMPORTANCE: bool = true;
+    const NEEDS_IMPORTANCE: bool = true;
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [IQ2_XXS]) {
+        for ((weights, importance), blocks) in batches(weights, importance).zip(blocks.chunks_mut(16)) {
+            let importance = importance.expect("a format that needs importance gets it");
+            let squares = sums_of_squares(simd, weights);
+            for (i, pair) in blocks.chunks_mut(2).enumerate() {
+                let own = 2 * LEN * i..weights.len().min(2 * LEN * (i + 1));
+                let mut padded = [[0.0; 2 * LEN]; 2];
+                padded[0][..own.len()].copy_from_slice(&weights[own.clone()]);
+                padded[1][..own.len()].copy_from_slice(&importance[own]);
+                let mut sigma2 = [squares[2 * i] / 256.0; 16];
+                sigma2[8..].fill(squares[2 * i + 1] / 256.0);
+                let w = weighting::<S, 32>(simd, &padded[0], &padded[1], F32x16::load(simd, &sigma2));
+                let found = search(simd, &SubBlocks::new(simd, &padded[0], w).with_even_signs(simd));
+                for (at, block) in pair.iter_mut().enumerate() {
+                    *block = pack(simd, &found, 8 * at);
+                    if !squares[2 * i + at].is_finite() {
+                        // Everything counts infinitely much; ggml can take the weight that matters for a zero.
+                        block.d = Half::NAN;
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}
+
+#[inline(always)]
+fn search<S: Simd>(simd: S, blocks: &SubBlocks<S, 32>) -> Found {
+    let scale = positive::fit(simd, &blocks.x, &blocks.w, 4);
+    let max = scale * F32x16::splat(simd, 3.0);
+    let mut search = Search::new(simd, &LATTICE, blocks, scale);
+    search.try_scales(max, 6);
+    search.settle(search.all());
+    search.finish(blocks.max.lt(F32x16::splat(simd, ALL_ZERO)) | max.le(F32x16::splat(simd, 0.0)))
+}
+
+/// The super-block whose eight sub-blocks begin at lane `first`.
+#[inline(always)]
+fn pack<S: Simd>(simd: S, found: &Found, first: usize) -> IQ2_XXS {
+    let mut block = IQ2_XXS { d: Half::new(simd, 0.0), sub_blocks: [SubBlock { points: [0; 4], signs_and_scale: [0; 4] }; 8] };
+    let own: &[f32; 8] = found.scales[first..].first_chunk().expect("eight of sixteen lanes");
+    let Some((d, scales)) = scales_of_super_block(own, 15) else { return block };
+    block.d = Half::new(simd, d);
+    for (j, sub_block) in block.sub_blocks.iter_mut().enumerate() {
+        sub_block.points = found.points[first + j].map(|point| point as u8);
+        let mut bits = u32::from(scales[j]) << 28;
+        for k in 0..4 {
+            bits |= u32::from(found.signs[first + j][k] & 127) << (7 * k);
+        }
+        sub_block.signs_and_scale = bits.to_le_bytes();
+    }
+    block
 }

@@ -5,11 +5,15 @@
 
 #[allow(dead_code)] // the points of IQ3 have no reader yet
 mod grids;
+mod iq1;
 mod iq1_m;
 mod iq1_s;
+mod iq2;
 mod iq2_s;
 mod iq2_xs;
 mod iq2_xxs;
+mod lattice;
+mod positive;
 mod signs;
 
 pub(super) use iq1_m::IQ1_M;
@@ -18,6 +22,7 @@ pub(super) use iq2_s::IQ2_S;
 pub(super) use iq2_xs::IQ2_XS;
 pub(super) use iq2_xxs::IQ2_XXS;
 
+use super::k::{lanes_of_sub_blocks, nearest_int, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// Weights per super-block.
@@ -67,6 +72,57 @@ fn shifted<S: Simd>(simd: S, scale: F32x16<S>, points: [[u8; 8]; 2], shifts: [bo
     let down = u16::from_le_bytes(shifts.map(|down| if down { 0xff } else { 0 }));
     let shift = I32x16::spread(simd, down, i32::MIN) | IQ1_SHIFT.to_bits() as i32;
     scale * (values + shift.to_float_bits())
+}
+
+/// Sixteen super-blocks or fewer, with the importance of their weights.
+fn batches<'a>(weights: &'a [f32], importance: Option<&'a [f32]>) -> impl Iterator<Item = (&'a [f32], Option<&'a [f32]>)> {
+    let start = |i: usize| 16 * LEN * i;
+    let of_batch = move |(i, batch): (usize, &'a [f32])| (batch, importance.map(|row| &row[start(i)..][..batch.len()]));
+    weights.chunks(16 * LEN).enumerate().map(of_batch)
+}
+
+/// The sums of sixteen super-blocks, each added from its first number to its last. `of` is `[16 * 256]`.
+#[inline(always)]
+fn sums_of_super_blocks<S: Simd>(simd: S, of: &[f32]) -> [f32; 16] {
+    let mut sum = F32x16::splat(simd, 0.0);
+    for chunk in 0..16 {
+        let mut rows = [F32x16::splat(simd, 0.0); 16];
+        for (row, super_block) in rows.iter_mut().zip(of.as_chunks::<LEN>().0) {
+            *row = F32x16::load(simd, &super_block.as_chunks().0[chunk]);
+        }
+        rows = F32x16::transpose(rows);
+        for i in 0..16 {
+            sum = sum + rows[i];
+        }
+    }
+    sum.to_array()
+}
+
+/// How much the weights of sixteen sub-blocks of `N` count: importance times the root of the weight's square and `sigma2`.
+#[inline(always)]
+fn weighting<S: Simd, const N: usize>(simd: S, weights: &[f32], importance: &[f32], sigma2: F32x16<S>) -> [F32x16<S>; N] {
+    let x: [F32x16<S>; N] = lanes_of_sub_blocks(simd, weights);
+    let mut w: [F32x16<S>; N] = lanes_of_sub_blocks(simd, importance);
+    for i in 0..N {
+        w[i] = w[i] * (sigma2 + x[i] * x[i]).sqrt();
+    }
+    w
+}
+
+/// The scale of a super-block, and `sc` up to `sc_max` where `2*sc + 1` times it is that of a sub-block; `None` where all are zero.
+#[inline(always)]
+fn scales_of_super_block<const N: usize>(scales: &[f32; N], sc_max: i32) -> Option<(f32, [u8; N])> {
+    if scales.iter().any(|scale| scale.is_nan()) {
+        // The sums of the search overflowed; ggml aborts.
+        return Some((f32::NAN, [0; N]));
+    }
+    let max = scales.iter().fold(0.0f32, |max, &scale| if max > scale { max } else { scale });
+    if max == 0.0 {
+        return None;
+    }
+    let d = max / (2 * sc_max + 1) as f32;
+    let per_scale = 1.0 / d;
+    Some((d, scales.map(|scale| nearest_int(0.5 * (per_scale * scale - 1.0)).clamp(0, sc_max) as u8)))
 }
 
 #[inline(always)]
