@@ -129,9 +129,10 @@ impl<'a> Model<'a> {
         if format == stored {
             return self.check_size(draft, *format);
         }
-        if !format.can_quantize() {
-            let known: Vec<&str> = Format::ALL.iter().filter(|format| format.can_quantize()).map(|format| format.name()).collect();
-            let what = format!("{name} would be {format} in a {} file, and {format} cannot be written yet", preset.name);
+        let can_write = |format: &Format| format.can_quantize() && !format.is_for_activations();
+        if !can_write(format) {
+            let known: Vec<&str> = Format::ALL.iter().filter(|format| can_write(format)).map(|format| format.name()).collect();
+            let what = format!("{name} would be {format} in a {} file, and {format} cannot be written", preset.name);
             return Err(Error::unsupported(what, format!("these can: {}", known.join(", "))));
         }
         if !stored.can_dequantize() {

@@ -62,6 +62,22 @@ impl Half {
     }
 }
 
+/// The largest magnitude of some multiple of sixteen weights.
+#[inline(always)]
+pub(super) fn magnitude<S: Simd>(simd: S, weights: &[f32]) -> f32 {
+    let mut max = F32x16::splat(simd, 0.0);
+    for chunk in weights.as_chunks::<16>().0 {
+        max = F32x16::load(simd, chunk).abs().max(max);
+    }
+    max.reduce_max()
+}
+
+/// The reciprocal, or 0 for 0.
+#[inline(always)]
+pub(super) fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
 /// The functions and sizes of a format: what a line of `formats!` holds.
 #[derive(Clone, Copy)]
 pub(super) struct Traits {
@@ -69,6 +85,7 @@ pub(super) struct Traits {
     pub block_bytes: usize,
     pub uses_importance: bool,
     pub needs_importance: bool,
+    pub is_for_activations: bool,
     pub quantize: Option<QuantizeFn>,
     pub dequantize: Option<DequantizeFn>,
 }
@@ -87,6 +104,11 @@ impl Traits {
         }
     }
 
+    /// A format of ggml's activations, which no file holds.
+    pub const fn activations<B: Quantize>() -> Traits {
+        Traits { is_for_activations: true, ..Traits::of::<B>() }
+    }
+
     /// A format that is only read.
     pub const fn readable<B: Dequantize>() -> Traits {
         Traits { dequantize: Some(dequantize::<B>), ..Traits::stored::<B>(B::LEN) }
@@ -99,6 +121,7 @@ impl Traits {
             block_bytes: size_of::<B>(),
             uses_importance: false,
             needs_importance: false,
+            is_for_activations: false,
             quantize: None,
             dequantize: None,
         }

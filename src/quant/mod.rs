@@ -27,7 +27,7 @@
 //!    and a `simd` token to make lanes with: `F32x16` and `I32x16` are sixteen lanes at every level, and read as
 //!    arithmetic. `is_sound` says whether the scales are finite; a block that cannot be held is left with a scale that is not, and
 //!    the driver in `block.rs` turns that into a [`BlockFault`], as it does with weights that are not finite.
-//! 3. The line: `Traits::of::<family::NAME>()`, or `Traits::readable` without `Quantize`.
+//! 3. The line: `Traits::of::<family::NAME>()`, or `Traits::readable` without `Quantize`, or `Traits::activations`.
 //!
 //! Tests and benchmark find it by itself: golden blocks of all formats are in `fixtures/golden`; `tests/formats.rs` has the
 //! round trips and the hard inputs, `tests/ggml.rs` compares ten million weights with ggml, `benches/formats.rs` times it.
@@ -47,11 +47,13 @@
 #![allow(clippy::needless_range_loop)]
 
 mod block;
+mod fp4;
 mod iq;
 mod iq4;
 mod k;
 mod plain;
 mod simple;
+mod ternary;
 
 use crate::simd::Level;
 use block::Traits;
@@ -126,13 +128,13 @@ formats! {
     6 Q5_0 Traits::of::<simple::Q5_0>();
     7 Q5_1 Traits::of::<simple::Q5_1>();
     8 Q8_0 Traits::of::<simple::Q8_0>();
-    9 Q8_1 Traits::stored::<[u8; 36]>(32);
+    9 Q8_1 Traits::activations::<simple::Q8_1>();
     10 Q2_K Traits::stored::<[u8; 84]>(256);
     11 Q3_K Traits::stored::<[u8; 110]>(256);
     12 Q4_K Traits::of::<k::Q4_K>();
     13 Q5_K Traits::of::<k::Q5_K>();
     14 Q6_K Traits::of::<k::Q6_K>();
-    15 Q8_K Traits::stored::<[u8; 292]>(256);
+    15 Q8_K Traits::activations::<k::Q8_K>();
     16 IQ2_XXS Traits::of::<iq::IQ2_XXS>();
     17 IQ2_XS Traits::of::<iq::IQ2_XS>();
     18 IQ3_XXS Traits::stored::<[u8; 98]>(256);
@@ -148,12 +150,12 @@ formats! {
     28 F64 Traits::readable::<plain::F64>();
     29 IQ1_M Traits::of::<iq::IQ1_M>();
     30 BF16 Traits::of::<plain::BF16>();
-    34 TQ1_0 Traits::stored::<[u8; 54]>(256);
-    35 TQ2_0 Traits::stored::<[u8; 66]>(256);
-    39 MXFP4 Traits::stored::<[u8; 17]>(32);
-    40 NVFP4 Traits::stored::<[u8; 36]>(64);
-    41 Q1_0 Traits::stored::<[u8; 18]>(128);
-    42 Q2_0 Traits::stored::<[u8; 18]>(64);
+    34 TQ1_0 Traits::of::<ternary::TQ1_0>();
+    35 TQ2_0 Traits::of::<ternary::TQ2_0>();
+    39 MXFP4 Traits::of::<fp4::MXFP4>();
+    40 NVFP4 Traits::of::<fp4::NVFP4>();
+    41 Q1_0 Traits::of::<ternary::Q1_0>();
+    42 Q2_0 Traits::of::<ternary::Q2_0>();
 }
 
 impl Format {
@@ -222,6 +224,11 @@ impl Format {
     /// True when [`Format::quantize_rows`] weights errors by the importance it is given; the others write the same bytes without it.
     pub fn uses_importance(self) -> bool {
         self.traits().uses_importance
+    }
+
+    /// True for what ggml turns activations into before it multiplies them with weights. No file holds weights in such a format.
+    pub fn is_for_activations(self) -> bool {
+        self.traits().is_for_activations
     }
 
     /// Quantizes whole rows.

@@ -8,11 +8,13 @@ mod affine;
 mod q4_k;
 mod q5_k;
 mod q6_k;
+mod q8_k;
 mod symmetric;
 
 pub(super) use q4_k::Q4_K;
 pub(super) use q5_k::Q5_K;
 pub(super) use q6_k::Q6_K;
+pub(super) use q8_k::Q8_K;
 
 use crate::simd::{F32x16, Simd};
 

@@ -8,24 +8,27 @@ mod q4_1;
 mod q5_0;
 mod q5_1;
 mod q8_0;
+mod q8_1;
 
 pub(super) use q4_0::Q4_0;
 pub(super) use q4_1::Q4_1;
 pub(super) use q5_0::Q5_0;
 pub(super) use q5_1::Q5_1;
 pub(super) use q8_0::Q8_0;
+pub(super) use q8_1::Q8_1;
 
+use super::block::inverse;
 use crate::simd::{F32x16, I32x16, Mask, Simd};
 
 /// The weights of a block, 16 lanes each.
 #[inline(always)]
-fn halves<S: Simd>(simd: S, weights: &[f32; 32]) -> [F32x16<S>; 2] {
+pub(super) fn halves<S: Simd>(simd: S, weights: &[f32; 32]) -> [F32x16<S>; 2] {
     let (halves, _) = weights.as_chunks::<16>();
     [F32x16::load(simd, &halves[0]), F32x16::load(simd, &halves[1])]
 }
 
 #[inline(always)]
-fn store_halves<S: Simd>(halves: [F32x16<S>; 2], weights: &mut [f32; 32]) {
+pub(super) fn store_halves<S: Simd>(halves: [F32x16<S>; 2], weights: &mut [f32; 32]) {
     let (to, _) = weights.as_chunks_mut::<16>();
     halves[0].store(&mut to[0]);
     halves[1].store(&mut to[1]);
@@ -59,12 +62,6 @@ fn first<S: Simd>(weights: &[f32; 32], low: Mask<S>, high: Mask<S>) -> f32 {
     weights[marked.trailing_zeros() as usize % 32]
 }
 
-/// The reciprocal, or 0 for 0.
-#[inline(always)]
-fn inverse(d: f32) -> f32 {
-    if d == 0.0 { 0.0 } else { 1.0 / d }
-}
-
 /// What C's conversion to an 8-bit integer leaves of an f32: the whole part, and 0 where it does not fit.
 #[inline(always)]
 fn to_byte<S: Simd>(x: F32x16<S>) -> I32x16<S> {
@@ -73,7 +70,7 @@ fn to_byte<S: Simd>(x: F32x16<S>) -> I32x16<S> {
 
 /// Sixteen low and sixteen high halves as bytes.
 #[inline(always)]
-fn nibbles<S: Simd>(low: I32x16<S>, high: I32x16<S>) -> [u8; 16] {
+pub(super) fn nibbles<S: Simd>(low: I32x16<S>, high: I32x16<S>) -> [u8; 16] {
     ((low & 15) | (high & 15).shl::<4>()).to_u8()
 }
 
@@ -92,7 +89,7 @@ fn from_fifth_bits<S: Simd>(simd: S, qh: [u8; 4]) -> [I32x16<S>; 2] {
 
 /// Undoes [`nibbles`].
 #[inline(always)]
-fn from_nibbles<S: Simd>(simd: S, qs: &[u8; 16]) -> [I32x16<S>; 2] {
+pub(super) fn from_nibbles<S: Simd>(simd: S, qs: &[u8; 16]) -> [I32x16<S>; 2] {
     let bytes = I32x16::load_u8(simd, qs);
     [bytes & 15, bytes.shr::<4>()]
 }

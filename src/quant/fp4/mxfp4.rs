@@ -1,0 +1,95 @@
+//! `MXFP4`: `w = 2^(e-127)*v`, v a 4-bit float; 4.25 bits per weight. Layout: ggml's `block_mxfp4`; OCP's Microscaling formats.
+//!
+//! ```text
+//! 0        1                                17
+//! | e: u8  | qs: 16 x (low, high half)      |
+//! ```
+//!
+//! Weight `i` is the low half of byte `i`, weight `16 + i` the high half. The scale is 2 octaves below the largest magnitude.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Bounds, VALUES, weights};
+use crate::quant::block::{Block, Dequantize, Quantize, magnitude};
+use crate::quant::simple::{from_nibbles, halves, nibbles, store_halves};
+use crate::simd::{F32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct MXFP4 {
+    e: u8,
+    qs: [u8; 16],
+}
+
+impl Block for MXFP4 {
+    const LEN: usize = 32;
+}
+
+impl Dequantize for MXFP4 {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[MXFP4], weights_out: &mut [f32]) {
+        let values = F32x16::load(simd, &VALUES);
+        for (block, to) in blocks.iter().zip(weights_out.as_chunks_mut::<32>().0) {
+            let d = F32x16::splat(simd, half_scale(block.e));
+            let [q0, q1] = from_nibbles(simd, &block.qs);
+            store_halves([weights(values, q0, d), weights(values, q1, d)], to);
+        }
+    }
+}
+
+impl Quantize for MXFP4 {
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [MXFP4]) {
+        for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<32>().0) {
+            let e = exponent(magnitude(simd, weights));
+            let bounds = Bounds::new(simd, half_scale(e));
+            let [x0, x1] = halves(simd, weights);
+            block.qs = nibbles(bounds.codes(simd, x0), bounds.codes(simd, x1));
+            block.e = if e == NAN { 0 } else { e };
+        }
+    }
+
+    /// Every finite weight has a scale.
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        true
+    }
+}
+
+/// `2^(e-128)`, half the scale; the first two are subnormal.
+#[inline(always)]
+fn half_scale(e: u8) -> f32 {
+    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
+}
+
+/// The scale that stands for NaN. ggml writes it with blocks of zeros, see [`exponent`], and then refuses to load them; 0 is written
+/// instead, with which they read the same.
+const NAN: u8 = 255;
+
+/// The scale of a block: `floor(log2(magnitude)) - 2`, biased by 127, as a byte. Below 2^-125 that is negative and wraps round, as in
+/// ggml, to a scale so large that every weight is 0.
+#[inline(always)]
+fn exponent(magnitude: f32) -> u8 {
+    if magnitude == 0.0 { 0 } else { (floor_log2(magnitude) - 2 + 127) as u8 }
+}
+
+/// `floorf(log2f(x))`, log2f being rounded correctly: a number a few last places below a power of two counts as that power, because
+/// its logarithm rounds to a whole number.
+#[inline(always)]
+fn floor_log2(x: f32) -> i32 {
+    // Subnormal numbers are brought among the normal ones.
+    let (x, octaves) = if x < f32::MIN_POSITIVE { (x * 16_777_216.0, 24) } else { (x, 0) };
+    let floor = (x.to_bits() >> 23) as i32 - 127 - octaves;
+    // In 2^-24 of the next power. The logarithm is less than that power's by the 2^-24 / ln 2 of each.
+    let below = 0x0080_0000 - (x.to_bits() & 0x007f_ffff);
+    if below > 88 { floor } else { floor_log2_near_next(floor, below) }
+}
+
+#[cold]
+fn floor_log2_near_next(floor: i32, below: u32) -> i32 {
+    let next = floor + 1;
+    // Floats just nearer to 0 than `next` are 2^-23 apart times this; a whole number is even, so half of that still rounds to it.
+    let octave = (if next > 0 { next - 1 } else { -next }).checked_ilog2().map_or(0.0, |log2| f64::from(1 << log2));
+    if f64::from(below) <= octave * std::f64::consts::LN_2 { next } else { floor }
+}

@@ -1,0 +1,83 @@
+//! `Q2_0`: `w = d*(q - 1)`, q in 0..=3; 2.25 bits per weight. Layout: ggml's `block_q2_0`.
+//!
+//! ```text
+//! 0        2                          18
+//! | d: f16 | qs: 16 x four of 2 bits  |
+//! ```
+//!
+//! `d` is the largest magnitude, so quantizing makes trits only; q = 3 is for files from elsewhere.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::scale;
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::simd::{F32x16, I32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct Q2_0 {
+    d: Half,
+    qs: [[u8; 4]; 4],
+}
+
+impl Block for Q2_0 {
+    const LEN: usize = 64;
+}
+
+impl Dequantize for Q2_0 {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[Q2_0], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<64>().0) {
+            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            for (qs, chunk) in block.qs.iter().zip(weights.as_chunks_mut::<16>().0) {
+                let q = I32x16::load_u8(simd, &unpacked(*qs));
+                ((q + -1).to_float() * d).store(chunk);
+            }
+        }
+    }
+}
+
+impl Quantize for Q2_0 {
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q2_0]) {
+        for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<64>().0) {
+            let (d, inverse) = scale(simd, weights);
+            block.d = Half::new(simd, d);
+            for (qs, chunk) in block.qs.iter_mut().zip(weights.as_chunks::<16>().0) {
+                let q = (F32x16::load(simd, chunk) * inverse).round_half_away() + 1;
+                *qs = packed(q.max(0).min(3).to_u8());
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}
+
+/// Sixteen values of two bits, four to a byte, the first in the lowest bits.
+#[inline(always)]
+fn packed(q: [u8; 16]) -> [u8; 4] {
+    let pack = |eight: u64| -> u16 {
+        let pairs = (eight | eight >> 6) & 0x000f_000f_000f_000f;
+        let fours = (pairs | pairs >> 12) & 0x0000_00ff_0000_00ff;
+        (fours | fours >> 24) as u16
+    };
+    let q = u128::from_le_bytes(q);
+    (u32::from(pack(q as u64)) | u32::from(pack((q >> 64) as u64)) << 16).to_le_bytes()
+}
+
+/// Undoes [`packed`].
+#[inline(always)]
+fn unpacked(qs: [u8; 4]) -> [u8; 16] {
+    let unpack = |sixteen_bits: u32| -> u64 {
+        let fours = u64::from(sixteen_bits);
+        let fours = (fours | fours << 24) & 0x0000_00ff_0000_00ff;
+        let pairs = (fours | fours << 12) & 0x000f_000f_000f_000f;
+        (pairs | pairs << 6) & 0x0303_0303_0303_0303
+    };
+    let qs = u32::from_le_bytes(qs);
+    (u128::from(unpack(qs & 0xffff)) | u128::from(unpack(qs >> 16)) << 64).to_le_bytes()
+}

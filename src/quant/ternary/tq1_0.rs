@@ -1,0 +1,94 @@
+//! `TQ1_0`: `w = d*t`, t in -1, 0, 1; 1.6875 bits per weight. Layout: ggml's `block_tq1_0`.
+//!
+//! ```text
+//! 0                        32                        48                    52       54
+//! | 5 x 32 weights in 32   | 5 x 16 weights in 16    | 4 x 4 weights in 4  | d: f16 |
+//! ```
+//!
+//! A byte holds five weights that lie 32 (16, 4) apart, as the digits `t + 1` of a number in base 3: the first weight is the highest
+//! digit, and where there are only four the last digit is 0. The byte is that number in 256ths of `3^5`, rounded up, so that the
+//! digits come off the top: three times the byte is the next digit times 256, and the rest.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{scale, trits};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::simd::{F32x16, I32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct TQ1_0 {
+    qs: [[u8; 16]; 3],
+    qh: [u8; 4],
+    d: Half,
+}
+
+/// Where the five chunks of 16 weights begin that each of `qs` holds, and how many chunks they lie apart.
+const CHUNKS: [(usize, usize); 3] = [(0, 2), (1, 2), (10, 1)];
+
+impl Block for TQ1_0 {
+    const LEN: usize = 256;
+}
+
+impl Dequantize for TQ1_0 {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[TQ1_0], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
+            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let (chunks, _) = weights.as_chunks_mut::<16>();
+            for (qs, (first, apart)) in block.qs.iter().zip(CHUNKS) {
+                let mut rest = I32x16::load_u8(simd, qs);
+                for n in 0..5 {
+                    let digit = rest + rest + rest;
+                    ((digit.shr::<8>() + -1).to_float() * d).store(&mut chunks[first + n * apart]);
+                    rest = digit & 0xff;
+                }
+            }
+            // Four lanes are four digits of four bytes: each digit's place is reached by a multiplication.
+            let mut rest = [0; 16];
+            for n in 0..4 {
+                for j in 0..4 {
+                    rest[4 * n + j] = block.qh[j].wrapping_mul([1, 3, 9, 27][n]);
+                }
+            }
+            let rest = I32x16::load_u8(simd, &rest);
+            (((rest + rest + rest).shr::<8>() + -1).to_float() * d).store(&mut chunks[15]);
+        }
+    }
+}
+
+impl Quantize for TQ1_0 {
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [TQ1_0]) {
+        for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<256>().0) {
+            let (d, inverse) = scale(simd, weights);
+            block.d = Half::new(simd, d);
+            let (chunks, _) = weights.as_chunks::<16>();
+            for (qs, (first, apart)) in block.qs.iter_mut().zip(CHUNKS) {
+                let mut number = I32x16::splat(simd, 0);
+                for n in 0..5 {
+                    number = number + number + number + trits(F32x16::load(simd, &chunks[first + n * apart]), inverse);
+                }
+                *qs = fraction(simd, number).to_u8();
+            }
+            let t = trits(F32x16::load(simd, &chunks[15]), inverse).to_u8();
+            let mut numbers = [0; 16];
+            for j in 0..4 {
+                numbers[j] = 81 * t[j] + 27 * t[4 + j] + 9 * t[8 + j] + 3 * t[12 + j];
+            }
+            block.qh = *fraction(simd, I32x16::load_u8(simd, &numbers)).to_u8().first_chunk().expect("4 of 16");
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}
+
+/// `number * 256 / 243`, rounded up. The quotient is rounded correctly and less than 2^24, so what is left of it is exact.
+#[inline(always)]
+fn fraction<S: Simd>(simd: S, number: I32x16<S>) -> I32x16<S> {
+    ((number.shl::<8>() + 242).to_float() / F32x16::splat(simd, 243.0)).truncate()
+}

@@ -1,0 +1,71 @@
+//! `TQ2_0`: `w = d*(q - 1)`, q in 0..=3; 2.0625 bits per weight. Layout: ggml's `block_tq2_0`.
+//!
+//! ```text
+//! 0                                       64       66
+//! | qs: 2 x 32 x (four runs of 32 weights) | d: f16 |
+//! ```
+//!
+//! Each half of the block is four runs of 32 weights; run `r` is bits `2r` and `2r+1` of its 32 bytes. Quantizing makes trits only;
+//! q = 3 is for files from elsewhere.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{scale, trits};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::simd::{F32x16, I32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct TQ2_0 {
+    qs: [[[u8; 16]; 2]; 2],
+    d: Half,
+}
+
+impl Block for TQ2_0 {
+    const LEN: usize = 256;
+}
+
+impl Dequantize for TQ2_0 {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[TQ2_0], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
+            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let (chunks, _) = weights.as_chunks_mut::<16>();
+            for half in 0..2 {
+                for part in 0..2 {
+                    let mut q = I32x16::load_u8(simd, &block.qs[half][part]);
+                    for run in 0..4 {
+                        (((q & 3) + -1).to_float() * d).store(&mut chunks[8 * half + 2 * run + part]);
+                        q = q.shr::<2>();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Quantize for TQ2_0 {
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [TQ2_0]) {
+        for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<256>().0) {
+            let (d, inverse) = scale(simd, weights);
+            block.d = Half::new(simd, d);
+            let (chunks, _) = weights.as_chunks::<16>();
+            for half in 0..2 {
+                for part in 0..2 {
+                    let mut q = I32x16::splat(simd, 0);
+                    for run in (0..4).rev() {
+                        q = q.shl::<2>() | trits(F32x16::load(simd, &chunks[8 * half + 2 * run + part]), inverse);
+                    }
+                    block.qs[half][part] = q.to_u8();
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}
