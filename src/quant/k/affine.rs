@@ -5,29 +5,28 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{LEN, lanes_of_sub_blocks, nearest_int};
+use super::{LEN, Lanes, lanes_of_sub_blocks, nearest_int, positive, sums_of_squares};
 use crate::quant::block::Half;
 use crate::simd::{F32x16, I32x16, Mask, Simd};
 
 /// What is tried: `(first + i * step + q_max) / range` for `i` from 0 to `n`, `q_max` being the largest quant.
-pub(super) struct Trials {
+pub(in crate::quant) struct Trials {
     pub q_max: i32,
     pub first: f32,
     pub step: f32,
     pub n: u32,
 }
 
-/// Sixteen sub-blocks side by side: weights, and how much each counts.
-#[derive(Clone, Copy)]
-struct Lanes<S: Simd, const N: usize> {
-    x: [F32x16<S>; N],
-    w: [F32x16<S>; N],
+impl Trials {
+    /// What every format tries with importance.
+    pub const fn weighted(q_max: i32) -> Trials {
+        Trials { q_max, first: -0.9, step: 0.05, n: 36 }
+    }
 }
 
 /// How far the search among sixteen sub-blocks has come.
 #[derive(Clone, Copy)]
 struct Search<S: Simd> {
-    sum_w: F32x16<S>,
     sum_wx: F32x16<S>,
     max: F32x16<S>,
     best_error: F32x16<S>,
@@ -36,12 +35,14 @@ struct Search<S: Simd> {
 
 /// A scale and minimum, and what makes the quants they go with: `(x - origin) * inverse`, rounded and clamped.
 #[derive(Clone, Copy)]
-struct Fit<S: Simd> {
-    scale: F32x16<S>,
+pub(in crate::quant) struct Fit<S: Simd> {
+    pub scale: F32x16<S>,
     /// Not positive; the format stores its negative.
-    min: F32x16<S>,
-    inverse: F32x16<S>,
-    origin: F32x16<S>,
+    pub min: F32x16<S>,
+    pub inverse: F32x16<S>,
+    pub origin: F32x16<S>,
+    /// How much the sub-block counts.
+    sum_w: F32x16<S>,
     /// False where the quants are all equal and fit nothing.
     valid: Mask<S>,
 }
@@ -68,8 +69,8 @@ impl<S: Simd> Search<S> {
             let miss = scale * q + min - x[i];
             best_error = best_error + w[i] * (miss * miss);
         }
-        let best = Fit { scale, min, inverse, origin: min, valid: zero.eq(zero) };
-        Search { sum_w, sum_wx, max, best_error, best }
+        let best = Fit { scale, min, inverse, origin: min, sum_w, valid: zero.eq(zero) };
+        Search { sum_wx, max, best_error, best }
     }
 
     /// The quants for a scale of `range / steps`, and the scale and minimum that fit them best.
@@ -83,7 +84,7 @@ impl<S: Simd> Search<S> {
         quants: &mut [F32x16<S>; N],
     ) -> Fit<S> {
         let zero = F32x16::splat(simd, 0.0);
-        let origin = self.best.min;
+        let Fit { min: origin, sum_w, .. } = self.best;
         let inverse = F32x16::splat(simd, steps) / (self.max - origin);
         let (mut sum_wq, mut sum_wqq, mut sum_wqx) = (zero, zero, zero);
         for i in 0..N {
@@ -94,15 +95,15 @@ impl<S: Simd> Search<S> {
             sum_wqx = sum_wqx + wq * x[i];
             quants[i] = q;
         }
-        let determinant = self.sum_w * sum_wqq - sum_wq * sum_wq;
-        let mut scale = (self.sum_w * sum_wqx - self.sum_wx * sum_wq) / determinant;
+        let determinant = sum_w * sum_wqq - sum_wq * sum_wq;
+        let mut scale = (sum_w * sum_wqx - self.sum_wx * sum_wq) / determinant;
         let mut min = (sum_wqq * self.sum_wx - sum_wq * sum_wqx) / determinant;
         let positive = min.gt(zero);
         if positive.bits() != 0 {
             min = positive.select(zero, min);
             scale = positive.select(sum_wqx / sum_wqq, scale);
         }
-        Fit { scale, min, inverse, origin, valid: determinant.gt(zero) }
+        Fit { scale, min, inverse, origin, sum_w, valid: determinant.gt(zero) }
     }
 
     /// Keeps the fit of `quants` in the lanes where its error is smaller.
@@ -126,7 +127,11 @@ impl<S: Simd> Search<S> {
 /// The best fits of `G` times sixteen sub-blocks. Two groups advance in step, because while one waits for its divisions the other
 /// keeps the adders busy: a sixth faster with AVX-512 on Zen 5.
 #[inline(always)]
-fn search<S: Simd, const N: usize, const G: usize>(simd: S, groups: &[Lanes<S, N>; G], trials: &Trials) -> [Fit<S>; G] {
+pub(in crate::quant) fn search<S: Simd, const N: usize, const G: usize>(
+    simd: S,
+    groups: &[Lanes<S, N>; G],
+    trials: &Trials,
+) -> [Fit<S>; G] {
     let zero = F32x16::splat(simd, 0.0);
     let mut searches = [Search::new(simd, &groups[0], trials.q_max); G];
     for g in 1..G {
@@ -169,12 +174,22 @@ pub(super) struct SuperBlock<S: Simd> {
 
 /// A format of such super-blocks.
 pub(super) trait Affine: Copy {
+    /// Without importance.
     const TRIALS: Trials;
+    /// Where ggml cuts off `sc` and `m` that it made with importance. A scale that rounding errors made negative has wrapped round to a
+    /// large one, and where 6 bits are not enough for it, ggml lets it spill into its neighbours.
+    const WEIGHTED_SCALE_MAX: u8;
     fn pack<S: Simd>(simd: S, made: &SuperBlock<S>) -> Self;
 }
 
 #[inline(always)]
-pub(super) fn quantize<S: Simd, B: Affine>(simd: S, weights: &[f32], blocks: &mut [B]) {
+pub(super) fn quantize<S: Simd, B: Affine>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [B]) {
+    if let Some(importance) = importance {
+        for (at, (blocks, weights)) in blocks.chunks_mut(8).zip(weights.chunks(8 * LEN)).enumerate() {
+            quantize_weighted(simd, weights, &importance[8 * LEN * at..][..weights.len()], blocks);
+        }
+        return;
+    }
     for (blocks, weights) in blocks.chunks_mut(4).zip(weights.chunks(4 * LEN)) {
         if blocks.len() > 2 {
             quantize_groups::<S, B, 2>(simd, weights, blocks);
@@ -187,17 +202,65 @@ pub(super) fn quantize<S: Simd, B: Affine>(simd: S, weights: &[f32], blocks: &mu
 /// Up to `2 * G` super-blocks; lanes without a sub-block work on zeros.
 #[inline(always)]
 fn quantize_groups<S: Simd, B: Affine, const G: usize>(simd: S, weights: &[f32], blocks: &mut [B]) {
-    let mut padded = [[0.0; 2 * LEN]; G];
-    padded.as_flattened_mut()[..weights.len()].copy_from_slice(weights);
+    let padded: [[f32; 2 * LEN]; G] = padded(weights);
     let mut groups = [own_weighting::<S, 32>(simd, &padded[0]); G];
     for g in 1..G {
         groups[g] = own_weighting(simd, &padded[g]);
     }
     let fits = search(simd, &groups, &B::TRIALS);
     for (at, (block, weights)) in blocks.iter_mut().zip(weights.as_chunks().0).enumerate() {
-        let made = quantize_super_block(simd, weights, &fits[at / 2], at % 2, B::TRIALS.q_max);
-        *block = B::pack(simd, &made);
+        let fit = &fits[at / 2];
+        let scales = Scales::fitting(simd, &half(fit.scale, at), &half(-fit.min, at));
+        *block = B::pack(simd, &quantize_super_block(simd, weights, scales, fit, at, B::TRIALS.q_max));
     }
+}
+
+/// Up to eight super-blocks, so that the searches for their `d` and `dmin` fill sixteen lanes.
+#[inline(always)]
+fn quantize_weighted<S: Simd, B: Affine>(simd: S, weights: &[f32], importance: &[f32], blocks: &mut [B]) {
+    let sums = sums_of_squares(simd, weights);
+    let zero = F32x16::splat(simd, 0.0);
+    let mut fits = [Fit { scale: zero, min: zero, inverse: zero, origin: zero, sum_w: zero, valid: zero.eq(zero) }; 4];
+    for (at, (weights, importance)) in weights.chunks(4 * LEN).zip(importance.chunks(4 * LEN)).enumerate() {
+        let sums = [[sums[4 * at], sums[4 * at + 1]], [sums[4 * at + 2], sums[4 * at + 3]]];
+        if weights.len() > 2 * LEN {
+            fits[2 * at..][..2].copy_from_slice(&fit_weighted::<S, 2>(simd, weights, importance, &sums, B::TRIALS.q_max));
+        } else {
+            fits[2 * at] = fit_weighted::<S, 1>(simd, weights, importance, &[sums[0]], B::TRIALS.q_max)[0];
+        }
+    }
+    let scales = Scales::weighted(simd, &fits, B::WEIGHTED_SCALE_MAX);
+    for (at, (block, weights)) in blocks.iter_mut().zip(weights.as_chunks().0).enumerate() {
+        *block = B::pack(simd, &quantize_super_block(simd, weights, scales[at], &fits[at / 2], at, B::TRIALS.q_max));
+    }
+}
+
+/// The fits of up to `2 * G` super-blocks; `sums`: of the squares of their weights.
+#[inline(always)]
+fn fit_weighted<S: Simd, const G: usize>(
+    simd: S,
+    weights: &[f32],
+    importance: &[f32],
+    sums: &[[f32; 2]; G],
+    q_max: i32,
+) -> [Fit<S>; G] {
+    let (weights, importance): ([[f32; 2 * LEN]; G], [[f32; 2 * LEN]; G]) = (padded(weights), padded(importance));
+    let zero = F32x16::splat(simd, 0.0);
+    let mut groups = [Lanes { x: [zero; 32], w: [zero; 32] }; G];
+    for g in 0..G {
+        let mut sigma2 = [2.0 * sums[g][0] / LEN as f32; 16];
+        sigma2[8..].fill(2.0 * sums[g][1] / LEN as f32);
+        groups[g] = Lanes::weighted(simd, &weights[g], &importance[g], F32x16::load(simd, &sigma2));
+    }
+    search(simd, &groups, &Trials::weighted(q_max))
+}
+
+/// Zeros behind what is there.
+#[inline(always)]
+fn padded<const G: usize>(weights: &[f32]) -> [[f32; 2 * LEN]; G] {
+    let mut padded = [[0.0; 2 * LEN]; G];
+    padded.as_flattened_mut()[..weights.len()].copy_from_slice(weights);
+    padded
 }
 
 /// A weight counts as much as its magnitude plus the root mean square of its sub-block.
@@ -216,12 +279,23 @@ fn own_weighting<S: Simd, const N: usize>(simd: S, weights: &[f32]) -> Lanes<S, 
     Lanes { x, w }
 }
 
-/// The first or second super-block that `fit` is about.
+/// Of the lanes of two super-blocks those that belong to super-block `at`.
 #[inline(always)]
-fn quantize_super_block<S: Simd>(simd: S, weights: &[f32; LEN], fit: &Fit<S>, at: usize, q_max: i32) -> SuperBlock<S> {
-    let own = |lanes: [f32; 16]| -> [f32; 8] { *lanes[8 * at..].first_chunk().expect("8 of 16 lanes") };
-    let scales = Scales::new(simd, &own(fit.scale.to_array()), &own((-fit.min).to_array()));
-    let (inverse, origin) = (own(fit.inverse.to_array()), own(fit.origin.to_array()));
+fn half<S: Simd>(lanes: F32x16<S>, at: usize) -> [f32; 8] {
+    *lanes.to_array()[8 * (at % 2)..].first_chunk().expect("8 of 16 lanes")
+}
+
+/// The quants of super-block `at`, one of the two that `fit` is about.
+#[inline(always)]
+fn quantize_super_block<S: Simd>(
+    simd: S,
+    weights: &[f32; LEN],
+    scales: Scales,
+    fit: &Fit<S>,
+    at: usize,
+    q_max: i32,
+) -> SuperBlock<S> {
+    let (inverse, origin) = (half(fit.inverse, at), half(fit.origin, at));
     let (chunks, _) = weights.as_chunks::<16>();
     let mut quants = [[I32x16::splat(simd, 0); 2]; 8];
     for j in 0..8 {
@@ -243,29 +317,53 @@ fn quantize_super_block<S: Simd>(simd: S, weights: &[f32; LEN], fit: &Fit<S>, at
 impl Scales {
     /// Scales and minimums in 63rds of their largest.
     #[inline(always)]
-    fn new<S: Simd>(simd: S, scale: &[f32; 8], min: &[f32; 8]) -> Scales {
+    fn fitting<S: Simd>(simd: S, scale: &[f32; 8], min: &[f32; 8]) -> Scales {
         let (max_scale, max_min) = (largest(scale), largest(min));
         let per_scale = if max_scale > 0.0 { 63.0 / max_scale } else { 0.0 };
         let per_min = if max_min > 0.0 { 63.0 / max_min } else { 0.0 };
-        let mut packed = [0; 12];
+        let (mut sc, mut m) = ([0; 8], [0; 8]);
         for j in 0..8 {
             // A negative scale wraps round to a large one, as in ggml.
-            let sc = (nearest_int(per_scale * scale[j]) as u8).min(63);
-            let m = (nearest_int(per_min * min[j]) as u8).min(63);
-            if j < 4 {
-                packed[j] = sc;
-                packed[j + 4] = m;
-            } else {
-                packed[j + 4] = (sc & 15) | ((m & 15) << 4);
-                packed[j - 4] |= sc >> 4 << 6;
-                packed[j] |= m >> 4 << 6;
-            }
+            sc[j] = (nearest_int(per_scale * scale[j]) as u8).min(63);
+            m[j] = (nearest_int(per_min * min[j]) as u8).min(63);
         }
-        Scales { d: Half::new(simd, max_scale / 63.0), dmin: Half::new(simd, max_min / 63.0), packed }
+        Scales { d: Half::new(simd, max_scale / 63.0), dmin: Half::new(simd, max_min / 63.0), packed: pack(&sc, &m) }
     }
 
-    /// `(d * sc[j], dmin * m[j])`. The first four `sc` and `m` are the low 6 bits of bytes 0-3 and 4-7; of the others, bytes 8-11 hold
-    /// the low 4 bits, and the 2 bits above the first four are the high ones.
+    /// The scales of eight super-blocks, two in each fit. A sub-block counts as much as its weights together.
+    #[inline(always)]
+    fn weighted<S: Simd>(simd: S, fits: &[Fit<S>; 4], max: u8) -> [Scales; 8] {
+        // Lane `at` of vector `j` belongs to the scale of sub-block `j` of super-block `at`, lane `8 + at` to the minimum.
+        let (mut x, mut w) = ([[0.0; 16]; 8], [[0.0; 16]; 8]);
+        for (g, fit) in fits.iter().enumerate() {
+            let (scale, min, sum_w) = (fit.scale.to_array(), (-fit.min).to_array(), fit.sum_w.to_array());
+            for i in 0..16 {
+                let (at, j) = (2 * g + i / 8, i % 8);
+                (x[j][at], x[j][8 + at]) = (scale[i], min[i]);
+                (w[j][at], w[j][8 + at]) = (sum_w[i], sum_w[i]);
+            }
+        }
+        let zero = F32x16::splat(simd, 0.0);
+        let mut lanes = Lanes { x: [zero; 8], w: [zero; 8] };
+        for j in 0..8 {
+            lanes.x[j] = F32x16::load(simd, &x[j]);
+            lanes.w[j] = F32x16::load(simd, &w[j]);
+        }
+        let fit = positive::search(simd, &lanes.x, &lanes.w, 63);
+        let d = fit.scale.to_array();
+        let mut quants = [[0; 16]; 8];
+        for j in 0..8 {
+            quants[j] = fit.quants[j].truncate().to_u8();
+        }
+        let mut scales = [Scales { d: Half::new(simd, 0.0), dmin: Half::new(simd, 0.0), packed: [0; 12] }; 8];
+        for (at, scales) in scales.iter_mut().enumerate() {
+            let (sc, m) = (quants.map(|q| q[at].min(max)), quants.map(|q| q[8 + at].min(max)));
+            *scales = Scales { d: Half::new(simd, d[at]), dmin: Half::new(simd, d[8 + at]), packed: pack(&sc, &m) };
+        }
+        scales
+    }
+
+    /// `(d * sc[j], dmin * m[j])`, undoing [`pack`].
     #[inline(always)]
     pub(super) fn get<S: Simd>(&self, simd: S, j: usize) -> (f32, f32) {
         let p = &self.packed;
@@ -288,6 +386,21 @@ impl Scales {
     pub(super) fn are_finite(&self) -> bool {
         self.d.is_finite() && self.dmin.is_finite()
     }
+}
+
+/// The first four `sc` and `m` are the low 6 bits of bytes 0-3 and 4-7; of the others, bytes 8-11 hold the low 4 bits, and the 2 bits
+/// above the first four are the high ones.
+#[inline(always)]
+fn pack(sc: &[u8; 8], m: &[u8; 8]) -> [u8; 12] {
+    let mut packed = [0; 12];
+    packed[..4].copy_from_slice(&sc[..4]);
+    packed[4..8].copy_from_slice(&m[..4]);
+    for j in 4..8 {
+        packed[j + 4] = (sc[j] & 15) | (m[j] & 15) << 4;
+        packed[j - 4] |= sc[j] >> 4 << 6;
+        packed[j] |= m[j] >> 4 << 6;
+    }
+    packed
 }
 
 /// The largest positive number, or 0.

@@ -4,12 +4,13 @@
 //! runs in sixteen lanes, each doing ggml's algorithm on its own sub-block in ggml's order of operations, so the bytes are ggml's
 //! and neither machine nor batch shows in them. The searches never store the quants: a quant is a function of the winning scale.
 
-mod affine;
+pub(super) mod affine;
+mod positive;
 mod q4_k;
 mod q5_k;
 mod q6_k;
 mod q8_k;
-mod symmetric;
+pub(super) mod symmetric;
 
 pub(super) use q4_k::Q4_K;
 pub(super) use q5_k::Q5_K;
@@ -20,6 +21,29 @@ use crate::simd::{F32x16, Simd};
 
 /// Weights per super-block.
 const LEN: usize = 256;
+
+/// What is largest in a run counts as zero below this.
+const ALL_ZERO: f32 = 1e-15;
+
+/// Sixteen sub-blocks side by side: weights, and how much each counts.
+#[derive(Clone, Copy)]
+pub(super) struct Lanes<S: Simd, const N: usize> {
+    pub x: [F32x16<S>; N],
+    pub w: [F32x16<S>; N],
+}
+
+impl<S: Simd, const N: usize> Lanes<S, N> {
+    /// A weight counts as much as its importance times `sqrt(sigma2 + x*x)`. `weights` and `importance` are `[16 * N]`.
+    #[inline(always)]
+    pub fn weighted(simd: S, weights: &[f32], importance: &[f32], sigma2: F32x16<S>) -> Self {
+        let x: [F32x16<S>; N] = lanes_of_sub_blocks(simd, weights);
+        let mut w: [F32x16<S>; N] = lanes_of_sub_blocks(simd, importance);
+        for i in 0..N {
+            w[i] = w[i] * (sigma2 + x[i] * x[i]).sqrt();
+        }
+        Lanes { x, w }
+    }
+}
 
 /// Sixteen sub-blocks of `N` weights side by side: lane `j` of vector `i` is weight `i` of sub-block `j`. `weights` is `[16 * N]`.
 #[inline(always)]

@@ -42,9 +42,11 @@ impl Dequantize for Q4_K {
 }
 
 impl Quantize for Q4_K {
+    const USES_IMPORTANCE: bool = true;
+
     #[inline(always)]
-    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q4_K]) {
-        affine::quantize(simd, weights, blocks);
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [Q4_K]) {
+        affine::quantize(simd, weights, importance, blocks);
     }
 
     #[inline(always)]
@@ -54,6 +56,7 @@ impl Quantize for Q4_K {
 }
 
 impl Affine for Q4_K {
+    const WEIGHTED_SCALE_MAX: u8 = u8::MAX;
     const TRIALS: Trials = Trials { q_max: 15, first: -1.0, step: 0.1, n: 20 };
 
     #[inline(always)]

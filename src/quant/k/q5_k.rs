@@ -49,9 +49,11 @@ impl Dequantize for Q5_K {
 }
 
 impl Quantize for Q5_K {
+    const USES_IMPORTANCE: bool = true;
+
     #[inline(always)]
-    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q5_K]) {
-        affine::quantize(simd, weights, blocks);
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [Q5_K]) {
+        affine::quantize(simd, weights, importance, blocks);
     }
 
     #[inline(always)]
@@ -61,6 +63,7 @@ impl Quantize for Q5_K {
 }
 
 impl Affine for Q5_K {
+    const WEIGHTED_SCALE_MAX: u8 = 63;
     const TRIALS: Trials = Trials { q_max: 31, first: -0.5, step: 0.1, n: 15 };
 
     #[inline(always)]

@@ -10,8 +10,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::symmetric::{ALL_ZERO, Fit, search};
-use super::{lanes_of_sub_blocks, nearest_int};
+use super::symmetric::{Fit, search};
+use super::{ALL_ZERO, LEN, lanes_of_sub_blocks, nearest_int};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -26,7 +26,7 @@ pub(in crate::quant) struct Q6_K {
 }
 
 impl Block for Q6_K {
-    const LEN: usize = super::LEN;
+    const LEN: usize = LEN;
 }
 
 impl Dequantize for Q6_K {
@@ -57,13 +57,21 @@ impl Dequantize for Q6_K {
 }
 
 impl Quantize for Q6_K {
+    const USES_IMPORTANCE: bool = true;
+
+    /// A weight counts as much as its importance, or its square.
     #[inline(always)]
-    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q6_K]) {
-        for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<256>().0) {
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [Q6_K]) {
+        for (at, (block, weights)) in blocks.iter_mut().zip(weights.as_chunks::<256>().0).enumerate() {
             let x: [F32x16<S>; 16] = lanes_of_sub_blocks(simd, weights);
             let mut w = x;
-            for w in &mut w {
-                *w = *w * *w;
+            match importance {
+                Some(columns) => w = lanes_of_sub_blocks(simd, &columns[LEN * at..][..LEN]),
+                None => {
+                    for w in &mut w {
+                        *w = *w * *w;
+                    }
+                }
             }
             *block = quantize_super_block(simd, weights, &search(simd, &x, &w, 32));
         }

@@ -3,13 +3,11 @@
 //! For each trial scale the quants are found first, then the scale that fits those quants best (weighted least squares). The fit is
 //! best where `(sum w*x*q)^2 / (sum w*q*q)` is largest.
 
+use super::ALL_ZERO;
 use crate::simd::{F32x16, Simd};
 
-/// Weights whose largest magnitude is below this count as all zero.
-pub(super) const ALL_ZERO: f32 = 1e-15;
-
 /// What the search found for sixteen sub-blocks.
-pub(super) struct Fit<S: Simd> {
+pub(in crate::quant) struct Fit<S: Simd> {
     pub scale: F32x16<S>,
     /// The quants that won are `x * inverse`, rounded and clamped; 0 stands for a sub-block that is all zero.
     pub inverse: F32x16<S>,
@@ -17,7 +15,7 @@ pub(super) struct Fit<S: Simd> {
 
 /// `w`: how much each weight counts.
 #[inline(always)]
-pub(super) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[F32x16<S>; N], n: i32) -> Fit<S> {
+pub(in crate::quant) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[F32x16<S>; N], n: i32) -> Fit<S> {
     let zero = F32x16::splat(simd, 0.0);
     let (mut max, mut magnitude) = (zero, zero);
     let mut wx = *x;

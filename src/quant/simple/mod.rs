@@ -1,4 +1,5 @@
-//! The formats of 32 weights with one scale, and perhaps a minimum: no search, so they run as fast as memory.
+//! The formats of 32 weights with one scale, and perhaps a minimum: no search, so they run as fast as memory. With importance there is
+//! one (`weighted.rs`).
 //!
 //! `q` is a weight divided by the scale and rounded. Four bits: weight `i` is the low half of byte `i`, weight `16 + i` the high half.
 //! Five bits: the fifth of weight `i` is bit `i` of `qh`.
@@ -9,6 +10,7 @@ mod q5_0;
 mod q5_1;
 mod q8_0;
 mod q8_1;
+mod weighted;
 
 pub(super) use q4_0::Q4_0;
 pub(super) use q4_1::Q4_1;

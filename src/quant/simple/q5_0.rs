@@ -9,9 +9,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::weighted::{Row, Symmetric};
 use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, largest, nibbles, store_halves, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::simd::{F32x16, Simd};
+use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -38,21 +39,32 @@ impl Dequantize for Q5_0 {
 }
 
 impl Quantize for Q5_0 {
+    const USES_IMPORTANCE: bool = true;
+
     #[inline(always)]
-    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q5_0]) {
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [Q5_0]) {
+        if let Some(row) = Row::new(weights, importance) {
+            return row.symmetric(simd, blocks);
+        }
         for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<32>().0) {
             let d = largest(simd, weights) / -16.0;
-            block.d = Half::new(simd, d);
             let (id, half) = (F32x16::splat(simd, inverse(d)), F32x16::splat(simd, 16.5));
             let [x0, x1] = halves(simd, weights);
-            let (q0, q1) = (to_byte(x0 * id + half).min(31), to_byte(x1 * id + half).min(31));
-            block.qh = fifth_bits(q0, q1);
-            block.qs = nibbles(q0, q1);
+            *block = Q5_0::pack(simd, d, [to_byte(x0 * id + half).min(31), to_byte(x1 * id + half).min(31)]);
         }
     }
 
     #[inline(always)]
     fn is_sound(&self) -> bool {
         self.d.is_finite()
+    }
+}
+
+impl Symmetric for Q5_0 {
+    const N: i32 = 16;
+
+    #[inline(always)]
+    fn pack<S: Simd>(simd: S, d: f32, [q0, q1]: [I32x16<S>; 2]) -> Q5_0 {
+        Q5_0 { d: Half::new(simd, d), qh: fifth_bits(q0, q1), qs: nibbles(q0, q1) }
     }
 }

@@ -7,9 +7,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::weighted::{Affine, Row};
 use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, nibbles, range, store_halves, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::simd::{F32x16, Simd};
+use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -37,23 +38,33 @@ impl Dequantize for Q5_1 {
 }
 
 impl Quantize for Q5_1 {
+    const USES_IMPORTANCE: bool = true;
+
     #[inline(always)]
-    fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [Q5_1]) {
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [Q5_1]) {
+        if let Some(row) = Row::new(weights, importance) {
+            return row.affine(simd, blocks);
+        }
         for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<32>().0) {
             let (min, max) = range(simd, weights);
             let d = (max - min) / 31.0;
-            block.d = Half::new(simd, d);
-            block.m = Half::new(simd, min);
-            let (id, min, half) = (F32x16::splat(simd, inverse(d)), F32x16::splat(simd, min), F32x16::splat(simd, 0.5));
+            let (id, origin, half) = (F32x16::splat(simd, inverse(d)), F32x16::splat(simd, min), F32x16::splat(simd, 0.5));
             let [x0, x1] = halves(simd, weights);
-            let (q0, q1) = (to_byte((x0 - min) * id + half), to_byte((x1 - min) * id + half));
-            block.qh = fifth_bits(q0, q1);
-            block.qs = nibbles(q0, q1);
+            *block = Q5_1::pack(simd, d, min, [to_byte((x0 - origin) * id + half), to_byte((x1 - origin) * id + half)]);
         }
     }
 
     #[inline(always)]
     fn is_sound(&self) -> bool {
         self.d.is_finite() && self.m.is_finite()
+    }
+}
+
+impl Affine for Q5_1 {
+    const Q_MAX: i32 = 31;
+
+    #[inline(always)]
+    fn pack<S: Simd>(simd: S, d: f32, m: f32, [q0, q1]: [I32x16<S>; 2]) -> Q5_1 {
+        Q5_1 { d: Half::new(simd, d), m: Half::new(simd, m), qh: fifth_bits(q0, q1), qs: nibbles(q0, q1) }
     }
 }
