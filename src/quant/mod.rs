@@ -137,10 +137,10 @@ formats! {
     15 Q8_K Traits::activations::<k::Q8_K>();
     16 IQ2_XXS Traits::of::<iq::IQ2_XXS>();
     17 IQ2_XS Traits::of::<iq::IQ2_XS>();
-    18 IQ3_XXS Traits::stored::<[u8; 98]>(256);
+    18 IQ3_XXS Traits::of::<iq::IQ3_XXS>();
     19 IQ1_S Traits::of::<iq::IQ1_S>();
     20 IQ4_NL Traits::of::<iq4::IQ4_NL>();
-    21 IQ3_S Traits::stored::<[u8; 110]>(256);
+    21 IQ3_S Traits::of::<iq::IQ3_S>();
     22 IQ2_S Traits::of::<iq::IQ2_S>();
     23 IQ4_XS Traits::of::<iq4::IQ4_XS>();
     24 I8 Traits::stored::<[u8; 1]>(1);

@@ -3,7 +3,7 @@
 //! A file holds the index of the point, the signs, and a scale for every 16 or 32 weights. The grids are facts of the format and
 //! stand in `grids.rs`; everything else that reading or quantizing needs is derived from them.
 
-#[allow(dead_code)] // the points of IQ3 have no reader yet
+mod candidates;
 mod grids;
 mod iq1;
 mod iq1_m;
@@ -12,6 +12,9 @@ mod iq2;
 mod iq2_s;
 mod iq2_xs;
 mod iq2_xxs;
+mod iq3;
+mod iq3_s;
+mod iq3_xxs;
 mod lattice;
 mod positive;
 mod signs;
@@ -21,6 +24,8 @@ pub(super) use iq1_s::IQ1_S;
 pub(super) use iq2_s::IQ2_S;
 pub(super) use iq2_xs::IQ2_XS;
 pub(super) use iq2_xxs::IQ2_XXS;
+pub(super) use iq3_s::IQ3_S;
+pub(super) use iq3_xxs::IQ3_XXS;
 
 use super::k::{lanes_of_sub_blocks, nearest_int, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};

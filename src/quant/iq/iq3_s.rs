@@ -1,0 +1,114 @@
+//! `IQ3_S`: `w = d*(2*sc[j] + 1) * +-g`, g in {1, 3, 5, ..., 15}, 8 sub-blocks `j` of 32; 3.4375 bits per weight. Layout: ggml's
+//! `block_iq3_s`.
+//!
+//! ```text
+//! 0        2                     66                 74             106                                110
+//! | d: f16 | points: 64 x 8 bits | qh: 64 x 1 bit   | signs: 32 x 8 | sc: 4 x (2c low, 2c+1 high half) |
+//! ```
+//!
+//! A point is one of 512, and gives the magnitudes of 4 weights; `qh` holds the ninth bits of the eight points of a sub-block.
+
+use std::sync::LazyLock;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::candidates::Candidates;
+use super::iq3::{Found, Search, SubBlocks, pairs};
+use super::{LEN, batches, expand, grids, scales_of_super_block, signed};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::k::sums_of_squares;
+use crate::simd::{F32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct IQ3_S {
+    d: Half,
+    points: [[u8; 8]; 8],
+    qh: [u8; 8],
+    signs: [[u8; 4]; 8],
+    scales: [u8; 4],
+}
+
+impl Block for IQ3_S {
+    const LEN: usize = LEN;
+}
+
+static POINTS: [[u8; 4]; 512] = expand(&grids::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
+
+impl Dequantize for IQ3_S {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[IQ3_S], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
+            let d = block.d.to_f32(simd);
+            let (chunks, _) = weights.as_chunks_mut::<16>();
+            for j in 0..8 {
+                let sc = block.scales[j / 2] >> (4 * (j % 2)) & 15;
+                let scale = F32x16::splat(simd, d * f32::from(2 * sc + 1));
+                let qh = usize::from(block.qh[j]);
+                for half in 0..2 {
+                    let at = [0, 1, 2, 3].map(|i| 4 * half + i);
+                    let points = at.map(|i| POINTS[usize::from(block.points[j][i]) | (qh >> i & 1) << 8]);
+                    let signs = [block.signs[j][2 * half], block.signs[j][2 * half + 1]];
+                    signed(simd, scale, pairs(points), signs).store(&mut chunks[2 * j + half]);
+                }
+            }
+        }
+    }
+}
+
+static SEARCH: LazyLock<Search> =
+    LazyLock::new(|| Search { candidates: Candidates::new(&grids::IQ3_S, 3), n: 9, all_zero: 0.0, settle_all: true });
+
+impl Quantize for IQ3_S {
+    const USES_IMPORTANCE: bool = true;
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [IQ3_S]) {
+        let search = &*SEARCH;
+        for ((weights, columns), blocks) in batches(weights, importance).zip(blocks.chunks_mut(16)) {
+            let sums = if columns.is_some() { sums_of_squares(simd, weights) } else { [0.0; 16] };
+            for (pair, (blocks, weights)) in blocks.chunks_mut(2).zip(weights.chunks(2 * LEN)).enumerate() {
+                let columns = columns.map(|columns| &columns[2 * LEN * pair..][..weights.len()]);
+                let found = search.run(simd, &SubBlocks::new(simd, weights, columns, [sums[2 * pair], sums[2 * pair + 1]]));
+                for (i, block) in blocks.iter_mut().enumerate() {
+                    *block = pack(simd, &found, 8 * i);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}
+
+/// ggml makes the scale this much larger than the search found.
+const LARGER: f32 = 1.033;
+
+/// The super-block whose sub-blocks begin with `first`.
+#[inline(always)]
+fn pack<S: Simd>(simd: S, found: &Found, first: usize) -> IQ3_S {
+    let mut block = IQ3_S { d: Half::new(simd, 0.0), points: [[0; 8]; 8], qh: [0; 8], signs: [[0; 4]; 8], scales: [0; 4] };
+    // ggml leaves no room for a sub-block that is zero, though readers expect it: points and signs of those after it move up.
+    let mut to = 0;
+    for j in 0..8 {
+        if found.zeros >> (first + j) & 1 == 1 {
+            continue;
+        }
+        let points = found.points[first + j];
+        block.points[to] = points.map(|point| point as u8);
+        block.signs[to] = found.signs[first + j];
+        block.qh[j] = (0..8).fold(0, |qh, i| qh | ((points[i] >> 8) as u8) << i);
+        to += 1;
+    }
+    let own: &[f32; 8] = found.scales[first..].first_chunk().expect("eight of sixteen lanes");
+    if let Some((d, sc)) = scales_of_super_block(own, 15) {
+        block.d = Half::new(simd, d * LARGER);
+        for c in 0..4 {
+            block.scales[c] = sc[2 * c] | sc[2 * c + 1] << 4;
+        }
+    }
+    block
+}

@@ -1,0 +1,107 @@
+//! `IQ3_XXS`: `w = d*(sc[j] + 1/2)/2 * +-g`, g in {4, 12, 20, 28, 36, 44, 52, 62}, 8 sub-blocks `j` of 32; 3.0625 bits per weight.
+//! Layout: ggml's `block_iq3_xxs`.
+//!
+//! ```text
+//! 0        2                     66                                                98
+//! | d: f16 | points: 64 x 8 bits | 8 x u32: 4 x 7 sign bits, then 4 bits sc        |
+//! ```
+//!
+//! A point is one of 256, and gives the magnitudes of 4 weights. The number of minus signs of eight weights is even.
+
+use std::sync::LazyLock;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::candidates::Candidates;
+use super::iq3::{Found, Search, SubBlocks, pairs};
+use super::{LEN, batches, expand, grids, scales_of_super_block, signed, signs};
+use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::k::sums_of_squares;
+use crate::simd::{F32x16, Simd};
+
+/// The bytes of a block.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(in crate::quant) struct IQ3_XXS {
+    d: Half,
+    points: [[[u8; 4]; 2]; 8],
+    signs_and_scales: [[u8; 4]; 8],
+}
+
+impl Block for IQ3_XXS {
+    const LEN: usize = LEN;
+}
+
+static POINTS: [[u8; 4]; 256] = expand(&grids::IQ3_XXS, [4, 12, 20, 28, 36, 44, 52, 62]);
+
+impl Dequantize for IQ3_XXS {
+    #[inline(always)]
+    fn dequantize<S: Simd>(simd: S, blocks: &[IQ3_XXS], weights: &mut [f32]) {
+        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
+            let d = block.d.to_f32(simd);
+            let (chunks, _) = weights.as_chunks_mut::<16>();
+            for j in 0..8 {
+                let bits = u32::from_le_bytes(block.signs_and_scales[j]);
+                let scale = F32x16::splat(simd, d * (0.5 + (bits >> 28) as f32) * 0.5);
+                for half in 0..2 {
+                    let points = block.points[j][half].map(|point| POINTS[usize::from(point)]);
+                    let signs = [2 * half, 2 * half + 1].map(|i| signs::EVEN[(bits >> (7 * i) & 127) as usize]);
+                    signed(simd, scale, pairs(points), signs).store(&mut chunks[2 * j + half]);
+                }
+            }
+        }
+    }
+}
+
+static SEARCH: LazyLock<Search> =
+    LazyLock::new(|| Search { candidates: Candidates::new(&grids::IQ3_XXS, 2), n: 15, all_zero: 1e-8, settle_all: false });
+
+impl Quantize for IQ3_XXS {
+    const USES_IMPORTANCE: bool = true;
+
+    #[inline(always)]
+    fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [IQ3_XXS]) {
+        let search = &*SEARCH;
+        for ((weights, columns), blocks) in batches(weights, importance).zip(blocks.chunks_mut(16)) {
+            let sums = if columns.is_some() { sums_of_squares(simd, weights) } else { [0.0; 16] };
+            for (pair, (blocks, weights)) in blocks.chunks_mut(2).zip(weights.chunks(2 * LEN)).enumerate() {
+                let columns = columns.map(|columns| &columns[2 * LEN * pair..][..weights.len()]);
+                let sub_blocks = SubBlocks::new(simd, weights, columns, [sums[2 * pair], sums[2 * pair + 1]]);
+                let found = search.run(simd, &sub_blocks.with_even_signs());
+                for (i, block) in blocks.iter_mut().enumerate() {
+                    *block = pack(simd, &found, 8 * i);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_sound(&self) -> bool {
+        self.d.is_finite()
+    }
+}
+
+/// ggml makes the scale this much larger than the search found.
+const LARGER: f32 = 1.0125;
+
+/// The super-block whose sub-blocks begin with `first`.
+#[inline(always)]
+fn pack<S: Simd>(simd: S, found: &Found, first: usize) -> IQ3_XXS {
+    let mut block = IQ3_XXS { d: Half::new(simd, 0.0), points: [[[0; 4]; 2]; 8], signs_and_scales: [[0; 4]; 8] };
+    let own: &[f32; 8] = found.scales[first..].first_chunk().expect("eight of sixteen lanes");
+    let Some((d, sc)) = scales_of_super_block(own, 15) else { return block };
+    block.d = Half::new(simd, d * LARGER);
+    for j in 0..8 {
+        let mut bits = u32::from(sc[j]) << 28;
+        if found.zeros >> (first + j) & 1 == 0 {
+            for i in 0..8 {
+                block.points[j][i / 4][i % 4] = found.points[first + j][i] as u8;
+            }
+            for k in 0..4 {
+                bits |= u32::from(found.signs[first + j][k] & 127) << (7 * k);
+            }
+        }
+        block.signs_and_scales[j] = bits.to_le_bytes();
+    }
+    block
+}
