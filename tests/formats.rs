@@ -203,6 +203,41 @@ fn huge_weights_are_held_or_refused() {
     });
 }
 
+/// Importance that makes no sense gives finite weights or a refusal, the same at every level.
+#[test]
+fn any_importance_is_survived() {
+    let odd: [(&str, fn(&mut Paint) -> f32); 8] = [
+        ("all zero", |_| 0.0),
+        ("one in a hundred", |p| if p.next() % 100 == 0 { 1.0 } else { 0.0 }),
+        ("subnormal", |p| f32::from_bits((p.next() & 0x7f_ffff) as u32)),
+        ("huge", |p| 3e38 * p.uniform() as f32),
+        ("huge or nothing", |p| [0.0, f32::MAX][(p.next() & 1) as usize]),
+        ("negative", |p| p.bell()),
+        ("infinite", |p| [0.0, 1.0, f32::INFINITY][(p.next() % 3) as usize]),
+        ("any bits", |p| f32::from_bits(p.next() as u32)),
+    ];
+    let finite = |p: &mut Paint| f32::from_bits(p.next() as u32 & 0xbfff_ffff);
+    for (n, (kind, draw)) in odd.into_iter().enumerate() {
+        let importance = Paint::new(40 + n as u64).weights(ROW_LEN, draw);
+        let mut weights = Paint::new(10).weights(2 * ROW_LEN, |p| 0.02 * p.gaussian());
+        weights.extend(Paint::new(11).weights(2 * ROW_LEN, finite));
+        for_each(Format::uses_importance, |format, level| {
+            for (row, weights) in weights.chunks(ROW_LEN).enumerate() {
+                let quantize = |level: Level| {
+                    let mut blocks = vec![0; weights.len() / format.block_len() * format.block_bytes()];
+                    format.quantize_rows(level, weights, ROW_LEN, Some(&importance), &mut blocks).map(|()| blocks)
+                };
+                let (made, scalar) = (quantize(level), quantize(Level::available()[0]));
+                let place = format!("{format} {}: importance {kind}, row {row}", level.name());
+                assert_eq!(made.as_ref().map_err(|fault| fault.index), scalar.as_ref().map_err(|fault| fault.index), "{place}");
+                if let Ok(blocks) = made {
+                    assert!(dequantize(format, level, &blocks).iter().all(|w| w.is_finite()), "{place}: not finite");
+                }
+            }
+        });
+    }
+}
+
 /// The fault reported is the first, whichever kind comes first.
 #[test]
 fn the_first_fault_is_reported() {

@@ -14,8 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::iq2::{Found, Search, SubBlocks};
 use super::lattice::Lattice;
-use super::{IQ2_VALUES, LEN, batches, expand, grids, positive, scales_of_super_block, signed, signs, sums_of_squares, weighting};
+use super::{IQ2_VALUES, LEN, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::k::positive;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -100,7 +101,7 @@ impl Quantize for IQ2_XXS {
 
 #[inline(always)]
 fn search<S: Simd>(simd: S, blocks: &SubBlocks<S, 32>) -> Found {
-    let scale = positive::fit(simd, &blocks.x, &blocks.w, 4);
+    let scale = positive::search(simd, &blocks.x, &blocks.w, 4).scale;
     let max = scale * F32x16::splat(simd, 3.0);
     let mut search = Search::new(simd, &LATTICE, blocks, scale);
     search.try_scales(max, 6);

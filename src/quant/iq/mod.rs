@@ -16,7 +16,6 @@ mod iq3;
 mod iq3_s;
 mod iq3_xxs;
 mod lattice;
-mod positive;
 mod signs;
 
 pub(super) use iq1_m::IQ1_M;

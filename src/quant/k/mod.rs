@@ -5,7 +5,7 @@
 //! and neither machine nor batch shows in them. The searches never store the quants: a quant is a function of the winning scale.
 
 pub(super) mod affine;
-mod positive;
+pub(super) mod positive;
 mod q4_k;
 mod q5_k;
 mod q6_k;

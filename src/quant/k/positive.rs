@@ -1,5 +1,5 @@
-//! The search of the scale for `x = scale*q` where no `x` is negative, q from 0 to `n`: ggml's `make_qp_quants`. With importance it
-//! makes the scales and minimums of sub-blocks into whole numbers.
+//! The search of the scale for `x = scale*q` where hardly an `x` is negative, q from 0 to `n`: ggml's `make_qp_quants`. With
+//! importance it makes the scales and minimums of sub-blocks into whole numbers; IQ2_XXS starts from its scale.
 //!
 //! The scale of least weighted error among nine is only where it starts. Then the scale is the one that fits the quants best (weighted
 //! least squares), and quants are moved, one after the other, to where they fit the others best.
@@ -8,7 +8,7 @@ use super::ALL_ZERO;
 use crate::simd::{F32x16, Simd};
 
 /// What the search found for sixteen runs of numbers.
-pub(super) struct Fit<S: Simd, const N: usize> {
+pub(in crate::quant) struct Fit<S: Simd, const N: usize> {
     /// NaN where the sums of the search overflowed; ggml would write something that is no scale.
     pub scale: F32x16<S>,
     /// From 0 to 255: ggml keeps them in bytes, in which the quant of a negative number wraps round.
@@ -23,7 +23,7 @@ const ROUNDS: usize = 5;
 
 /// `w`: how much each number counts.
 #[inline(always)]
-pub(super) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[F32x16<S>; N], n: i32) -> Fit<S, N> {
+pub(in crate::quant) fn search<S: Simd, const N: usize>(simd: S, x: &[F32x16<S>; N], w: &[F32x16<S>; N], n: i32) -> Fit<S, N> {
     let zero = F32x16::splat(simd, 0.0);
     let mut max = zero;
     for i in 0..N {
