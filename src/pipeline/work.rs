@@ -9,8 +9,8 @@ use crate::source::{SourceTensor, TensorSource};
 use super::shards::PlannedFile;
 use crate::arch::Transform;
 
-/// Weights of a piece, unless a row has more: 1 MiB as f32, so that a piece stays in a core's own cache from reading to
-/// writing, and a stop request is noticed soon.
+/// Weights of a piece, unless a row has more: 1 MiB as f32, so that a piece stays in a core's own cache from reading to writing, and
+/// a stop request is noticed soon. CPU time of 1.24 G weights to Q8_0 with 2^16, 2^18, 2^20 and 2^22: 1.55, 1.38, 1.43, 1.83 s.
 const PIECE_WEIGHTS: u64 = 1 << 18;
 
 /// One tensor, read once and written to every output that wants it.
