@@ -1,6 +1,6 @@
-//! Every format at every CPU level of this machine: golden bytes, round trips, and the inputs that break quantizers.
+//! Every format at every CPU level of this machine, with and without importance: golden bytes, round trips, and the inputs that break quantizers.
 //!
-//! A format is covered the moment it is in the table. Each check gets one format and one level and panics with both.
+//! A format is covered the moment it is in the table. Each check gets one format and one way to use it and panics with both.
 
 mod common;
 
@@ -11,31 +11,55 @@ use ggforge::simd::Level;
 /// A whole number of blocks in every format, and an odd number of super-blocks, so that the last group of lanes is not full.
 const ROW_LEN: usize = 768;
 
-/// Calls `check` for every format and level.
-fn for_each(formats: impl Fn(Format) -> bool, check: impl Fn(Format, Level)) {
+/// At which level, and whether with importance.
+#[derive(Clone, Copy)]
+struct Way {
+    level: Level,
+    weighted: bool,
+}
+
+impl Way {
+    /// At every level without importance, where that can be, then with importance, where that makes a difference.
+    fn all(format: Format) -> impl Iterator<Item = Way> {
+        let kinds = [(false, !format.needs_importance()), (true, format.uses_importance())];
+        let kinds = kinds.into_iter().filter_map(|(weighted, applies)| applies.then_some(weighted));
+        kinds.flat_map(|weighted| Level::available().into_iter().map(move |level| Way { level, weighted }))
+    }
+
+    fn scalar(self) -> Way {
+        Way { level: Level::available()[0], ..self }
+    }
+
+    fn name(self) -> String {
+        format!("{}{}", self.level.name(), if self.weighted { " with importance" } else { "" })
+    }
+}
+
+/// Calls `check` for every format and way.
+fn for_each(formats: impl Fn(Format) -> bool, check: impl Fn(Format, Way)) {
     for &format in Format::ALL.iter().filter(|&&format| formats(format)) {
-        for level in Level::available() {
-            check(format, level);
+        for way in Way::all(format) {
+            check(format, way);
         }
     }
 }
 
-fn quantize(format: Format, level: Level, weights: &[f32]) -> Result<Vec<u8>, BlockFault> {
+fn quantize(format: Format, way: Way, weights: &[f32]) -> Result<Vec<u8>, BlockFault> {
     let mut blocks = vec![0xaa; weights.len() / format.block_len() * format.block_bytes()];
-    let importance = format.needs_importance().then(painted_importance);
-    format.quantize_rows(level, weights, ROW_LEN, importance.as_deref(), &mut blocks).map(|()| blocks)
+    let importance = way.weighted.then(painted_importance);
+    format.quantize_rows(way.level, weights, ROW_LEN, importance.as_deref(), &mut blocks).map(|()| blocks)
 }
 
-fn dequantize(format: Format, level: Level, blocks: &[u8]) -> Vec<f32> {
+fn dequantize(format: Format, way: Way, blocks: &[u8]) -> Vec<f32> {
     let mut weights = vec![f32::NAN; blocks.len() / format.block_bytes() * format.block_len()];
-    format.dequantize(level, blocks, &mut weights);
+    format.dequantize(way.level, blocks, &mut weights);
     weights
 }
 
 #[track_caller]
-fn round_trip(format: Format, level: Level, weights: &[f32]) -> Vec<f32> {
-    let blocks = quantize(format, level, weights).unwrap_or_else(|fault| panic!("{format} {}: {fault:?}", level.name()));
-    dequantize(format, level, &blocks)
+fn round_trip(format: Format, way: Way, weights: &[f32]) -> Vec<f32> {
+    let blocks = quantize(format, way, weights).unwrap_or_else(|fault| panic!("{format} {}: {fault:?}", way.name()));
+    dequantize(format, way, &blocks)
 }
 
 /// The row that `tools/dev/golden.py` gave to ggml.
@@ -57,37 +81,25 @@ fn golden(format: Format, kind: &str) -> Vec<u8> {
 
 #[test]
 fn quantizing_gives_the_golden_bytes() {
-    for_each(Format::can_quantize, |format, level| {
-        let (expected, got) = (golden(format, "blocks"), quantize(format, level, &painted_row()).expect("finite weights"));
+    for_each(Format::can_quantize, |format, way| {
+        let expected = golden(format, if way.weighted { "weighted" } else { "blocks" });
+        let got = quantize(format, way, &painted_row()).expect("finite weights");
         for (i, (expected, got)) in expected.chunks(format.block_bytes()).zip(got.chunks(format.block_bytes())).enumerate() {
-            assert_eq!(got, expected, "{format} {}: block {i}", level.name());
+            assert_eq!(got, expected, "{format} {}: block {i}", way.name());
         }
         assert_eq!(got.len(), expected.len(), "{format}");
     });
 }
 
 #[test]
-fn quantizing_with_importance_gives_the_golden_bytes() {
-    for_each(Format::uses_importance, |format, level| {
-        let expected = golden(format, "weighted");
-        let mut got = vec![0xaa; expected.len()];
-        let done = format.quantize_rows(level, &painted_row(), ROW_LEN, Some(&painted_importance()), &mut got);
-        assert!(done.is_ok(), "{format} {}: {done:?}", level.name());
-        for (i, (expected, got)) in expected.chunks(format.block_bytes()).zip(got.chunks(format.block_bytes())).enumerate() {
-            assert_eq!(got, expected, "{format} {}: block {i}", level.name());
-        }
-    });
-}
-
-#[test]
 fn dequantizing_golden_bytes_gives_the_golden_weights() {
     let read = |format: Format| format.can_dequantize() && format != Format::F64; // which ggml does not read
-    for_each(read, |format, level| {
+    for_each(read, |format, way| {
         let expected = golden(format, "weights");
-        let got = dequantize(format, level, &golden(format, "blocks"));
+        let got = dequantize(format, way, &golden(format, "blocks"));
         for (i, (expected, got)) in expected.chunks(4).zip(&got).enumerate() {
             let expected = f32::from_le_bytes(expected.try_into().expect("4 bytes"));
-            assert_eq!(got.to_bits(), expected.to_bits(), "{format} {}: weight {i}: {got:e} for {expected:e}", level.name());
+            assert_eq!(got.to_bits(), expected.to_bits(), "{format} {}: weight {i}: {got:e} for {expected:e}", way.name());
         }
         assert_eq!(4 * got.len(), expected.len(), "{format}");
     });
@@ -96,8 +108,8 @@ fn dequantizing_golden_bytes_gives_the_golden_weights() {
 #[test]
 fn a_round_trip_loses_no_more_than_the_bits_explain() {
     let weights = Paint::new(1).weights(4 * ROW_LEN, |p| 0.02 * p.bell());
-    for_each(Format::can_quantize, |format, level| {
-        let back = round_trip(format, level, &weights);
+    for_each(Format::can_quantize, |format, way| {
+        let back = round_trip(format, way, &weights);
         let rms = |of: &dyn Fn(usize) -> f32| (0..weights.len()).map(|i| f64::from(of(i)).powi(2)).sum::<f64>().sqrt();
         let loss = rms(&|i| weights[i] - back[i]) / rms(&|i| weights[i]);
         // 6 dB a bit, less 1.75 bits for scales and the clipping range. Floats of 16 bits spend some on the exponent, and sums of
@@ -109,16 +121,16 @@ fn a_round_trip_loses_no_more_than_the_bits_explain() {
         };
         let bits = 8.0 * (format.block_bytes() - sums_bytes) as f64 / format.block_len() as f64;
         let bound = 2f64.powf(1.75 - bits.min(10.5));
-        assert!(loss <= bound, "{format} {}: loses {loss:.4} of the root mean square, more than {bound:.4}", level.name());
+        assert!(loss <= bound, "{format} {}: loses {loss:.4} of the root mean square, more than {bound:.4}", way.name());
     });
 }
 
 #[test]
 fn zeros_stay_zeros() {
-    for_each(Format::can_quantize, |format, level| {
+    for_each(Format::can_quantize, |format, way| {
         for zero in [0.0, -0.0] {
-            let back = round_trip(format, level, &[zero; ROW_LEN]);
-            assert!(back.iter().all(|&w| w == 0.0), "{format} {}: {back:?}", level.name());
+            let back = round_trip(format, way, &[zero; ROW_LEN]);
+            assert!(back.iter().all(|&w| w == 0.0), "{format} {}: {back:?}", way.name());
         }
     });
 }
@@ -130,38 +142,38 @@ fn every_level_gives_the_same_bytes_in_any_batch() {
     weights.extend(Paint::new(4).weights(ROW_LEN, |p| f32::from_bits((p.next() & 0x807f_ffff) as u32))); // subnormal
     weights.extend(Paint::new(5).weights(ROW_LEN, |p| if p.next() % 50 == 0 { 60.0 } else { p.bell() })); // outliers
     weights.extend([-0.25; ROW_LEN]);
-    for_each(Format::can_quantize, |format, level| {
-        let expected = quantize(format, Level::available()[0], &weights).expect("finite weights");
-        let batch = quantize(format, level, &weights).expect("finite weights");
-        assert!(batch == expected, "{format}: {} differs from scalar", level.name());
-        let rows: Vec<u8> = weights.chunks(ROW_LEN).flat_map(|row| quantize(format, level, row).expect("finite weights")).collect();
-        assert!(rows == expected, "{format} {}: row by row differs from the batch", level.name());
-        let back: Vec<u32> = dequantize(format, level, &batch).iter().map(|w| w.to_bits()).collect();
-        let scalar: Vec<u32> = dequantize(format, Level::available()[0], &batch).iter().map(|w| w.to_bits()).collect();
-        assert!(back == scalar, "{format}: {} reads other weights than scalar", level.name());
+    for_each(Format::can_quantize, |format, way| {
+        let expected = quantize(format, way.scalar(), &weights).expect("finite weights");
+        let batch = quantize(format, way, &weights).expect("finite weights");
+        assert!(batch == expected, "{format}: {} differs from scalar", way.name());
+        let rows: Vec<u8> = weights.chunks(ROW_LEN).flat_map(|row| quantize(format, way, row).expect("finite weights")).collect();
+        assert!(rows == expected, "{format} {}: row by row differs from the batch", way.name());
+        let back: Vec<u32> = dequantize(format, way, &batch).iter().map(|w| w.to_bits()).collect();
+        let scalar: Vec<u32> = dequantize(format, way.scalar(), &batch).iter().map(|w| w.to_bits()).collect();
+        assert!(back == scalar, "{format}: {} reads other weights than scalar", way.name());
     });
 }
 
 #[test]
 fn subnormal_weights_stay_small() {
     let weights = Paint::new(6).weights(ROW_LEN, |p| f32::from_bits((p.next() & 0x807f_ffff) as u32));
-    for_each(Format::can_quantize, |format, level| {
-        let back = round_trip(format, level, &weights);
-        assert!(back.iter().all(|w| w.abs() < 1e-3), "{format} {}: {back:?}", level.name());
+    for_each(Format::can_quantize, |format, way| {
+        let back = round_trip(format, way, &weights);
+        assert!(back.iter().all(|w| w.abs() < 1e-3), "{format} {}: {back:?}", way.name());
     });
 }
 
 #[test]
 fn nan_and_infinity_are_refused_where_they_stand() {
-    for_each(Format::can_quantize, |format, level| {
+    for_each(Format::can_quantize, |format, way| {
         for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for index in [0, 1, 255, 256, 300, ROW_LEN - 1, 9 * ROW_LEN + 17] {
                 let mut weights = Paint::new(7).weights(12 * ROW_LEN, |p| p.bell());
                 weights[index] = value;
                 weights[index + 1..].iter_mut().skip(7).step_by(5).for_each(|w| *w = f32::NAN);
-                let fault = quantize(format, level, &weights).expect_err("a weight is not finite");
+                let fault = quantize(format, way, &weights).expect_err("a weight is not finite");
                 let place = (fault.index, fault.value.to_bits(), fault.kind);
-                assert_eq!(place, (index, value.to_bits(), BlockFaultKind::NonFinite), "{format} {}", level.name());
+                assert_eq!(place, (index, value.to_bits(), BlockFaultKind::NonFinite), "{format} {}", way.name());
             }
         }
     });
@@ -170,7 +182,7 @@ fn nan_and_infinity_are_refused_where_they_stand() {
 /// The largest weight comes back with its sign and about its size, or it is refused by its index: never a zero or infinity instead.
 #[test]
 fn huge_weights_are_held_or_refused() {
-    for_each(Format::can_quantize, |format, level| {
+    for_each(Format::can_quantize, |format, way| {
         for exponent in 3..=38 {
             for (kind, small) in [("alone", 0.0), ("among ones", 1.0), ("among its like", f32::NAN)] {
                 for huge in [3.4 * 10f32.powi(exponent), -3.4 * 10f32.powi(exponent)] {
@@ -178,10 +190,10 @@ fn huge_weights_are_held_or_refused() {
                     let mut weights =
                         Paint::new(8).weights(ROW_LEN, |p| if small.is_nan() { huge * 0.4 * p.bell() } else { small * p.bell() });
                     weights[index] = huge;
-                    let place = format!("{format} {}: {huge:e} {kind}", level.name());
-                    match quantize(format, level, &weights) {
+                    let place = format!("{format} {}: {huge:e} {kind}", way.name());
+                    match quantize(format, way, &weights) {
                         Ok(blocks) => {
-                            let back = dequantize(format, level, &blocks);
+                            let back = dequantize(format, way, &blocks);
                             assert!(back.iter().all(|w| w.is_finite()), "{place}: not finite");
                             let share = match format {
                                 Format::Q1_0 => 0.0, // every weight is the mean of its block
@@ -221,17 +233,20 @@ fn any_importance_is_survived() {
         let importance = Paint::new(40 + n as u64).weights(ROW_LEN, draw);
         let mut weights = Paint::new(10).weights(2 * ROW_LEN, |p| 0.02 * p.gaussian());
         weights.extend(Paint::new(11).weights(2 * ROW_LEN, finite));
-        for_each(Format::uses_importance, |format, level| {
+        for_each(Format::uses_importance, |format, way| {
+            if !way.weighted {
+                return;
+            }
             for (row, weights) in weights.chunks(ROW_LEN).enumerate() {
                 let quantize = |level: Level| {
                     let mut blocks = vec![0; weights.len() / format.block_len() * format.block_bytes()];
                     format.quantize_rows(level, weights, ROW_LEN, Some(&importance), &mut blocks).map(|()| blocks)
                 };
-                let (made, scalar) = (quantize(level), quantize(Level::available()[0]));
-                let place = format!("{format} {}: importance {kind}, row {row}", level.name());
+                let (made, scalar) = (quantize(way.level), quantize(way.scalar().level));
+                let place = format!("{format} {}: importance {kind}, row {row}", way.level.name());
                 assert_eq!(made.as_ref().map_err(|fault| fault.index), scalar.as_ref().map_err(|fault| fault.index), "{place}");
                 if let Ok(blocks) = made {
-                    assert!(dequantize(format, level, &blocks).iter().all(|w| w.is_finite()), "{place}: not finite");
+                    assert!(dequantize(format, way, &blocks).iter().all(|w| w.is_finite()), "{place}: not finite");
                 }
             }
         });
@@ -244,11 +259,11 @@ fn the_first_fault_is_reported() {
     let mut weights = vec![0.5; 2 * ROW_LEN];
     weights[300] = 3.4e38;
     weights[1100] = f32::NAN;
-    for_each(Format::can_quantize, |format, level| {
-        let fault = quantize(format, level, &weights).expect_err("two faults");
+    for_each(Format::can_quantize, |format, way| {
+        let fault = quantize(format, way, &weights).expect_err("two faults");
         let holds_all = matches!(format, Format::F32 | Format::MXFP4 | Format::Q8_K);
         let expected = if holds_all { (1100, BlockFaultKind::NonFinite) } else { (300, BlockFaultKind::OutOfRange) };
-        assert_eq!((fault.index, fault.kind), expected, "{format} {}", level.name());
+        assert_eq!((fault.index, fault.kind), expected, "{format} {}", way.name());
     });
 }
 
@@ -256,10 +271,10 @@ fn the_first_fault_is_reported() {
 fn any_bytes_can_be_read() {
     let mut paint = Paint::new(9);
     let bytes: Vec<u8> = (0..1 << 16).map(|_| paint.next() as u8).collect();
-    for_each(Format::can_dequantize, |format, level| {
+    for_each(Format::can_dequantize, |format, way| {
         let whole = bytes.len() / format.block_bytes() * format.block_bytes();
-        dequantize(format, level, &bytes[..whole]);
-        dequantize(format, level, &vec![0xff; 5 * format.block_bytes()]);
+        dequantize(format, way, &bytes[..whole]);
+        dequantize(format, way, &vec![0xff; 5 * format.block_bytes()]);
     });
 }
 
@@ -268,7 +283,8 @@ fn doubles_are_rounded_to_the_nearest_float() {
     let doubles = [0.0, -0.0, 0.1, 1.0 / 3.0, 1e-40, 1e300, -1e300, f64::MIN_POSITIVE];
     let blocks: Vec<u8> = doubles.iter().flat_map(|d| d.to_le_bytes()).collect();
     for level in Level::available() {
-        let floats: Vec<u32> = dequantize(Format::F64, level, &blocks).iter().map(|w| w.to_bits()).collect();
+        let floats: Vec<u32> =
+            dequantize(Format::F64, Way { level, weighted: false }, &blocks).iter().map(|w| w.to_bits()).collect();
         assert_eq!(floats, doubles.map(|d| (d as f32).to_bits()), "{}", level.name());
     }
 }
