@@ -215,10 +215,12 @@ fn huge_weights_are_held_or_refused() {
     });
 }
 
+type Draw = fn(&mut Paint) -> f32;
+
 /// Importance that makes no sense gives finite weights or a refusal, the same at every level.
 #[test]
 fn any_importance_is_survived() {
-    let odd: [(&str, fn(&mut Paint) -> f32); 8] = [
+    let odd: [(&str, Draw); 8] = [
         ("all zero", |_| 0.0),
         ("one in a hundred", |p| if p.next() % 100 == 0 { 1.0 } else { 0.0 }),
         ("subnormal", |p| f32::from_bits((p.next() & 0x7f_ffff) as u32)),
