@@ -7,10 +7,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{fixture, ggforge, root, scratch, succeeds};
+use common::{fixture, ggforge, root, scratch, succeeds, tool};
 use serde_json::Value;
 
-const COMMANDS: &[&str] = &["convert", "quantize", "inspect", "tokenize", "completions"];
+const COMMANDS: &[&str] = &["convert", "quantize", "inspect", "tokenize", "imatrix", "completions"];
 
 /// Runs the program in `dir` with a line of arguments as a shell would split it.
 fn run(dir: &Path, arguments: &str) -> Output {
@@ -94,6 +94,9 @@ fn every_example_of_the_help_works() {
     fs::write(path.join("Llama-3.2-1B/chat_template.jinja"), "{{ messages }}").unwrap();
     symlink("../Llama-3.2-1B", path.join("models/Llama-3.2-1B")).unwrap();
     fs::write(path.join("chapter.txt"), "It was a dark and stormy night.").unwrap();
+    for (name, part) in [("imatrix.gguf", "forge-3m.gguf"), ("part-1.gguf", "forge-3m.gguf"), ("part-2.dat", "forge-3m.dat")] {
+        fs::copy(fixture("imatrix").join(part), path.join(name)).unwrap();
+    }
     let split = "convert Llama-3.2-1B --type F16 --output model.gguf --split-max-size 3M";
     assert_code(&run(path, split), 0);
     for name in ["llama-F16.gguf", "model.gguf"] {
@@ -109,6 +112,9 @@ fn every_example_of_the_help_works() {
             }
             fs::remove_dir_all(path.join("out")).unwrap();
             fs::create_dir(path.join("out")).unwrap();
+            if example.contains("imatrix merge") {
+                fs::remove_file(path.join("imatrix.gguf")).unwrap();
+            }
             if example.contains("inspect llama.gguf") || example.contains("tokenize") {
                 assert_code(&run(path, "convert Llama-3.2-1B --type Q8_0 --output llama.gguf"), 0);
             }
@@ -306,11 +312,14 @@ fn progress_is_shown_on_a_terminal_only() {
         let line = format!("{program} convert model -t Q4_K_M -o terminal.gguf --force {options}");
         let mut script = Command::new("script");
         let output = script.current_dir(dir.path()).args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
-        output.ok().map(|output| outcome(&output).1)
+        outcome(&output.expect("`script` starts")).1
     };
-    let Some(seen) = on_terminal("") else { return println!("skipped: no `script` to make a terminal") };
+    if !tool("script") {
+        return;
+    }
+    let seen = on_terminal("");
     assert!(seen.contains("converting") && seen.contains("/s,") && seen.contains('\u{1b}'), "{seen:?}");
-    assert_eq!(on_terminal("--quiet").as_deref(), Some(""));
+    assert_eq!(on_terminal("--quiet"), "");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Paint, fixture, ggforge, scratch, succeeds};
+use common::{Paint, fixture, ggforge, scratch, succeeds, tool};
 use ggforge::gguf::{Header, TensorSpec};
 use ggforge::quant::Format;
 use rustix::process::{Pid, Signal, kill_process};
@@ -177,8 +177,8 @@ fn kill_9_leaves_the_old_file_or_the_complete_new_one() {
 #[test]
 fn kill_9_at_every_system_call_that_writes() {
     let place = Place::new();
-    if Command::new("strace").arg("-V").output().is_err() {
-        return println!("skipped: no strace");
+    if !tool("strace") {
+        return;
     }
     for call in ["openat", "fallocate", "pwrite64", "fsync", "linkat", "renameat,rename,renameat2"] {
         for force in [false, true] {
@@ -214,8 +214,8 @@ fn kill_9_at_every_system_call_that_writes() {
 #[test]
 fn an_error_of_any_system_call_is_an_error_and_leaves_nothing() {
     let place = Place::new();
-    if Command::new("strace").arg("-V").output().is_err() {
-        return println!("skipped: no strace");
+    if !tool("strace") {
+        return;
     }
     let outcome = |inject: &str| {
         let mut strace = Command::new("strace");

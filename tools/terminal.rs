@@ -1,6 +1,7 @@
 //! What a person sees while a run lasts.
 
 use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ggforge::pipeline::Progress;
@@ -11,7 +12,11 @@ use crate::exit;
 
 /// A progress bar on stderr, or nothing where stderr is no terminal or quiet was asked for.
 #[derive(Debug)]
-pub struct Bar(ProgressBar);
+pub struct Bar {
+    bar: ProgressBar,
+    /// Workers report out of order; the bar only goes forward.
+    done_bytes: AtomicU64,
+}
 
 impl Bar {
     pub fn new(session: &Session) -> Bar {
@@ -21,20 +26,21 @@ impl Bar {
         let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
         bar.set_message("converting");
-        Bar(bar)
+        Bar { bar, done_bytes: AtomicU64::new(0) }
     }
 
     /// Shows how far the run has come; may be called from any thread.
     pub fn show(&self, progress: Progress) {
         match progress {
             Progress::Converted { done_bytes, total_bytes } => {
-                self.0.set_length(total_bytes);
-                self.0.set_position(done_bytes);
+                self.bar.set_length(total_bytes);
+                let before = self.done_bytes.fetch_max(done_bytes, Ordering::Relaxed);
+                self.bar.inc(done_bytes.saturating_sub(before));
             }
             Progress::Syncing => {
-                self.0.set_style(ProgressStyle::with_template("{msg} {elapsed}").expect("a fixed template"));
-                self.0.set_message("bringing the output to the disk");
-                self.0.enable_steady_tick(Duration::from_millis(200));
+                self.bar.set_style(ProgressStyle::with_template("{msg} {elapsed}").expect("a fixed template"));
+                self.bar.set_message("bringing the output to the disk");
+                self.bar.enable_steady_tick(Duration::from_millis(200));
             }
         }
     }
@@ -42,7 +48,7 @@ impl Bar {
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 

@@ -33,6 +33,12 @@ pub fn peers(needed: &str) -> Option<PathBuf> {
     present(folder.join(needed), "run tools/dev/peers").map(|_| folder)
 }
 
+/// True when a program of the system is there, else a word about it. In CI its absence is a failure.
+pub fn tool(name: &str) -> bool {
+    let found = std::env::var_os("PATH").and_then(|path| std::env::split_paths(&path).find(|folder| folder.join(name).exists()));
+    present(found.map_or_else(|| PathBuf::from(name), |folder| folder.join(name)), "install it").is_some()
+}
+
 fn present(path: PathBuf, why: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
