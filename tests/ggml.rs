@@ -261,6 +261,32 @@ fn scales_of_4_bit_floats_equal_ggml_around_every_jump() {
     compare(&ggml, Format::NVFP4, "jumps", &weights, Importance::None);
 }
 
+/// Rows of one block and of many, of which the last group of lanes is full or not.
+#[test]
+fn rows_of_any_length_equal_ggml() {
+    let Some(ggml) = Ggml::load() else { return };
+    for row_len in [32, 96, 256, 480, 544, 768, 2304, 4352] {
+        let weights = Paint::new(50).weights(3 * row_len, |p| 0.02 * p.student_t4());
+        let importance = Paint::new(51).weights(row_len, |p| p.gaussian().exp());
+        for format in quantizable().filter(|format| row_len.is_multiple_of(format.block_len())) {
+            for columns in [None, Some(&*importance)] {
+                if columns.is_none() && format.needs_importance() {
+                    continue;
+                }
+                let mut expected = vec![0; weights.len() / format.block_len() * format.block_bytes()];
+                let mut blocks = expected.clone();
+                ggml.quantize(format, &weights, row_len, columns, &mut expected);
+                for level in Level::available() {
+                    format.quantize_rows(level, &weights, row_len, columns, &mut blocks).expect("finite weights");
+                    let place = format!("{format} {}, rows of {row_len}", level.name());
+                    assert!(blocks == expected, "{place}, with importance: {}", columns.is_some());
+                    blocks.fill(0xaa);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn weights_of_random_blocks_equal_ggml() {
     let Some(ggml) = Ggml::load() else { return };

@@ -80,7 +80,7 @@ pub(super) fn sums_of_squares<S: Simd>(simd: S, weights: &[f32]) -> [f32; 16] {
     sums.to_array()
 }
 
-/// One float as [`F32x16::nearest_int`] rounds it.
+/// One float as [`F32x16::nearest_int_in`] rounds it.
 #[inline(always)]
 pub(super) fn nearest_int(x: f32) -> i32 {
     ((x + 12_582_912.0).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
