@@ -303,7 +303,7 @@ fn the_environment_caps_detection() {
     let available: Vec<&str> = Level::available().iter().map(|level| level.name()).collect();
     let best = *available.last().expect("scalar at least");
     let detected = |cap: &str| {
-        let mut test = std::process::Command::new(std::env::current_exe().expect("this program"));
+        let mut test = common::program(std::env::current_exe().expect("this program"));
         let output =
             test.env("GGFORGE_SIMD", cap).args(["--exact", "the_detected_level_is_one_of_this_machine", "--nocapture"]).output();
         String::from_utf8(output.expect("it runs").stdout).expect("UTF-8")

@@ -15,7 +15,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, OFlags};
 use rustix::io::Errno;
 use tempfile::{Builder, NamedTempFile};
 
@@ -200,7 +200,7 @@ fn unnamed(directory: &File) -> Option<io::Result<File>> {
         return None;
     }
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::openat(directory, ".", flags, Mode::from_raw_mode(0o666)) {
+    match rustix::fs::openat(directory, ".", flags, rustix::fs::Mode::from_raw_mode(0o666)) {
         Ok(file) => Some(Ok(file.into())),
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => None,
         Err(e) => Some(Err(e.into())),

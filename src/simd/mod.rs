@@ -5,7 +5,7 @@
 //! 128 bits, or an array. Every operation rounds as IEEE 754 says, lane by lane, and nothing is fused or reordered, so a body gives
 //! the same bits at every level.
 //!
-//! How `unsafe` stays in this folder: the token types (`Avx2`, `Avx512`) are made only by
+//! How `unsafe` stays in this folder: the token types (`Avx2`, `Avx512`, `Neon`) are made only by
 //! detection, every lane operation takes the token, and so the token is the proof that the instruction exists.
 //!
 //! What a body must observe: every function between `Task::run` and the lane operations is `#[inline(always)]` and calls no closure
@@ -18,6 +18,8 @@ mod scalar;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
 
 pub(crate) use lanes::{F32x16, I32x16, Mask, Simd};
 use scalar::Scalar;
@@ -33,6 +35,8 @@ enum Kind {
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon(neon::Neon),
 }
 
 impl Level {
@@ -56,6 +60,8 @@ impl Level {
             levels.extend(avx2::Avx2::detect().map(|token| Level(Kind::Avx2(token))));
             levels.extend(avx512::Avx512::detect().map(|token| Level(Kind::Avx512(token))));
         }
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        levels.extend(neon::Neon::detect().map(|token| Level(Kind::Neon(token))));
         levels
     }
 
@@ -67,6 +73,8 @@ impl Level {
             Kind::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512(_) => "avx512",
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Kind::Neon(_) => "neon",
         }
     }
 
@@ -82,6 +90,8 @@ impl Level {
             Kind::Avx2(simd) => avx2::run(simd, task),
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512(simd) => avx512::run(simd, task),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Kind::Neon(simd) => neon::run(simd, task),
         }
     }
 }
@@ -96,3 +106,6 @@ pub(crate) trait Task {
     /// The body.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
+
+#[cfg(test)]
+mod tests;

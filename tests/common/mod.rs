@@ -5,6 +5,7 @@ pub mod files;
 pub mod ggml;
 pub mod paint;
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -48,9 +49,26 @@ fn present(path: PathBuf, why: &str) -> Option<PathBuf> {
     None
 }
 
+/// What runs programs of another architecture, where these tests are of one: the runner that cargo was told.
+pub fn emulator() -> Option<OsString> {
+    std::env::var_os("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").filter(|_| cfg!(target_arch = "aarch64"))
+}
+
+/// A program of the tests' own architecture.
+pub fn program(path: impl AsRef<OsStr>) -> Command {
+    match emulator() {
+        None => Command::new(path),
+        Some(emulator) => {
+            let mut command = Command::new(emulator);
+            command.arg(path);
+            command
+        }
+    }
+}
+
 /// The program under test, with nothing of the caller's environment that could change its output.
 pub fn ggforge() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ggforge"));
+    let mut command = program(env!("CARGO_BIN_EXE_ggforge"));
     command.env_remove("GGFORGE_SIMD");
     command
 }
