@@ -98,6 +98,54 @@ fn what_is_written_is_read_back() {
     assert_eq!((file.get("t"), file.tensor("blk.0")), (None, None));
 }
 
+/// What a runtime relies on to read from many threads.
+#[test]
+fn files_are_shared_between_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    let bytes = encode(&header());
+    let file = File::parse("shared.gguf", &bytes).expect("readable");
+    shared(&file);
+    let first = file.tensors().next().expect("a tensor");
+    shared(&first);
+    let in_threads = std::thread::scope(|scope| {
+        let of_thread = |n: usize| file.tensors().skip(n).step_by(2).map(|tensor| file.rows(&tensor).len()).sum::<usize>();
+        [0, 1].map(|n| scope.spawn(move || of_thread(n))).map(|thread| thread.join().expect("no panic"))
+    });
+    let n_rows: usize = file.tensors().map(|tensor| file.rows(&tensor).len()).sum();
+    assert_eq!(in_threads.iter().sum::<usize>(), n_rows);
+}
+
+#[test]
+fn rows_are_whole_and_none_is_left_out() {
+    let bytes = encode(&header());
+    let file = File::parse("rows.gguf", &bytes).expect("readable");
+    for tensor in file.tensors() {
+        let rows: Vec<&[u8]> = file.rows(&tensor).collect();
+        let n_rows: u64 = tensor.shape.iter().rev().skip(1).product();
+        assert_eq!((rows.len() as u64, tensor.n_weights()), (n_rows, n_rows * tensor.row_len()), "{}", tensor.name);
+        assert_eq!(Some(rows.concat().as_slice()), file.tensor_bytes(&tensor), "{}", tensor.name);
+    }
+}
+
+/// Tensors without weights claim rows of any length and number; neither costs memory or a panic.
+#[test]
+fn a_tensor_without_weights_has_no_rows() {
+    let mut bytes = encode(&Header {
+        metadata: vec![],
+        tensors: vec![TensorSpec { name: "t".into(), format: Format::F32, shape: vec![2, 3] }],
+    });
+    // magic, version, two counts; length and "t"; number of dimensions; then the fastest dimension and the next.
+    let dims = 24 + 8 + 1 + 4;
+    for (columns, rows) in [(0, 1 << 60), (1 << 60, 0), (0, 0), (0, 1)] {
+        bytes[dims..][..8].copy_from_slice(&u64::to_le_bytes(columns));
+        bytes[dims + 8..][..8].copy_from_slice(&u64::to_le_bytes(rows));
+        let file = File::parse("empty.gguf", &bytes).expect("readable");
+        let tensor = file.tensor("t").expect("one tensor");
+        assert_eq!(tensor.shape, [rows, columns]);
+        assert_eq!((tensor.n_weights(), tensor.row_len(), file.rows(&tensor).len()), (0, 0, 0), "{rows} x {columns}");
+    }
+}
+
 #[test]
 fn a_header_that_no_reader_would_accept_is_refused() {
     let refused = |change: &dyn Fn(&mut Header), expected: &str| {

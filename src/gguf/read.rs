@@ -65,6 +65,22 @@ pub enum Warning {
     },
 }
 
+impl TensorInfo<'_> {
+    /// Weights in the whole tensor.
+    pub fn n_weights(&self) -> u64 {
+        // A file that was opened holds no tensor whose product does not fit.
+        self.shape.iter().fold(1, |n: u64, &dim| n.saturating_mul(dim))
+    }
+
+    /// Weights in a row: the last dimension. 0 where the tensor holds no weights, whatever length its rows would have.
+    pub fn row_len(&self) -> u64 {
+        match self.n_weights() {
+            0 => 0,
+            _ => self.shape.last().copied().unwrap_or(1),
+        }
+    }
+}
+
 impl File<'static> {
     /// Opens and maps the file at `path`.
     ///
@@ -173,11 +189,20 @@ impl<'a> File<'a> {
         self.tensor_at(at)
     }
 
-    /// The stored blocks of a tensor of this file.
+    /// The stored blocks of a tensor of this file; `None` for one of another file that does not fit into this.
     pub fn tensor_bytes(&self, tensor: &TensorInfo<'_>) -> Option<&[u8]> {
         let start = usize::try_from(tensor.offset_bytes).ok()?;
         let len = usize::try_from(tensor.size_bytes).ok()?;
         self.bytes.as_slice().get(start..)?.get(..len)
+    }
+
+    /// The stored blocks of a tensor of this file, row by row, all leading dimensions flattened. None for a tensor without weights.
+    pub fn rows(&self, tensor: &TensorInfo<'_>) -> std::slice::ChunksExact<'_, u8> {
+        let row_bytes = tensor.format.row_bytes(tensor.row_len()).and_then(|bytes| usize::try_from(bytes).ok());
+        match (row_bytes, self.tensor_bytes(tensor)) {
+            (Some(row_bytes @ 1..), Some(bytes)) => bytes.chunks_exact(row_bytes),
+            _ => [].chunks_exact(1),
+        }
     }
 
     /// Where the entry or tensor info of a name starts.

@@ -260,8 +260,11 @@ impl Format {
 
     /// Dequantizes whole blocks: `blocks` holds `weights.len() / block_len` of them.
     ///
+    /// The bytes may be any: every block has weights, though a damaged one may have infinite ones and NaN. The weights do not depend on
+    /// `level` or the machine, but for which of the many NaNs one is.
+    ///
     /// # Panics
-    /// When lengths disagree or the format cannot be dequantized.
+    /// When lengths disagree or the format cannot be dequantized ([`Format::can_dequantize`]): never because of what `blocks` hold.
     pub fn dequantize(self, level: Level, blocks: &[u8], weights: &mut [f32]) {
         let dequantize = self.traits().dequantize.unwrap_or_else(|| panic!("{self} cannot be dequantized"));
         dequantize(level, blocks, weights);

@@ -6,6 +6,4 @@ mod table;
 mod text;
 
 pub use table::{Cell, Table};
-#[cfg(feature = "convert")]
-pub use text::json_text;
-pub use text::{decimal_bytes, decimal_count, printable, shortened};
+pub use text::{decimal_bytes, decimal_count, json_text, printable, shortened};

@@ -79,7 +79,6 @@ impl Table {
 
     /// An array of objects, one per row, their fields named after the columns: `bits per weight` is `bits_per_weight`, and a column
     /// of sizes has its unit behind it, as in `size_bytes`.
-    #[cfg(feature = "convert")]
     pub fn json(&self) -> serde_json::Value {
         let field = |(title, cell): (&&str, &Cell)| {
             let name = title.replace(' ', "_");
@@ -182,7 +181,6 @@ mod tests {
         );
     }
 
-    #[cfg(feature = "convert")]
     #[test]
     fn json_keeps_exact_numbers() {
         let expected = serde_json::json!([

@@ -76,7 +76,6 @@ pub(super) fn four_digits(value: f64) -> String {
 }
 
 /// Indented JSON that a terminal can show: characters that could drive it are written as `\u001b`, which means the same to a parser.
-#[cfg(feature = "convert")]
 pub fn json_text(value: &serde_json::Value) -> String {
     let mut text = String::new();
     for c in format!("{value:#}\n").chars() {
@@ -128,7 +127,6 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "convert")]
     #[test]
     fn json_stays_the_same_value_when_it_is_made_printable() {
         let value = serde_json::json!({ "a\u{7f}": "\u{1b}\u{9b}\n\u{202e}é\u{feff}" });
