@@ -148,6 +148,8 @@ impl Simd for Avx2 {
             to
         }
         fn lookup16(table: F, index: I) -> F { lookup16(table, index) }
+        fn lookup_lower(table: F, index: I) -> F { lookup8(table[0], index) }
+        fn lookup_upper(table: F, index: I) -> F { lookup8(table[1], index) }
         fn lookup32(table: [F; 2], index: I) -> F {
             let (low, high) = (lookup16(table[0], index), lookup16(table[1], index));
             let upper = [_mm256_slli_epi32::<27>(index[0]), _mm256_slli_epi32::<27>(index[1])];
@@ -198,12 +200,18 @@ fn blend_by_sign(no: F, yes: F, mask: I) -> F {
     [_mm256_blendv_ps(no[0], yes[0], mask[0]), _mm256_blendv_ps(no[1], yes[1], mask[1])]
 }
 
-/// The permutation sees three bits of an index; the fourth picks the half of the table.
+/// Lane `i` is `table[index[i] % 8]`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lookup8(table: __m256, index: I) -> F {
+    [_mm256_permutevar8x32_ps(table, index[0]), _mm256_permutevar8x32_ps(table, index[1])]
+}
+
+/// Three bits of an index are looked up; the fourth picks the half of the table.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn lookup16(table: F, index: I) -> F {
-    let low = [_mm256_permutevar8x32_ps(table[0], index[0]), _mm256_permutevar8x32_ps(table[0], index[1])];
-    let high = [_mm256_permutevar8x32_ps(table[1], index[0]), _mm256_permutevar8x32_ps(table[1], index[1])];
+    let (low, high) = (lookup8(table[0], index), lookup8(table[1], index));
     blend_by_sign(low, high, [_mm256_slli_epi32::<28>(index[0]), _mm256_slli_epi32::<28>(index[1])])
 }
 

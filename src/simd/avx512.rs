@@ -107,6 +107,8 @@ impl Simd for Avx512 {
         }
         fn narrow_f16(a: __m512) -> [u8; 32] { store_256(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) }
         fn lookup16(table: __m512, index: __m512i) -> __m512 { _mm512_permutexvar_ps(index, table) }
+        fn lookup_lower(table: __m512, index: __m512i) -> __m512 { _mm512_permutexvar_ps(index, table) }
+        fn lookup_upper(table: __m512, index: __m512i) -> __m512 { _mm512_permutexvar_ps(index, table) }
         fn lookup32(table: [__m512; 2], index: __m512i) -> __m512 { _mm512_permutex2var_ps(table[0], index, table[1]) }
         fn spread(bits: u16, value: i32) -> __m512i { _mm512_maskz_set1_epi32(bits, value) }
         fn half(value: f32) -> [u8; 2] {

@@ -72,6 +72,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Lane `i` is `table[index[i] % 16]`.
     fn lookup16(self, table: Self::F32, index: Self::I32) -> Self::F32;
+    /// [`lookup16`](Simd::lookup16) where `index[i] % 16` is below 8.
+    fn lookup_lower(self, table: Self::F32, index: Self::I32) -> Self::F32;
+    /// [`lookup16`](Simd::lookup16) where `index[i] % 16` is 8 or more.
+    fn lookup_upper(self, table: Self::F32, index: Self::I32) -> Self::F32;
     /// Lane `i` is entry `index[i] % 32` of the two tables one after the other.
     fn lookup32(self, table: [Self::F32; 2], index: Self::I32) -> Self::F32;
     /// `value` in the lanes whose bit is set, 0 in the others.
@@ -263,6 +267,18 @@ impl<S: Simd> F32x16<S> {
     #[inline(always)]
     pub fn lookup(self, index: I32x16<S>) -> Self {
         F32x16 { lanes: self.simd.lookup16(self.lanes, index.lanes), simd: self.simd }
+    }
+
+    /// [`lookup`](F32x16::lookup) where every `index[i] % 16` is below 8.
+    #[inline(always)]
+    pub fn lookup_lower(self, index: I32x16<S>) -> Self {
+        F32x16 { lanes: self.simd.lookup_lower(self.lanes, index.lanes), simd: self.simd }
+    }
+
+    /// [`lookup`](F32x16::lookup) where every `index[i] % 16` is 8 or more.
+    #[inline(always)]
+    pub fn lookup_upper(self, index: I32x16<S>) -> Self {
+        F32x16 { lanes: self.simd.lookup_upper(self.lanes, index.lanes), simd: self.simd }
     }
 
     /// Lane `i` is entry `index[i] % 32` of the two halves of a table.

@@ -187,6 +187,14 @@ impl Simd for Scalar {
         index.map(|i| table[(i & 15) as usize])
     }
     #[inline(always)]
+    fn lookup_lower(self, table: [f32; 16], index: [i32; 16]) -> [f32; 16] {
+        index.map(|i| table[(i & 7) as usize])
+    }
+    #[inline(always)]
+    fn lookup_upper(self, table: [f32; 16], index: [i32; 16]) -> [f32; 16] {
+        index.map(|i| table[((i & 7) | 8) as usize])
+    }
+    #[inline(always)]
     fn lookup32(self, table: [[f32; 16]; 2], index: [i32; 16]) -> [f32; 16] {
         index.map(|i| table[(i >> 4 & 1) as usize][(i & 15) as usize])
     }

@@ -108,10 +108,10 @@ impl Candidates {
 /// What sixteen candidates cost, added from the first weight to the last.
 #[inline(always)]
 fn cost<S: Simd>(costs: [F32x16<S>; 2], points: I32x16<S>) -> F32x16<S> {
-    costs[0].lookup(points)
-        + costs[0].lookup(points.shr::<4>())
-        + costs[1].lookup(points.shr::<8>())
-        + costs[1].lookup(points.shr::<12>())
+    costs[0].lookup_lower(points)
+        + costs[0].lookup_upper(points.shr::<4>())
+        + costs[1].lookup_lower(points.shr::<8>())
+        + costs[1].lookup_upper(points.shr::<12>())
 }
 
 /// Four weights of one sub-block: the first and third in the lower eight lanes, the second and fourth in the upper.
