@@ -5,16 +5,45 @@
 //! points are chosen once more. Sixteen sub-blocks advance together, each in its lane; only the choice of a point runs across its
 //! candidates.
 
-use super::LEN;
 use super::candidates::{Candidates, Four, POINT_0, VALUES, u16_at};
-use crate::quant::k::lanes_of_sub_blocks;
+use super::{LEN, batches};
+use crate::quant::k::{lanes_of_sub_blocks, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
+
+/// A format that is searched for in this way.
+pub(super) trait Searched: Sized {
+    /// How it is searched for.
+    fn search() -> &'static Search;
+
+    /// The super-block whose sub-blocks begin with `first`.
+    fn pack<S: Simd>(simd: S, found: &Found, first: usize) -> Self;
+}
+
+/// `Quantize::quantize` of the formats.
+#[inline(always)]
+pub(super) fn quantize<S: Simd, B: Searched>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [B]) {
+    let search = B::search();
+    for ((weights, columns), blocks) in batches(weights, importance).zip(blocks.chunks_mut(16)) {
+        let sums = if columns.is_some() { sums_of_squares(simd, weights) } else { [0.0; 16] };
+        for (at, (blocks, weights)) in blocks.chunks_mut(2).zip(weights.chunks(PAIR)).enumerate() {
+            let columns = columns.map(|columns| &columns[PAIR * at..][..weights.len()]);
+            let mut sub_blocks = SubBlocks::new(simd, weights, columns, [sums[2 * at], sums[2 * at + 1]]);
+            if search.even_signs {
+                sub_blocks.make_signs_even();
+            }
+            let found = search.run(simd, &sub_blocks);
+            for (i, block) in blocks.iter_mut().enumerate() {
+                *block = B::pack(simd, &found, 8 * i);
+            }
+        }
+    }
+}
 
 /// Twice as many weights as a super-block has: sixteen sub-blocks of 32.
 const PAIR: usize = 2 * LEN;
 
 /// Sixteen sub-blocks, those of two super-blocks.
-pub(super) struct SubBlocks {
+struct SubBlocks {
     /// Magnitudes; one of eight can be negative where the number of minus signs is kept even.
     x: [f32; PAIR],
     /// How much each weight counts.
@@ -28,7 +57,7 @@ pub(super) struct SubBlocks {
 impl SubBlocks {
     /// Of one or two super-blocks; `sums`: of the squares of their weights. Without importance a weight counts as much as its square.
     #[inline(always)]
-    pub fn new<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, sums: [f32; 2]) -> SubBlocks {
+    fn new<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, sums: [f32; 2]) -> SubBlocks {
         let zeros = [0.0; PAIR];
         let mut blocks = SubBlocks { x: zeros, w: zeros, root: zeros, signs: [[0; 4]; 16] };
         let zero = F32x16::splat(simd, 0.0);
@@ -51,21 +80,25 @@ impl SubBlocks {
 
     /// Where the number of minus signs among eight is odd, the weight that counts least takes the other sign.
     #[inline(always)]
-    pub fn with_even_signs(mut self) -> SubBlocks {
+    fn make_signs_even(&mut self) {
         let eights = self.x.as_chunks_mut::<8>().0.iter_mut().zip(self.w.as_chunks::<8>().0);
         for ((x, w), signs) in eights.zip(self.signs.as_flattened_mut()) {
             if signs.count_ones() % 2 == 1 {
+                let cost = |i: usize| w[i] * x[i] * x[i];
                 let mut least = 0;
                 for i in 1..8 {
-                    if w[i] * x[i] * x[i] < w[least] * x[least] * x[least] {
+                    if cost(i) < cost(least) {
                         least = i;
                     }
+                }
+                if !cost(least).is_finite() {
+                    // ggml would take the first, were it the only one that is not zero.
+                    least = (0..8).fold(0, |least, i| if x[i] < x[least] { i } else { least });
                 }
                 x[least] = -x[least];
                 *signs ^= 1 << least;
             }
         }
-        self
     }
 
     /// Weights `4*k` and following of a sub-block.
@@ -83,6 +116,8 @@ pub(super) struct Search {
     pub n: i32,
     /// Sub-blocks whose weights are all below this count as zero.
     pub all_zero: f32,
+    /// The number of minus signs among eight weights is even.
+    pub even_signs: bool,
     /// With the best scale all points are chosen once more, where any of them was off the grid or no trial was any good. Otherwise only
     /// those off the grid are.
     pub settle_all: bool,
@@ -121,7 +156,7 @@ struct Lanes<S: Simd> {
 
 impl Search {
     #[inline(always)]
-    pub fn run<S: Simd>(&self, simd: S, blocks: &SubBlocks) -> Found {
+    fn run<S: Simd>(&self, simd: S, blocks: &SubBlocks) -> Found {
         let lanes = Lanes::new(simd, blocks);
         let none = Trial { scales: [0.0; 16], places: [[0; 32]; 8], points: [[0; 32]; 8] };
         let mut trials = [none; N_TRIALS_MAX];

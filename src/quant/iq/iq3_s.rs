@@ -7,16 +7,16 @@
 //! ```
 //!
 //! A point is one of 512, and gives the magnitudes of 4 weights; `qh` holds the ninth bits of the eight points of a sub-block.
+//! ggml misplaces what follows a sub-block of 32 zeros (see `pack`), and bytes here are ggml's: with such runs another format fits better.
 
 use std::sync::LazyLock;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::candidates::Candidates;
-use super::iq3::{Found, Search, SubBlocks, pairs};
-use super::{LEN, batches, expand, grids, scales_of_super_block, signed};
+use super::iq3::{self, Found, Search, Searched, pairs};
+use super::{expand, grids, scales_of_super_block, signed};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::k::sums_of_squares;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -31,7 +31,7 @@ pub(in crate::quant) struct IQ3_S {
 }
 
 impl Block for IQ3_S {
-    const LEN: usize = LEN;
+    const LEN: usize = super::LEN;
 }
 
 static POINTS: [[u8; 4]; 512] = expand(&grids::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
@@ -57,25 +57,20 @@ impl Dequantize for IQ3_S {
     }
 }
 
-static SEARCH: LazyLock<Search> =
-    LazyLock::new(|| Search { candidates: Candidates::new(&grids::IQ3_S, 3), n: 9, all_zero: 0.0, settle_all: true });
+static SEARCH: LazyLock<Search> = LazyLock::new(|| Search {
+    candidates: Candidates::new(&grids::IQ3_S, 3),
+    n: 9,
+    all_zero: 0.0,
+    even_signs: false,
+    settle_all: true,
+});
 
 impl Quantize for IQ3_S {
     const USES_IMPORTANCE: bool = true;
 
     #[inline(always)]
     fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [IQ3_S]) {
-        let search = &*SEARCH;
-        for ((weights, columns), blocks) in batches(weights, importance).zip(blocks.chunks_mut(16)) {
-            let sums = if columns.is_some() { sums_of_squares(simd, weights) } else { [0.0; 16] };
-            for (pair, (blocks, weights)) in blocks.chunks_mut(2).zip(weights.chunks(2 * LEN)).enumerate() {
-                let columns = columns.map(|columns| &columns[2 * LEN * pair..][..weights.len()]);
-                let found = search.run(simd, &SubBlocks::new(simd, weights, columns, [sums[2 * pair], sums[2 * pair + 1]]));
-                for (i, block) in blocks.iter_mut().enumerate() {
-                    *block = pack(simd, &found, 8 * i);
-                }
-            }
-        }
+        iq3::quantize(simd, weights, importance, blocks);
     }
 
     #[inline(always)]
@@ -87,28 +82,34 @@ impl Quantize for IQ3_S {
 /// ggml makes the scale this much larger than the search found.
 const LARGER: f32 = 1.033;
 
-/// The super-block whose sub-blocks begin with `first`.
-#[inline(always)]
-fn pack<S: Simd>(simd: S, found: &Found, first: usize) -> IQ3_S {
-    let mut block = IQ3_S { d: Half::new(simd, 0.0), points: [[0; 8]; 8], qh: [0; 8], signs: [[0; 4]; 8], scales: [0; 4] };
-    // ggml leaves no room for a sub-block that is zero, though readers expect it: points and signs of those after it move up.
-    let mut to = 0;
-    for j in 0..8 {
-        if found.zeros >> (first + j) & 1 == 1 {
-            continue;
-        }
-        let points = found.points[first + j];
-        block.points[to] = points.map(|point| point as u8);
-        block.signs[to] = found.signs[first + j];
-        block.qh[j] = (0..8).fold(0, |qh, i| qh | ((points[i] >> 8) as u8) << i);
-        to += 1;
+impl Searched for IQ3_S {
+    #[inline(always)]
+    fn search() -> &'static Search {
+        &SEARCH
     }
-    let own: &[f32; 8] = found.scales[first..].first_chunk().expect("eight of sixteen lanes");
-    if let Some((d, sc)) = scales_of_super_block(own, 15) {
-        block.d = Half::new(simd, d * LARGER);
-        for c in 0..4 {
-            block.scales[c] = sc[2 * c] | sc[2 * c + 1] << 4;
+
+    #[inline(always)]
+    fn pack<S: Simd>(simd: S, found: &Found, first: usize) -> IQ3_S {
+        let mut block = IQ3_S { d: Half::new(simd, 0.0), points: [[0; 8]; 8], qh: [0; 8], signs: [[0; 4]; 8], scales: [0; 4] };
+        // ggml leaves no room for a sub-block that is zero, though readers expect it: points and signs of those after it move up.
+        let mut to = 0;
+        for j in 0..8 {
+            if found.zeros >> (first + j) & 1 == 1 {
+                continue;
+            }
+            let points = found.points[first + j];
+            block.points[to] = points.map(|point| point as u8);
+            block.signs[to] = found.signs[first + j];
+            block.qh[j] = (0..8).fold(0, |qh, i| qh | ((points[i] >> 8) as u8) << i);
+            to += 1;
         }
+        let own: &[f32; 8] = found.scales[first..].first_chunk().expect("eight of sixteen lanes");
+        if let Some((d, sc)) = scales_of_super_block(own, 15) {
+            block.d = Half::new(simd, d * LARGER);
+            for c in 0..4 {
+                block.scales[c] = sc[2 * c] | sc[2 * c + 1] << 4;
+            }
+        }
+        block
     }
-    block
 }

@@ -13,10 +13,9 @@ use std::sync::LazyLock;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::candidates::Candidates;
-use super::iq3::{Found, Search, SubBlocks, pairs};
-use super::{LEN, batches, expand, grids, scales_of_super_block, signed, signs};
+use super::iq3::{self, Found, Search, Searched, pairs};
+use super::{expand, grids, scales_of_super_block, signed, signs};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::k::sums_of_squares;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -29,7 +28,7 @@ pub(in crate::quant) struct IQ3_XXS {
 }
 
 impl Block for IQ3_XXS {
-    const LEN: usize = LEN;
+    const LEN: usize = super::LEN;
 }
 
 static POINTS: [[u8; 4]; 256] = expand(&grids::IQ3_XXS, [4, 12, 20, 28, 36, 44, 52, 62]);
@@ -53,30 +52,20 @@ impl Dequantize for IQ3_XXS {
     }
 }
 
-static SEARCH: LazyLock<Search> =
-    LazyLock::new(|| Search { candidates: Candidates::new(&grids::IQ3_XXS, 2), n: 15, all_zero: 1e-8, settle_all: false });
+static SEARCH: LazyLock<Search> = LazyLock::new(|| Search {
+    candidates: Candidates::new(&grids::IQ3_XXS, 2),
+    n: 15,
+    all_zero: 1e-8,
+    even_signs: true,
+    settle_all: false,
+});
 
 impl Quantize for IQ3_XXS {
     const USES_IMPORTANCE: bool = true;
 
     #[inline(always)]
     fn quantize<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>, blocks: &mut [IQ3_XXS]) {
-        let search = &*SEARCH;
-        for ((weights, columns), blocks) in batches(weights, importance).zip(blocks.chunks_mut(16)) {
-            let sums = if columns.is_some() { sums_of_squares(simd, weights) } else { [0.0; 16] };
-            for (pair, (blocks, weights)) in blocks.chunks_mut(2).zip(weights.chunks(2 * LEN)).enumerate() {
-                let columns = columns.map(|columns| &columns[2 * LEN * pair..][..weights.len()]);
-                let sub_blocks = SubBlocks::new(simd, weights, columns, [sums[2 * pair], sums[2 * pair + 1]]);
-                let found = search.run(simd, &sub_blocks.with_even_signs());
-                for (i, block) in blocks.iter_mut().enumerate() {
-                    *block = pack(simd, &found, 8 * i);
-                    if !sums[2 * pair + i].is_finite() {
-                        // Everything counts infinitely much; ggml can take the weight that matters for a zero.
-                        block.d = Half::NAN;
-                    }
-                }
-            }
-        }
+        iq3::quantize(simd, weights, importance, blocks);
     }
 
     #[inline(always)]
@@ -88,24 +77,30 @@ impl Quantize for IQ3_XXS {
 /// ggml makes the scale this much larger than the search found.
 const LARGER: f32 = 1.0125;
 
-/// The super-block whose sub-blocks begin with `first`.
-#[inline(always)]
-fn pack<S: Simd>(simd: S, found: &Found, first: usize) -> IQ3_XXS {
-    let mut block = IQ3_XXS { d: Half::new(simd, 0.0), points: [[[0; 4]; 2]; 8], signs_and_scales: [[0; 4]; 8] };
-    let own: &[f32; 8] = found.scales[first..].first_chunk().expect("eight of sixteen lanes");
-    let Some((d, sc)) = scales_of_super_block(own, 15) else { return block };
-    block.d = Half::new(simd, d * LARGER);
-    for j in 0..8 {
-        let mut bits = u32::from(sc[j]) << 28;
-        if found.zeros >> (first + j) & 1 == 0 {
-            for i in 0..8 {
-                block.points[j][i / 4][i % 4] = found.points[first + j][i] as u8;
-            }
-            for k in 0..4 {
-                bits |= u32::from(found.signs[first + j][k] & 127) << (7 * k);
-            }
-        }
-        block.signs_and_scales[j] = bits.to_le_bytes();
+impl Searched for IQ3_XXS {
+    #[inline(always)]
+    fn search() -> &'static Search {
+        &SEARCH
     }
-    block
+
+    #[inline(always)]
+    fn pack<S: Simd>(simd: S, found: &Found, first: usize) -> IQ3_XXS {
+        let mut block = IQ3_XXS { d: Half::new(simd, 0.0), points: [[[0; 4]; 2]; 8], signs_and_scales: [[0; 4]; 8] };
+        let own: &[f32; 8] = found.scales[first..].first_chunk().expect("eight of sixteen lanes");
+        let Some((d, sc)) = scales_of_super_block(own, 15) else { return block };
+        block.d = Half::new(simd, d * LARGER);
+        for j in 0..8 {
+            let mut bits = u32::from(sc[j]) << 28;
+            if found.zeros >> (first + j) & 1 == 0 {
+                for i in 0..8 {
+                    block.points[j][i / 4][i % 4] = found.points[first + j][i] as u8;
+                }
+                for k in 0..4 {
+                    bits |= u32::from(found.signs[first + j][k] & 127) << (7 * k);
+                }
+            }
+            block.signs_and_scales[j] = bits.to_le_bytes();
+        }
+        block
+    }
 }
