@@ -146,12 +146,6 @@ fn quantizable() -> impl Iterator<Item = Format> {
     Format::ALL.iter().copied().filter(|format| format.can_quantize() && chosen(format))
 }
 
-/// Formats that ggml weights by importance and we do not yet; of the others the blocks are equal, whether it matters or not.
-fn cannot_be_weighted(format: Format) -> bool {
-    use Format::*;
-    !format.uses_importance() && matches!(format, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q2_K | Q3_K)
-}
-
 /// The weights, cut down to what the format can hold: the scales of NVFP4 end at 448, and a sum of 32 weights must fit Q8_1's half.
 fn held(format: Format, weights: &[f32]) -> Cow<'_, [f32]> {
     match format {
@@ -234,7 +228,6 @@ fn quantized_bytes_and_their_weights_equal_ggml() {
         let importance = Importance::ALL[turn % Importance::ALL.len()];
         let importance = match importance {
             Importance::None if format.needs_importance() => Importance::Flat,
-            _ if cannot_be_weighted(format) => Importance::None,
             _ => importance,
         };
         compare(&ggml, format, case, weights, importance);

@@ -129,8 +129,8 @@ formats! {
     7 Q5_1 Traits::of::<simple::Q5_1>();
     8 Q8_0 Traits::of::<simple::Q8_0>();
     9 Q8_1 Traits::activations::<simple::Q8_1>();
-    10 Q2_K Traits::stored::<[u8; 84]>(256);
-    11 Q3_K Traits::stored::<[u8; 110]>(256);
+    10 Q2_K Traits::of::<k::Q2_K>();
+    11 Q3_K Traits::of::<k::Q3_K>();
     12 Q4_K Traits::of::<k::Q4_K>();
     13 Q5_K Traits::of::<k::Q5_K>();
     14 Q6_K Traits::of::<k::Q6_K>();

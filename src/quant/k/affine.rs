@@ -15,12 +15,29 @@ pub(in crate::quant) struct Trials {
     pub first: f32,
     pub step: f32,
     pub n: u32,
+    pub error: Error,
+}
+
+/// What a search makes small: the weighted sum of these.
+pub(in crate::quant) enum Error {
+    Squares,
+    Magnitudes,
+}
+
+impl Error {
+    #[inline(always)]
+    fn of<S: Simd>(&self, miss: F32x16<S>) -> F32x16<S> {
+        match self {
+            Error::Squares => miss * miss,
+            Error::Magnitudes => miss.abs(),
+        }
+    }
 }
 
 impl Trials {
     /// What every format tries with importance.
     pub const fn weighted(q_max: i32) -> Trials {
-        Trials { q_max, first: -0.9, step: 0.05, n: 36 }
+        Trials { q_max, first: -0.9, step: 0.05, n: 36, error: Error::Squares }
     }
 }
 
@@ -42,15 +59,24 @@ pub(in crate::quant) struct Fit<S: Simd> {
     pub inverse: F32x16<S>,
     pub origin: F32x16<S>,
     /// How much the sub-block counts.
-    sum_w: F32x16<S>,
+    pub sum_w: F32x16<S>,
     /// False where the quants are all equal and fit nothing.
     valid: Mask<S>,
+}
+
+impl<S: Simd> Fit<S> {
+    /// Of sub-blocks that are not there.
+    #[inline(always)]
+    pub fn none(simd: S) -> Self {
+        let zero = F32x16::splat(simd, 0.0);
+        Fit { scale: zero, min: zero, inverse: zero, origin: zero, sum_w: zero, valid: zero.eq(zero) }
+    }
 }
 
 impl<S: Simd> Search<S> {
     /// Starts from the scale that maps minimum and maximum to the first and last quant.
     #[inline(always)]
-    fn new<const N: usize>(simd: S, Lanes { x, w }: &Lanes<S, N>, q_max: i32) -> Self {
+    fn new<const N: usize>(simd: S, Lanes { x, w }: &Lanes<S, N>, trials: &Trials) -> Self {
         let zero = F32x16::splat(simd, 0.0);
         let (mut min, mut max) = (x[0], x[0]);
         let (mut sum_w, mut sum_wx) = (w[0], w[0] * x[0]);
@@ -61,13 +87,12 @@ impl<S: Simd> Search<S> {
             sum_wx = sum_wx + w[i] * x[i];
         }
         min = zero.min(min);
-        let inverse = F32x16::splat(simd, q_max as f32) / (max - min);
+        let inverse = F32x16::splat(simd, trials.q_max as f32) / (max - min);
         let scale = F32x16::splat(simd, 1.0) / inverse;
         let mut best_error = zero;
         for i in 0..N {
-            let q = ((x[i] - min) * inverse).nearest_int_in(0, q_max);
-            let miss = scale * q + min - x[i];
-            best_error = best_error + w[i] * (miss * miss);
+            let q = ((x[i] - min) * inverse).nearest_int_in(0, trials.q_max);
+            best_error = best_error + w[i] * trials.error.of(scale * q + min - x[i]);
         }
         let best = Fit { scale, min, inverse, origin: min, sum_w, valid: zero.eq(zero) };
         Search { sum_wx, max, best_error, best }
@@ -108,11 +133,17 @@ impl<S: Simd> Search<S> {
 
     /// Keeps the fit of `quants` in the lanes where its error is smaller.
     #[inline(always)]
-    fn keep_if_better<const N: usize>(&mut self, simd: S, Lanes { x, w }: &Lanes<S, N>, fit: Fit<S>, quants: &[F32x16<S>; N]) {
+    fn keep_if_better<const N: usize>(
+        &mut self,
+        simd: S,
+        Lanes { x, w }: &Lanes<S, N>,
+        fit: Fit<S>,
+        quants: &[F32x16<S>; N],
+        trials: &Trials,
+    ) {
         let mut error = F32x16::splat(simd, 0.0);
         for i in 0..N {
-            let miss = fit.scale * quants[i] + fit.min - x[i];
-            error = error + w[i] * (miss * miss);
+            error = error + w[i] * trials.error.of(fit.scale * quants[i] + fit.min - x[i]);
         }
         let better = fit.valid & error.lt(self.best_error);
         let best = &mut self.best;
@@ -133,9 +164,9 @@ pub(in crate::quant) fn search<S: Simd, const N: usize, const G: usize>(
     trials: &Trials,
 ) -> [Fit<S>; G] {
     let zero = F32x16::splat(simd, 0.0);
-    let mut searches = [Search::new(simd, &groups[0], trials.q_max); G];
+    let mut searches = [Search::new(simd, &groups[0], trials); G];
     for g in 1..G {
-        searches[g] = Search::new(simd, &groups[g], trials.q_max);
+        searches[g] = Search::new(simd, &groups[g], trials);
     }
     let mut quants = [[zero; N]; G];
     let mut fits = [searches[0].best; G];
@@ -145,7 +176,7 @@ pub(in crate::quant) fn search<S: Simd, const N: usize, const G: usize>(
             fits[g] = searches[g].fit(simd, &groups[g], steps, trials.q_max, &mut quants[g]);
         }
         for g in 0..G {
-            searches[g].keep_if_better(simd, &groups[g], fits[g], &quants[g]);
+            searches[g].keep_if_better(simd, &groups[g], fits[g], &quants[g], trials);
         }
     }
     for g in 0..G {
@@ -219,8 +250,7 @@ fn quantize_groups<S: Simd, B: Affine, const G: usize>(simd: S, weights: &[f32],
 #[inline(always)]
 fn quantize_weighted<S: Simd, B: Affine>(simd: S, weights: &[f32], importance: &[f32], blocks: &mut [B]) {
     let sums = sums_of_squares(simd, weights);
-    let zero = F32x16::splat(simd, 0.0);
-    let mut fits = [Fit { scale: zero, min: zero, inverse: zero, origin: zero, sum_w: zero, valid: zero.eq(zero) }; 4];
+    let mut fits = [Fit::none(simd); 4];
     for (at, (weights, importance)) in weights.chunks(4 * LEN).zip(importance.chunks(4 * LEN)).enumerate() {
         let sums = [[sums[4 * at], sums[4 * at + 1]], [sums[4 * at + 2], sums[4 * at + 3]]];
         if weights.len() > 2 * LEN {
@@ -405,6 +435,6 @@ fn pack(sc: &[u8; 8], m: &[u8; 8]) -> [u8; 12] {
 
 /// The largest positive number, or 0.
 #[inline(always)]
-fn largest(of: &[f32; 8]) -> f32 {
+pub(super) fn largest(of: &[f32]) -> f32 {
     of.iter().fold(0.0, |max, &v| if v > max { v } else { max })
 }

@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::affine::{self, Affine, Scales, SuperBlock, Trials};
+use super::affine::{self, Affine, Error, Scales, SuperBlock, Trials};
 use crate::quant::block::{Block, Dequantize, Quantize};
 use crate::simd::{I32x16, Simd};
 
@@ -57,7 +57,7 @@ impl Quantize for Q4_K {
 
 impl Affine for Q4_K {
     const WEIGHTED_SCALE_MAX: u8 = u8::MAX;
-    const TRIALS: Trials = Trials { q_max: 15, first: -1.0, step: 0.1, n: 20 };
+    const TRIALS: Trials = Trials { q_max: 15, first: -1.0, step: 0.1, n: 20, error: Error::Squares };
 
     #[inline(always)]
     fn pack<S: Simd>(_simd: S, made: &SuperBlock<S>) -> Q4_K {

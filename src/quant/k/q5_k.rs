@@ -9,7 +9,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::affine::{self, Affine, Scales, SuperBlock, Trials};
+use super::affine::{self, Affine, Error, Scales, SuperBlock, Trials};
 use crate::quant::block::{Block, Dequantize, Quantize};
 use crate::simd::{I32x16, Simd};
 
@@ -64,7 +64,7 @@ impl Quantize for Q5_K {
 
 impl Affine for Q5_K {
     const WEIGHTED_SCALE_MAX: u8 = 63;
-    const TRIALS: Trials = Trials { q_max: 31, first: -0.5, step: 0.1, n: 15 };
+    const TRIALS: Trials = Trials { q_max: 31, first: -0.5, step: 0.1, n: 15, error: Error::Squares };
 
     #[inline(always)]
     fn pack<S: Simd>(simd: S, made: &SuperBlock<S>) -> Q5_K {
