@@ -82,7 +82,7 @@ fn as_lines(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     for id in ids {
         let _ = writeln!(lines, "{id:>8}  '{}'", printable(&tokenizer.piece(*id, Specials::Parse)));
     }
-    let _ = writeln!(lines, "{} tokens", ids.len());
+    let _ = writeln!(lines, "{} token{}", ids.len(), if ids.len() == 1 { "" } else { "s" });
     lines
 }
 

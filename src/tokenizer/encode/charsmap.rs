@@ -9,6 +9,9 @@
 //! The array is a trie: from a unit with base b, byte c leads to unit b ^ c if that unit's byte is c; where a sequence ends, the unit at
 //! the base holds the place of its replacement. Everything that can be reached is checked once, so that looking up cannot fail.
 
+/// Bytes of a sequence that is replaced. Real ones have some twenty; without a bound, looking for one could take as long as the text is.
+const SEQUENCE_BYTES_MAX: usize = 256;
+
 /// A checked set of rules.
 #[derive(Debug, Default)]
 pub(super) struct Charsmap {
@@ -79,6 +82,9 @@ impl Charsmap {
                 state[at] = State::Done;
                 continue;
             };
+            if path.len() > SEQUENCE_BYTES_MAX {
+                return Err(format!("unit {at} is more than {SEQUENCE_BYTES_MAX} bytes deep"));
+            }
             let child_at = base ^ usize::from(byte);
             if child_at >= self.units.len() {
                 return Err(format!("unit {at} of {} leads outside the array", self.units.len()));

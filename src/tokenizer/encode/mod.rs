@@ -21,6 +21,7 @@ mod cache;
 mod charsmap;
 mod fields;
 mod joints;
+mod load;
 mod merge;
 mod pretokenizers;
 mod special;
@@ -37,18 +38,17 @@ mod wordpiece;
 pub use text::{read_text, text_of};
 
 use bpe::{Bpe, Scratch};
-use charsmap::Charsmap;
 use fields::Fields;
 use joints::with_spaces;
-use pretokenizers::PreTokenizer;
 use special::{Fragment, SpecialTokens};
+use split::Splitter;
 use spm::SentencePiece;
 use unigram::Unigram;
-use vocab::{Attributes, Roles, Vocab};
+use vocab::{Attributes, Vocab};
 use wordpiece::WordPiece;
 
-use crate::error::{Error, Fault, Result};
-use crate::gguf::{File, ValueRef, ValueType, keys};
+use crate::error::Result;
+use crate::gguf::File;
 
 /// What special tokens that are spelled out in a text are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,23 @@ pub enum Ends {
 /// The names of pre-tokenizers, values of `tokenizer.ggml.pre`, that can be encoded.
 pub fn pre_names() -> impl Iterator<Item = &'static str> {
     pretokenizers::names()
+}
+
+/// Cuts text into words as a pre-tokenizer of llama.cpp does.
+pub struct Words(Splitter);
+
+impl Words {
+    /// `None` for a name that is not known.
+    pub fn new(pre: &str) -> Option<Words> {
+        pretokenizers::by_name(pre).map(|pre| Words(Splitter::new(pre.splits)))
+    }
+
+    /// The words of `text`, white space included: together they are the text.
+    pub fn of<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        let mut start = 0;
+        let ends = self.0.word_ends(text);
+        ends.iter().map(|end| &text[std::mem::replace(&mut start, *end)..*end]).collect()
+    }
 }
 
 /// Encodes and decodes text with the vocabulary of one model.
@@ -96,85 +113,7 @@ impl Tokenizer {
     /// # Errors
     /// `Malformed` for a vocabulary that is missing or contradicts itself, `Unsupported` for kinds of tokenizer other than those above.
     pub fn from_metadata(file: &File) -> Result<Tokenizer> {
-        let fields = Fields::new(file);
-        let missing = || fields.fault(keys::TOKENIZER_MODEL, Fault::TokenizerInvalid, "the file has no tokenizer");
-        match fields.string(keys::TOKENIZER_MODEL)?.ok_or_else(missing)? {
-            "gpt2" => Tokenizer::read_bpe(fields, fields.string(keys::TOKENIZER_PRE)?),
-            "gemma4" => Tokenizer::read_bpe(fields, Some("gemma4")),
-            "llama" => Tokenizer::read_sentence_piece(fields),
-            "bert" => Tokenizer::read_word_piece(fields),
-            "t5" => Tokenizer::read_unigram(fields),
-            other => {
-                Err(Error::unsupported(format!("a tokenizer of kind {other}"), "gpt2, gemma4, llama, bert and t5 can be used"))
-            }
-        }
-    }
-
-    fn read_bpe(fields: Fields, name: Option<&str>) -> Result<Tokenizer> {
-        let pre = pretokenizers::by_name(name.unwrap_or("default")).ok_or_else(|| {
-            let what = format!("{}: the pre-tokenizer {}", keys::TOKENIZER_PRE, name.unwrap_or_default());
-            Error::unsupported(what, "convert the model again, or name a known one")
-        })?;
-        let bos = pre.has_default_bos.then_some(11);
-        let mut vocab = Vocab::read(fields, Roles { bos, eos: Some(11), ..Roles::default() }, false)?;
-        if name.is_none() {
-            vocab.warnings.push(format!(
-                "{} is missing; words are cut in a general way, which few models were trained with",
-                keys::TOKENIZER_PRE
-            ));
-        }
-        let algorithm = Algorithm::Bpe(Box::new(Bpe::read(fields, &mut vocab, pre)?));
-        let add_bos = fields.flag(keys::TOKENIZER_ADD_BOS_TOKEN)?.unwrap_or(pre.add_bos) || insists_on_bos(pre);
-        let ends = Wanted { first: add_bos.then_some(vocab.roles.bos), last: add_eos(fields, false)?.then_some(vocab.roles.eos) };
-        Tokenizer::finish(fields, vocab, algorithm, ends, false)
-    }
-
-    fn read_sentence_piece(fields: Fields) -> Result<Tokenizer> {
-        let vocab = Vocab::read(fields, Roles { bos: Some(1), eos: Some(2), unk: Some(0), ..Roles::default() }, true)?;
-        let algorithm = Algorithm::SentencePiece(SentencePiece::new(&vocab));
-        let add_bos = fields.flag(keys::TOKENIZER_ADD_BOS_TOKEN)?.unwrap_or(true);
-        let ends = Wanted { first: add_bos.then_some(vocab.roles.bos), last: add_eos(fields, false)?.then_some(vocab.roles.eos) };
-        Tokenizer::finish(fields, vocab, algorithm, ends, true)
-    }
-
-    fn read_word_piece(fields: Fields) -> Result<Tokenizer> {
-        let defaults = Roles { bos: Some(101), unk: Some(100), sep: Some(102), pad: Some(0), mask: Some(103), ..Roles::default() };
-        let vocab = Vocab::read(fields, defaults, true)?;
-        let lowercase = fields.flag(keys::TOKENIZER_NORMALIZER_LOWERCASE)?.unwrap_or(true);
-        let strip_accents = fields.flag(keys::TOKENIZER_NORMALIZER_STRIP_ACCENTS)?.unwrap_or(lowercase);
-        let algorithm = Algorithm::WordPiece(Box::new(WordPiece::new(&vocab, lowercase, strip_accents)));
-        // Models of this kind are never without, whatever the file says.
-        let ends = Wanted { first: Some(vocab.roles.bos), last: Some(vocab.roles.sep) };
-        Tokenizer::finish(fields, vocab, algorithm, ends, false)
-    }
-
-    fn read_unigram(fields: Fields) -> Result<Tokenizer> {
-        let vocab = Vocab::read(fields, Roles { eos: Some(1), unk: Some(2), pad: Some(0), ..Roles::default() }, true)?;
-        let key = keys::TOKENIZER_PRECOMPILED_CHARSMAP;
-        let charsmap = match fields.array(key, &[ValueType::U8, ValueType::I8])? {
-            Some(array) => {
-                let bytes: Vec<u8> = array.iter().filter_map(byte).collect();
-                Charsmap::read(&bytes).map_err(|detail| fields.fault(key, Fault::CharsmapInvalid, detail))?
-            }
-            None => Charsmap::default(),
-        };
-        let remove_extra_spaces = fields.flag(keys::TOKENIZER_REMOVE_EXTRA_WHITESPACES)?.unwrap_or(false);
-        let algorithm = Algorithm::Unigram(Unigram::new(&vocab, charsmap, remove_extra_spaces));
-        let add_bos = fields.flag(keys::TOKENIZER_ADD_BOS_TOKEN)?.unwrap_or(false);
-        let ends = Wanted { first: add_bos.then_some(vocab.roles.bos), last: add_eos(fields, true)?.then_some(vocab.roles.eos) };
-        Tokenizer::finish(fields, vocab, algorithm, ends, false)
-    }
-
-    fn finish(fields: Fields, mut vocab: Vocab, algorithm: Algorithm, ends: Wanted, space_before: bool) -> Result<Tokenizer> {
-        let space_before = fields.flag(keys::TOKENIZER_ADD_SPACE_PREFIX)?.unwrap_or(space_before);
-        for (wanted, name) in [(ends.first, "begin"), (ends.last, "end")] {
-            if wanted == Some(None) {
-                vocab.warnings.push(format!("the model wants a token at the {name} of a text but names none; none is put there"));
-            }
-        }
-        special::mark_strips(&mut vocab, fields)?;
-        let special = SpecialTokens::new(&vocab);
-        Ok(Tokenizer { vocab, algorithm, special, first: ends.first.flatten(), last: ends.last.flatten(), space_before })
+        load::read(Fields::new(file))
     }
 
     /// The ids of a text.
@@ -271,29 +210,6 @@ impl Tokenizer {
     pub fn warnings(&self) -> &[String] {
         &self.vocab.warnings
     }
-}
-
-/// What a model wants around a text: on the outside whether, on the inside which.
-struct Wanted {
-    first: Option<Option<u32>>,
-    last: Option<Option<u32>>,
-}
-
-fn add_eos(fields: Fields, default: bool) -> Result<bool> {
-    Ok(fields.flag(keys::TOKENIZER_ADD_EOS_TOKEN)?.unwrap_or(default))
-}
-
-fn byte(value: ValueRef) -> Option<u8> {
-    match value {
-        ValueRef::U8(byte) => Some(byte),
-        ValueRef::I8(byte) => Some(byte.cast_unsigned()),
-        _ => None,
-    }
-}
-
-/// Models converted before their converter knew better say that they want no bos.
-fn insists_on_bos(pre: &PreTokenizer) -> bool {
-    pre.alphabet == pretokenizers::Alphabet::VisibleWithNewlines
 }
 
 /// The byte of `<0xFF>`.

@@ -3,6 +3,8 @@
 //! llama.cpp writes its stages as backtracking regular expressions. Here they are automata that run in linear time. What an automaton
 //! cannot say, that white space before a word leaves its last character to the word, is a rule applied after the match.
 
+use std::ops::Range;
+
 use regex_automata::meta::Regex;
 use regex_automata::{Anchored, Input, Match, PatternID};
 
@@ -96,12 +98,12 @@ fn cut_by_regex(regex: &Regex, spaces: Option<Spaces>, piece: &str, mut push: im
             push(found.start());
         }
         done = match spaces {
-            Some(rule) if found.pattern() == WHITE_SPACE => {
-                found.start() + spaces_len(rule, &piece[found.range()], found.end() == piece.len())
+            Some(rule) if found.pattern() == WHITE_SPACE => cut_spaces(rule, piece, found.range(), &mut push),
+            _ => {
+                push(found.end());
+                found.end()
             }
-            _ => found.end(),
         };
-        push(done);
     }
     if done < piece.len() {
         push(piece.len());
@@ -116,20 +118,24 @@ fn search(regex: &Regex, piece: &str, from: usize, follows: bool) -> Option<Matc
     here.or_else(|| regex.search(&input))
 }
 
-/// How many bytes of a run of white space the first piece takes; at the end of the piece there is no word to leave a character for.
-fn spaces_len(rule: Spaces, run: &str, at_end: bool) -> usize {
-    let last = run.chars().next_back().map_or(0, char::len_utf8);
-    let free = if at_end { run } else { &run[..run.len() - last] };
-    if free.is_empty() {
-        return run.len();
-    }
+/// Cuts a run of white space. Before a word its last character is left to the word, if there is another; returns where what is left begins.
+fn cut_spaces(rule: Spaces, piece: &str, run: Range<usize>, mut push: impl FnMut(usize)) -> usize {
+    let last = piece[run.clone()].chars().next_back().map_or(0, char::len_utf8);
+    let is_cut_short = run.end < piece.len() && run.len() > last;
+    let end = if is_cut_short { run.end - last } else { run.end };
     match rule {
-        Spaces::LeaveOne => free.len(),
+        Spaces::LeaveOne => push(end),
         Spaces::Halve => {
-            let n_chars = free.chars().take(512).count();
-            free.chars().take(1 << n_chars.ilog2()).map(char::len_utf8).sum()
+            let mut rest = &piece[run.start..end];
+            while !rest.is_empty() {
+                let n_chars = rest.chars().take(512).count();
+                let len: usize = rest.chars().take(1 << n_chars.ilog2()).map(char::len_utf8).sum();
+                rest = &rest[len..];
+                push(end - rest.len());
+            }
         }
     }
+    end
 }
 
 fn group_digits(digits: &Regex, piece: &str, mut push: impl FnMut(usize)) {

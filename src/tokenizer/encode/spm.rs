@@ -18,6 +18,7 @@ pub(super) struct SentencePiece {
     joints: Joints,
     /// By byte: the token that stands for it.
     byte_tokens: Vec<Option<u32>>,
+    /// Stands for characters that have no bytes either; absent where every byte has its token.
     unk: Option<u32>,
 }
 
@@ -30,11 +31,13 @@ impl SentencePiece {
             }
         }
         let token_of = |byte| byte_token(&vocab.texts, byte).or_else(|| vocab.texts.find(&[byte]));
+        let byte_tokens: Vec<Option<u32>> = (0..=255).map(token_of).collect();
+        let is_complete = byte_tokens.iter().all(Option::is_some);
         SentencePiece {
             ranks: (0..vocab.len()).map(|id| rank(vocab.scores.get(id as usize).copied().unwrap_or(0.0))).collect(),
             joints,
-            byte_tokens: (0..=255).map(token_of).collect(),
-            unk: vocab.roles.unk,
+            byte_tokens,
+            unk: vocab.roles.unk.filter(|_| !is_complete),
         }
     }
 
@@ -44,6 +47,7 @@ impl SentencePiece {
         if space_before {
             visible.insert(0, SPACE);
         }
+        let before = out.len();
         self.joints.for_each_piece(&visible, |piece| {
             let mut rest = piece;
             while !rest.is_empty() {
@@ -53,6 +57,9 @@ impl SentencePiece {
                 rest = after;
             }
         });
+        if let Some(unk) = self.unk {
+            fuse(unk, before, out);
+        }
     }
 
     fn merge_piece(&self, vocab: &Vocab, piece: &str, chain: &mut Chain, out: &mut Vec<u32>) {
@@ -73,7 +80,8 @@ impl SentencePiece {
         }
     }
 
-    /// A character that is no token: its bytes, or the unknown token where one of them has none. (There llama.cpp gives up.)
+    /// A character that is no token: its bytes, or the unknown token where one of them has none. There llama.cpp gives up; the
+    /// original makes one unknown token of all such characters in a row, and so does [`fuse`].
     fn push_bytes(&self, unknown: &[u8], out: &mut Vec<u32>) {
         let before = out.len();
         out.extend(unknown.iter().filter_map(|byte| self.byte_tokens[usize::from(*byte)]));
@@ -82,6 +90,18 @@ impl SentencePiece {
             out.extend(self.unk);
         }
     }
+}
+
+/// Leaves one of several unknown tokens in a row.
+fn fuse(unk: u32, from: usize, ids: &mut Vec<u32>) {
+    let mut end = from;
+    for at in from..ids.len() {
+        if ids[at] != unk || end == from || ids[end - 1] != unk {
+            ids[end] = ids[at];
+            end += 1;
+        }
+    }
+    ids.truncate(end);
 }
 
 /// A number that is the smaller, the higher the score.
@@ -100,5 +120,15 @@ mod tests {
         let scores = [f32::INFINITY, 1.5, 1.0, 0.0, -0.5, -1.0, -1000.0, f32::NEG_INFINITY];
         assert!(scores.windows(2).all(|pair| rank(pair[0]) < rank(pair[1])), "{:?}", scores.map(rank));
         assert_eq!(rank(0.0), rank(-0.0));
+    }
+
+    #[test]
+    fn unknown_characters_in_a_row_are_one_token() {
+        let mut vocab = Vocab::of_texts(["<unk>", "▁", "a"].into_iter());
+        vocab.roles.unk = Some(0);
+        let spm = SentencePiece::new(&vocab);
+        let mut out = vec![0];
+        spm.encode(&vocab, "éé aé", true, &mut Scratch::default(), &mut out);
+        assert_eq!(out, [0, 1, 0, 1, 2, 0]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::hash::BuildHasher;
 
+use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 /// Byte strings numbered from 0. Hashing is seeded at random, so that no file can make it slow.
@@ -43,6 +44,21 @@ impl Texts {
         self.ends.push(self.bytes.len());
     }
 
+    /// Makes all texts ones that can be found, of equal ones the first; `repeats` is told of the others, with the first of each.
+    pub(super) fn index_all(&mut self, mut repeats: impl FnMut(u32, u32)) {
+        let (bytes, ends, hasher) = (&self.bytes, &self.ends, &self.hasher);
+        let hash = |number: &u32| hasher.hash_one(text(bytes, ends, *number));
+        self.index.clear();
+        self.index.reserve(ends.len(), hash);
+        for number in 0..ends.len() as u32 {
+            let new = text(bytes, ends, number);
+            match self.index.entry(hash(&number), |other| text(bytes, ends, *other) == new, hash) {
+                Entry::Occupied(earlier) => repeats(*earlier.get(), number),
+                Entry::Vacant(place) => _ = place.insert(number),
+            }
+        }
+    }
+
     /// Adds a text. Returns the number by which it was found already, which remains so.
     pub(super) fn push(&mut self, new: &[u8]) -> Option<u32> {
         let earlier = self.find(new);
@@ -81,5 +97,8 @@ mod tests {
         texts.push_hidden(b"b");
         assert_eq!((texts.find(b"a"), texts.find(b""), texts.find(b"b")), (Some(0), Some(1), None));
         assert_eq!((texts.intern(b"b"), texts.get(3), texts.get(4), texts.len()), (4, &b"b"[..], &b"b"[..], 5));
+        let mut repeats = Vec::new();
+        texts.index_all(|earlier, later| repeats.push((earlier, later)));
+        assert_eq!((repeats, texts.find(b"b")), (vec![(0, 2), (3, 4)], Some(3)));
     }
 }

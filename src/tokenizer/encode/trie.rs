@@ -7,6 +7,16 @@ use std::collections::VecDeque;
 
 use super::texts::Texts;
 
+/// Longer tokens are never matched: with one of a megabyte, a text of a megabyte could take a year. Real ones have up to some hundred
+/// bytes.
+const TOKEN_BYTES_MAX: usize = 1024;
+
+/// Names a token that is never matched, if there is one.
+pub(super) fn warning(texts: &Texts) -> Option<String> {
+    let id = (0..texts.len() as u32).find(|id| texts.get(*id).len() > TOKEN_BYTES_MAX)?;
+    Some(format!("token {id} has {} bytes; tokens of more than {TOKEN_BYTES_MAX} are not looked for in text", texts.get(id).len()))
+}
+
 /// No token ends here.
 const NO_TOKEN: u32 = u32::MAX;
 
@@ -27,7 +37,7 @@ pub(super) struct Node(u32);
 impl Trie {
     /// Of equal texts the lowest id counts; empty ones are never matched. The texts together are shorter than 2^32 bytes.
     pub(super) fn new(texts: &Texts, ids: impl Iterator<Item = u32>) -> Trie {
-        let mut sorted: Vec<u32> = ids.collect();
+        let mut sorted: Vec<u32> = ids.filter(|id| texts.get(*id).len() <= TOKEN_BYTES_MAX).collect();
         sorted.sort_unstable_by_key(|id| (texts.get(*id), *id));
         sorted.dedup_by_key(|id| texts.get(*id));
 

@@ -92,11 +92,11 @@ pub(super) struct Roles {
 }
 
 impl Vocab {
-    /// Reads the tokens. `defaults` are the roles that hold where the file does not say; `findable` says whether texts will be looked up.
+    /// Reads the tokens, none of which can be looked up yet. `defaults` are the roles that hold where the file does not say.
     ///
     /// # Errors
     /// `TokenizerInvalid`, `TokenIdRange` and `SpecialIdRange` for tables that contradict each other, `Limit` for texts without bound.
-    pub(super) fn read(fields: Fields, defaults: Roles, findable: bool) -> Result<Vocab> {
+    pub(super) fn read(fields: Fields, defaults: Roles) -> Result<Vocab> {
         let tokens = fields.array(keys::TOKENIZER_TOKENS, &[ValueType::String])?;
         let tokens = tokens.filter(|tokens| !tokens.is_empty());
         let tokens = tokens.ok_or_else(|| fields.fault(keys::TOKENIZER_TOKENS, Fault::TokenizerInvalid, "there are no tokens"))?;
@@ -115,7 +115,7 @@ impl Vocab {
             roles: Roles::default(),
             warnings: Vec::new(),
         };
-        vocab.read_texts(tokens, findable);
+        vocab.read_texts(tokens);
         vocab.roles = roles(fields, defaults, tokens.len())?;
         special::complete_roles(&mut vocab);
         Ok(vocab)
@@ -126,21 +126,20 @@ impl Vocab {
         self.attributes.len() as u32
     }
 
-    fn read_texts(&mut self, tokens: ArrayRef, findable: bool) {
-        let mut duplicates = Duplicates::default();
-        if findable {
-            self.texts.reserve(tokens.len());
-        }
+    fn read_texts(&mut self, tokens: ArrayRef) {
         for (id, token) in tokens.iter().enumerate() {
-            let ValueRef::String(text) = token else { continue };
-            let placeholder = format!("[EMPTY_{id}]");
-            let text = if text.is_empty() { placeholder.as_bytes() } else { text };
-            if !findable {
-                self.texts.push_hidden(text);
-            } else if let Some(earlier) = self.texts.push(text) {
-                duplicates.add(earlier, id as u32);
+            match token {
+                ValueRef::String([]) => self.texts.push_hidden(format!("[EMPTY_{id}]").as_bytes()),
+                ValueRef::String(text) => self.texts.push_hidden(text),
+                _ => {}
             }
         }
+    }
+
+    /// Makes every token one that can be looked up, and warns of those that look alike.
+    pub(super) fn index_texts(&mut self) {
+        let mut duplicates = Duplicates::default();
+        self.texts.index_all(|earlier, later| duplicates.add(earlier, later));
         self.warnings.extend(duplicates.warning());
     }
 }
