@@ -20,12 +20,12 @@ use sha2::{Digest, Sha256};
 /// How the work is done.
 type Run = (Level, usize);
 
-/// Every level with every number of threads; under an emulator, which takes thirty times as long, the best level alone.
+/// Every level with every number of threads; under an emulator, which takes thirty times as long, the best level once.
 fn runs() -> Vec<Run> {
     let levels = Level::available();
     match common::emulator() {
         None => levels.into_iter().flat_map(|level| [1, 3, 16].map(|threads| (level, threads))).collect(),
-        Some(_) => vec![(levels[levels.len() - 1], 3)],
+        Some(_) => vec![(levels[levels.len() - 1], 16)],
     }
 }
 
@@ -50,7 +50,24 @@ fn plans(model: &Folder, imatrix: &Imatrix) -> Vec<(&'static str, Plan)> {
             planned(vec![preset("Q8_0").expect("a preset")], Some(imatrix), overrides).expect("a format that can be written");
         plans.push((format.name(), plan));
     }
+    if common::emulator().is_some() {
+        keep_one_of_each_base(&mut plans);
+    }
     plans
+}
+
+/// Of the file types that differ only in how they mix formats, keeps the first, and that rather with importance.
+fn keep_one_of_each_base(plans: &mut [(&'static str, Plan)]) {
+    let mut kept = Vec::new();
+    let (by_preset, _) = plans.split_at_mut(2);
+    for (_, plan) in by_preset.iter_mut().rev() {
+        plan.outputs.retain(|output| {
+            let base = preset(&output.file_type).expect("a preset's name").base;
+            let is_new = !kept.contains(&base);
+            kept.push(base);
+            is_new
+        });
+    }
 }
 
 /// The digest of every output.

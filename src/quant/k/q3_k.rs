@@ -168,17 +168,20 @@ impl Q3_K {
     fn weighted<S: Simd>(simd: S, scale: &[F32x16<S>; 16], sum_w: &[F32x16<S>; 16]) -> [Q3_K; 16] {
         let x = F32x16::transpose(*scale);
         let fit = symmetric::search(simd, &x, &F32x16::transpose(*sum_w), N_SCALES);
-        let zero = F32x16::splat(simd, 0.0);
+        let (zero, max) = (F32x16::splat(simd, 0.0), F32x16::splat(simd, f32::MAX));
         let all_zero = fit.inverse.eq(zero);
+        let mut finite = zero.eq(zero);
         let mut quants = x;
         for quant in &mut quants {
+            finite = finite & quant.abs().le(max);
             let whole = (*quant * fit.inverse).nearest_int_in(-N_SCALES, N_SCALES - 1) + F32x16::splat(simd, N_SCALES as f32);
             *quant = all_zero.select(zero, whole);
         }
-        let (d, quants) = (fit.scale.to_array(), F32x16::transpose(quants));
+        // Where the sums of a search overflowed; ggml would write zeros.
+        let d = finite.select(fit.scale, F32x16::splat(simd, f32::NAN)).to_array();
+        let quants = F32x16::transpose(quants);
         let mut made = [Q3_K::with_scales(&[0; 16], Half::NAN); 16];
         for (at, block) in made.iter_mut().enumerate() {
-            // Where the sums of the search overflowed, `d` is NaN.
             *block = Q3_K::with_scales(&quants[at].truncate().to_u8(), Half::new(simd, d[at]));
         }
         made

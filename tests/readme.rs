@@ -1,0 +1,30 @@
+//! README.md says what is true: its table of formats is the table of the code.
+
+use ggforge::quant::Format;
+
+mod common;
+
+#[test]
+fn the_table_of_formats_is_that_of_the_code() {
+    let readme = std::fs::read_to_string(common::root().join("README.md")).expect("a readable README.md");
+    let expected = table();
+    assert!(readme.contains(&expected), "README.md should hold this table:\n\n{expected}");
+}
+
+fn table() -> String {
+    let mut table = String::from(
+        "| format | bits per weight | weights per block | bytes per block | read | written |\n|---|---|---|---|---|---|\n",
+    );
+    let mark = |yes: bool| if yes { "yes" } else { "" };
+    for &format in Format::ALL {
+        let bits = 8.0 * format.block_bytes() as f64 / format.block_len() as f64;
+        table += &format!(
+            "| {format} | {bits} | {} | {} | {} | {} |\n",
+            format.block_len(),
+            format.block_bytes(),
+            mark(format.can_dequantize()),
+            mark(format.can_quantize())
+        );
+    }
+    table
+}
