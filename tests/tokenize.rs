@@ -75,7 +75,8 @@ impl Painted {
         let mut text = String::new();
         for _ in 0..n {
             let r = random.next();
-            let c = *pick(*pick(&active, r >> 8), r >> 24);
+            let pool: &[char] = pick::<&[char]>(&active, r >> 8);
+            let c = *pick(pool, r >> 24);
             match (r % 16, char::from_u32(((r >> 8) % 0x11_0000) as u32)) {
                 (0, _) => text.push_str(pick::<String>(&self.snippets, r >> 8)),
                 (1, Some(any)) => text.push(any),
