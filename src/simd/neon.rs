@@ -124,6 +124,8 @@ impl Simd for Neon {
             store_256([vreinterpretq_u16_f16(low), vreinterpretq_u16_f16(high)])
         }
         fn lookup16(table: F, index: I) -> F { lookup16(table, index) }
+        fn lookup_lower(table: F, index: I) -> F { lookup8([table.0, table.1], index) }
+        fn lookup_upper(table: F, index: I) -> F { lookup8([table.2, table.3], index) }
         fn lookup32(table: [F; 2], index: I) -> F {
             let (low, high) = (lookup16(table[0], index), lookup16(table[1], index));
             let sixteen = vdupq_n_s32(16);
@@ -198,6 +200,15 @@ fn bytes_of_entries(index: int32x4_t) -> uint8x16_t {
 fn lookup16(table: F, index: I) -> F {
     let table = quarters!(uint8x16x4_t: vreinterpretq_u8_f32(table));
     let lookup = |index| vreinterpretq_f32_u8(vqtbl4q_u8(table, bytes_of_entries(vandq_s32(index, vdupq_n_s32(15)))));
+    float32x4x4_t(lookup(index.0), lookup(index.1), lookup(index.2), lookup(index.3))
+}
+
+/// Lane `i` is `table[index[i] % 8]`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn lookup8(table: [float32x4_t; 2], index: I) -> F {
+    let table = uint8x16x2_t(vreinterpretq_u8_f32(table[0]), vreinterpretq_u8_f32(table[1]));
+    let lookup = |index| vreinterpretq_f32_u8(vqtbl2q_u8(table, bytes_of_entries(vandq_s32(index, vdupq_n_s32(7)))));
     float32x4x4_t(lookup(index.0), lookup(index.1), lookup(index.2), lookup(index.3))
 }
 

@@ -145,6 +145,8 @@ fn integers<S: Simd>(simd: S, a: &[i32; 16], b: &[i32; 16], results: &mut Result
     integer("spread", simd.spread(b[0] as u16, b[1]));
     let tables = [simd.load(&std::array::from_fn(|i| i as f32)), simd.load(&std::array::from_fn(|i| -(i as f32)))];
     results.push(("lookup16", bits(simd, simd.lookup16(tables[0], x))));
+    results.push(("lookup_lower", bits(simd, simd.lookup_lower(tables[0], simd.iand(x, simd.isplat(7))))));
+    results.push(("lookup_upper", bits(simd, simd.lookup_upper(tables[0], simd.ior(x, simd.isplat(8))))));
     results.push(("lookup32", bits(simd, simd.lookup32(tables, x))));
     results.push(("pick", bits(simd, simd.pick(tables[0], x))));
     results.push(("load_quarters", bits(simd, simd.load_quarters(&[1.0, 2.0, 3.0, b[0] as f32]))));
