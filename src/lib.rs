@@ -3,8 +3,8 @@
 //! Two crates in one:
 //! - With `default-features = false` it is small: the container ([`gguf`]) and the formats ([`quant`]), for programs that read models
 //!   or write them, with four direct dependencies.
-//! - The feature `convert` adds what turns a Hugging Face model folder, or another GGUF file, into quantized GGUF files: what the
-//!   program `ggforge` (feature `cli`, the default) does from a command line.
+//! - The feature `convert` adds what turns a Hugging Face model folder, or another GGUF file, into quantized GGUF files, and `eval`
+//!   what runs a model to measure what that cost: what the program `ggforge` (feature `cli`, the default) does from a command line.
 //!
 //! # Reading
 //!
@@ -87,7 +87,8 @@
     feature = "convert",
     doc = "[`error`] < [`simd`], [`report`] < [`quant`] < [`source`] < [`gguf`], [`hf`] < [`tokenizer`], [`arch`],"
 )]
-#![cfg_attr(feature = "convert", doc = "[`imatrix`] < [`plan`] < [`pipeline`].")]
+#![cfg_attr(all(feature = "convert", not(feature = "eval")), doc = "[`imatrix`] < [`plan`] < [`pipeline`].")]
+#![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`].")]
 #![cfg_attr(not(feature = "convert"), doc = "[`error`] < [`simd`] < [`quant`] < [`source`] < [`gguf`].")]
 
 pub mod error;
@@ -102,6 +103,8 @@ pub mod arch;
 pub mod hf;
 #[cfg(feature = "convert")]
 pub mod imatrix;
+#[cfg(feature = "eval")]
+pub mod matmul;
 #[cfg(feature = "convert")]
 pub mod pipeline;
 #[cfg(feature = "convert")]

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["gguf", "hf"],
     &["tokenizer", "arch", "imatrix"],
     &["plan"],
-    &["pipeline"],
+    &["pipeline", "matmul"],
 ];
 
 fn rank(module: &str) -> Option<usize> {

@@ -1,4 +1,4 @@
-//! AVX2 with F16C (Haswell, Zen and later): sixteen lanes are two registers, lanes 0-7 in the first.
+//! AVX2 with FMA and F16C (Haswell, Zen and later): sixteen lanes are two registers, lanes 0-7 in the first.
 
 use std::arch::x86_64::*;
 
@@ -12,6 +12,7 @@ pub(super) struct Avx2(());
 impl Avx2 {
     pub(super) fn detect() -> Option<Avx2> {
         let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
@@ -23,7 +24,7 @@ impl Avx2 {
 
 /// Runs the task compiled for this level.
 pub(super) fn run<T: Task>(simd: Avx2, task: T) -> T::Output {
-    #[target_feature(enable = "avx2,f16c,bmi1,bmi2,lzcnt,popcnt")]
+    #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
     fn inside<T: Task>(simd: Avx2, task: T) -> T::Output {
         task.run(simd)
     }
@@ -40,7 +41,9 @@ impl Simd for Avx2 {
     /// All ones where true.
     type Mask = F;
 
-    lane_ops! { "avx2,f16c";
+    const REGISTERS: usize = 8;
+
+    lane_ops! { "avx2,fma,f16c";
         fn splat(value: f32) -> F { [_mm256_set1_ps(value); 2] }
         fn load(from: &[f32; 16]) -> F {
             // SAFETY: the reference is valid for 64 bytes, and these loads need no alignment.
@@ -57,6 +60,7 @@ impl Simd for Avx2 {
         fn sub(a: F, b: F) -> F { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
         fn mul(a: F, b: F) -> F { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
         fn div(a: F, b: F) -> F { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+        fn fma(a: F, b: F, c: F) -> F { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
         fn sqrt(a: F) -> F { [_mm256_sqrt_ps(a[0]), _mm256_sqrt_ps(a[1])] }
         fn min(a: F, b: F) -> F { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
         fn max(a: F, b: F) -> F { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }

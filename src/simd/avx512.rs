@@ -22,7 +22,7 @@ impl Avx512 {
 
 /// Runs the task compiled for this level.
 pub(super) fn run<T: Task>(simd: Avx512, task: T) -> T::Output {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,bmi1,bmi2,lzcnt,popcnt")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
     fn inside<T: Task>(simd: Avx512, task: T) -> T::Output {
         task.run(simd)
     }
@@ -37,7 +37,9 @@ impl Simd for Avx512 {
     type I32 = __m512i;
     type Mask = __mmask16;
 
-    lane_ops! { "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c";
+    const REGISTERS: usize = 32;
+
+    lane_ops! { "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c";
         fn splat(value: f32) -> __m512 { _mm512_set1_ps(value) }
         fn load(from: &[f32; 16]) -> __m512 {
             // SAFETY: the reference is valid for 64 bytes, and this load needs no alignment.
@@ -51,6 +53,7 @@ impl Simd for Avx512 {
         fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
         fn div(a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
+        fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
         fn sqrt(a: __m512) -> __m512 { _mm512_sqrt_ps(a) }
         fn min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
         fn max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }

@@ -4,9 +4,11 @@ use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 
 /// The operations of one level. Kernels use them through [`F32x16`], [`I32x16`] and [`Mask`], which read as arithmetic.
 ///
-/// Float operations are IEEE 754 in round-to-nearest-even, never fused. `min(a, b)` is `if a < b { a } else { b }` and `max(a, b)` is
+/// Float operations are IEEE 754 in round-to-nearest-even, and only `fma` is fused. `min(a, b)` is `if a < b { a } else { b }` and `max(a, b)` is
 /// `if a > b { a } else { b }`, so a NaN gives `b`. Integer operations wrap. Bytes are little-endian.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// How many values of sixteen lanes the registers hold.
+    const REGISTERS: usize;
     /// Sixteen floats.
     type F32: Copy;
     /// Sixteen integers.
@@ -21,6 +23,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     fn sqrt(self, a: Self::F32) -> Self::F32;
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -196,6 +200,12 @@ impl<S: Simd> F32x16<S> {
     #[inline(always)]
     pub fn pick(self, index: I32x16<S>) -> Self {
         F32x16 { lanes: self.simd.pick(self.lanes, index.lanes), simd: self.simd }
+    }
+
+    /// `self * factor + sum`, rounded once. For sums of products only: what makes or reads blocks must not be fused.
+    #[inline(always)]
+    pub fn fma(self, factor: Self, sum: Self) -> Self {
+        F32x16 { lanes: self.simd.fma(self.lanes, factor.lanes, sum.lanes), simd: self.simd }
     }
 
     /// Magnitude: the sign bit cleared.

@@ -2,8 +2,8 @@
 //!
 //! Knows nothing of formats. Code that should be fast is a `Task`: one safe generic body over `Simd`, compiled once for every
 //! [`Level`]. A value of type `F32x16` is sixteen `f32` whatever the machine: one 512-bit register, two of 256 bits, four of
-//! 128 bits, or an array. Every operation rounds as IEEE 754 says, lane by lane, and nothing is fused or reordered, so a body gives
-//! the same bits at every level.
+//! 128 bits, or an array. Every operation rounds as IEEE 754 says, lane by lane, and nothing is reordered, or fused but by `fma`, so
+//! a body gives the same bits at every level.
 //!
 //! How `unsafe` stays in this folder: the token types (`Avx2`, `Avx512`, `Neon`) are made only by
 //! detection, every lane operation takes the token, and so the token is the proof that the instruction exists.

@@ -44,6 +44,8 @@ impl Simd for Neon {
     /// All ones where true.
     type Mask = M;
 
+    const REGISTERS: usize = 8;
+
     lane_ops! { "neon";
         fn splat(value: f32) -> F { let four = vdupq_n_f32(value); float32x4x4_t(four, four, four, four) }
         fn load(from: &[f32; 16]) -> F {
@@ -58,6 +60,7 @@ impl Simd for Neon {
         fn sub(a: F, b: F) -> F { quarters!(float32x4x4_t: vsubq_f32(a, b)) }
         fn mul(a: F, b: F) -> F { quarters!(float32x4x4_t: vmulq_f32(a, b)) }
         fn div(a: F, b: F) -> F { quarters!(float32x4x4_t: vdivq_f32(a, b)) }
+        fn fma(a: F, b: F, c: F) -> F { quarters!(float32x4x4_t: vfmaq_f32(c, a, b)) }
         fn sqrt(a: F) -> F { quarters!(float32x4x4_t: vsqrtq_f32(a)) }
         fn min(a: F, b: F) -> F { let less = quarters!(uint32x4x4_t: vcltq_f32(a, b)); quarters!(float32x4x4_t: vbslq_f32(less, a, b)) }
         fn max(a: F, b: F) -> F { let more = quarters!(uint32x4x4_t: vcgtq_f32(a, b)); quarters!(float32x4x4_t: vbslq_f32(more, a, b)) }

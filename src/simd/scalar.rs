@@ -15,6 +15,8 @@ impl Simd for Scalar {
     type I32 = [i32; 16];
     type Mask = [bool; 16];
 
+    const REGISTERS: usize = 4;
+
     #[inline(always)]
     fn splat(self, value: f32) -> [f32; 16] {
         [value; 16]
@@ -42,6 +44,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn div(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn fma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
     #[inline(always)]
     fn sqrt(self, a: [f32; 16]) -> [f32; 16] {

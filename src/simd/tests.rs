@@ -117,6 +117,8 @@ fn binary<S: Simd>(simd: S, a: &[f32; 16], b: &[f32; 16], results: &mut Results)
     float("div", any_nan(simd, simd.div(x, y)));
     // A fused multiply-add would keep what the product rounds away.
     float("mul, add", any_nan(simd, simd.add(simd.mul(x, x), y)));
+    float("fma", any_nan(simd, simd.fma(x, y, x)));
+    float("fma of a product that cancels", any_nan(simd, simd.fma(x, y, simd.sub(simd.splat(0.0), simd.mul(x, y)))));
     float("min", simd.min(x, y));
     float("max", simd.max(x, y));
     let masks = [("lt", simd.lt(x, y)), ("le", simd.le(x, y)), ("eq", simd.eq(x, y))];
