@@ -2,18 +2,19 @@
 //!
 //! The oracle is `ggml_quantize_chunk` and `to_float` of the library that npm's `@node-llama-cpp/linux-x64` carries.
 //!
-//! Every batch of rows is compared with one kind of importance, the kinds taking turns; with `GGFORGE_TEST_FULL=1` with all of them.
-//! `GGFORGE_TEST_FORMATS=Q4_K,IQ4_XS` leaves the other formats out.
+//! Every batch of rows is compared with one kind of importance, the kinds taking turns; with `GGFORGE_TEST_FULL=1` with all of them,
+//! and a table of how many weights were compared is printed. `GGFORGE_TEST_FORMATS=Q4_K,IQ4_XS` leaves the other formats out.
 
 mod common;
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use common::Paint;
 use common::ggml::Ggml;
 use ggforge::quant::Format;
+use ggforge::report::{Cell, Table};
 use ggforge::simd::Level;
 
 const ROW_LEN: usize = 1024;
@@ -22,6 +23,60 @@ const ROW_LEN: usize = 1024;
 struct Case {
     name: &'static str,
     weights: Vec<f32>,
+}
+
+impl Case {
+    /// The column of [`Counts`] that this case belongs to.
+    fn source(&self) -> usize {
+        match self.name {
+            "Gaussian" => 0,
+            "Student-t" => 1,
+            "forge-23m (real)" => 2,
+            "forge-3m (real)" => 3,
+            _ => 4,
+        }
+    }
+}
+
+const SOURCES: usize = 5;
+
+/// How many weights were found equal to ggml's, bytes and all, at every level: by format, importance and source.
+struct Counts {
+    formats: Vec<Format>,
+    weights: Vec<[[AtomicU64; SOURCES]; Importance::ALL.len()]>,
+}
+
+impl Counts {
+    fn new(formats: &[Format]) -> Counts {
+        Counts { formats: formats.to_vec(), weights: formats.iter().map(|_| Default::default()).collect() }
+    }
+
+    fn add(&self, format: usize, importance: Importance, source: usize, n: usize) {
+        self.weights[format][importance as usize][source].fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// One row for each format and kind of importance that ggml allows it.
+    fn table(&self) -> Table {
+        let mut table = Table::new(&["format", "importance", "Gaussian", "Student-t", "forge-23m", "forge-3m", "adversarial"]);
+        for (format, counts) in self.formats.iter().zip(&self.weights) {
+            for (importance, counts) in Importance::ALL.iter().zip(counts).filter(|(importance, _)| importance.suits(*format)) {
+                let [a, b, c, d, e] = counts.each_ref().map(|n| Cell::Count(n.load(Ordering::Relaxed)));
+                table.push([format.name().into(), format!("{importance:?}").into(), a, b, c, d, e]);
+            }
+        }
+        table
+    }
+
+    /// The fewest weights of any format and importance: from Gaussian, Student-t, forge-23m and the adversarial cases.
+    fn fewest(&self) -> [u64; 4] {
+        [0, 1, 2, 4].map(|source| {
+            let of_format = |(format, counts): (&Format, &[[AtomicU64; SOURCES]; 4])| {
+                let kinds = Importance::ALL.iter().zip(counts).filter(|(importance, _)| importance.suits(*format));
+                kinds.map(|(_, counts)| counts[source].load(Ordering::Relaxed)).min()
+            };
+            self.formats.iter().zip(&self.weights).filter_map(of_format).min().unwrap_or(0)
+        })
+    }
 }
 
 /// Sixteen million weights and more, of every kind that has its own path through the quantizers.
@@ -122,6 +177,10 @@ enum Importance {
 impl Importance {
     const ALL: [Importance; 4] = [Importance::None, Importance::Flat, Importance::LogNormal, Importance::Zeros];
 
+    fn suits(self, format: Format) -> bool {
+        self != Importance::None || !format.needs_importance()
+    }
+
     fn columns(self) -> Option<Vec<f32>> {
         let log_normal = Paint::new(40).weights(ROW_LEN, |p| (2.0 * p.gaussian()).exp());
         match self {
@@ -213,37 +272,48 @@ fn compare_weights(ggml: &Ggml, format: Format, case: &str, blocks: &[u8]) {
 
 #[test]
 fn quantized_bytes_and_their_weights_equal_ggml() {
-    let Some(ggml) = Ggml::load() else { return };
+    let Some(ggml) = common::ggml::load() else { return };
     const ROWS: usize = 129; // odd, so that the last group of lanes is not full
     let cases = cases();
     let total: usize = cases.iter().map(|case| case.weights.len()).sum();
     assert!(total >= 12_000_000, "{total} weights");
-    let kinds = if std::env::var_os("GGFORGE_TEST_FULL").is_some() { 4 } else { 1 };
-    let batches: Vec<(&str, &[f32])> =
-        cases.iter().flat_map(|case| case.weights.chunks(ROWS * ROW_LEN).map(|rows| (case.name, rows))).collect();
+    let full = std::env::var_os("GGFORGE_TEST_FULL").is_some();
+    let kinds = if full { Importance::ALL.len() } else { 1 };
+    let batches: Vec<(&Case, &[f32])> =
+        cases.iter().flat_map(|case| case.weights.chunks(ROWS * ROW_LEN).map(move |rows| (case, rows))).collect();
     let formats: Vec<Format> = quantizable().collect();
+    let counts = Counts::new(&formats);
     in_parallel(batches.len() * formats.len() * kinds, |i| {
-        let (turn, format) = (i / formats.len(), formats[i % formats.len()]);
+        let (turn, format) = (i / formats.len(), i % formats.len());
         let (case, weights) = batches[turn / kinds];
-        let importance = Importance::ALL[turn % Importance::ALL.len()];
-        let importance = match importance {
-            Importance::None if format.needs_importance() => Importance::Flat,
-            _ => importance,
+        let importance = match Importance::ALL[turn % Importance::ALL.len()] {
+            importance if importance.suits(formats[format]) => importance,
+            _ if full => return, // flat has its own turn
+            _ => Importance::Flat,
         };
-        compare(&ggml, format, case, weights, importance);
+        compare(&ggml, formats[format], case.name, weights, importance);
+        counts.add(format, importance, case.source(), weights.len());
     });
     let levels: Vec<&str> = Level::available().iter().map(|level| level.name()).collect();
     for case in &cases {
         println!("{:>9} weights {}", case.weights.len(), case.name);
     }
     println!("{formats:?}, {total} weights each, {kinds} kinds of importance, levels {levels:?}: bytes and weights equal ggml's");
+    if full {
+        println!("weights compared at each of the levels {levels:?}:\n{}", counts.table().markdown());
+        let fewest = counts.fewest();
+        assert!(
+            fewest.iter().all(|&n| n >= 4_000_000),
+            "fewest weights of Gaussian, Student-t, forge-23m, adversarial: {fewest:?}"
+        );
+    }
 }
 
 /// The scale of a 4-bit float format is a function of one weight, with a jump at every power of two or eighth of it, and MXFP4's jumps
 /// lie where a logarithm rounds.
 #[test]
 fn scales_of_4_bit_floats_equal_ggml_around_every_jump() {
-    let Some(ggml) = Ggml::load() else { return };
+    let Some(ggml) = common::ggml::load() else { return };
     let powers = (0..256u32).flat_map(|exponent| (0..=200).map(move |i| ((exponent << 23) + i).saturating_sub(100)));
     let eighths = (0..256 * 16u32).flat_map(|step| (0..3).map(move |i| ((step << 19) + i).saturating_sub(1)));
     let magnitudes: Vec<f32> =
@@ -257,7 +327,7 @@ fn scales_of_4_bit_floats_equal_ggml_around_every_jump() {
 /// Rows of one block and of many, of which the last group of lanes is full or not.
 #[test]
 fn rows_of_any_length_equal_ggml() {
-    let Some(ggml) = Ggml::load() else { return };
+    let Some(ggml) = common::ggml::load() else { return };
     for row_len in [32, 96, 256, 480, 544, 768, 2304, 4352] {
         let weights = Paint::new(50).weights(3 * row_len, |p| 0.02 * p.student_t4());
         let importance = Paint::new(51).weights(row_len, |p| p.gaussian().exp());
@@ -282,7 +352,7 @@ fn rows_of_any_length_equal_ggml() {
 
 #[test]
 fn weights_of_random_blocks_equal_ggml() {
-    let Some(ggml) = Ggml::load() else { return };
+    let Some(ggml) = common::ggml::load() else { return };
     let formats: Vec<Format> =
         Format::ALL.iter().copied().filter(|f| f.can_dequantize() && *f != Format::F64 && chosen(f)).collect();
     in_parallel(formats.len() * 4, |i| {
@@ -296,7 +366,7 @@ fn weights_of_random_blocks_equal_ggml() {
 
 #[test]
 fn every_half_widens_and_every_float_narrows_as_in_ggml() {
-    let Some(ggml) = Ggml::load() else { return };
+    let Some(ggml) = common::ggml::load() else { return };
     let halves: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
     for format in [Format::F16, Format::BF16] {
         compare_weights(&ggml, format, "every pattern", &halves);

@@ -161,7 +161,7 @@ fn quantized_with_a_matrix_equals_llama_quantize() {
 /// With our importances, ggml's own quantizers write what `llama-quantize --imatrix` writes, in every format.
 #[test]
 fn importances_are_those_of_llama_quantize() {
-    let Some(ggml) = common::ggml::Ggml::load() else { return };
+    let Some(ggml) = common::ggml::load() else { return };
     let scratch = common::scratch();
     let mut n_compared = 0;
     for case in Case::all(scratch.path()) {

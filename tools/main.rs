@@ -3,6 +3,7 @@
 //! Each command has a file of its own and a line in [`COMMANDS`]. What a command shares with others is in `output.rs` (options of
 //! everything that writes), `exit.rs` (how a run ends), `terminal.rs` (what a person sees) and `signals.rs`.
 
+mod bench;
 mod completions;
 mod convert;
 mod exit;
@@ -30,6 +31,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<inspect::Inspect>(),
     Entry::of::<tokenize::Tokenize>(),
     Entry::of::<imatrix::Imatrix>(),
+    Entry::of::<bench::Bench>(),
     Entry::of::<completions::Completions>(),
 ];
 

@@ -20,9 +20,7 @@ pub struct Bar {
 
 impl Bar {
     pub fn new(session: &Session) -> Bar {
-        let visible = !session.quiet && io::stderr().is_terminal();
-        let bar =
-            ProgressBar::with_draw_target(None, if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() });
+        let bar = ProgressBar::with_draw_target(None, target(session));
         let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
         bar.set_message("converting");
@@ -49,6 +47,44 @@ impl Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// A bar on stderr for work that is done in named steps, or nothing where stderr is no terminal or quiet was asked for.
+#[derive(Debug)]
+pub struct Steps {
+    bar: ProgressBar,
+}
+
+impl Steps {
+    /// `doing` stands before the bar, as in `timing`.
+    pub fn new(session: &Session, doing: &'static str, n_steps: usize) -> Steps {
+        let bar = ProgressBar::with_draw_target(Some(n_steps as u64), target(session));
+        let template = "{prefix} {msg} {wide_bar} {pos}/{len}, {eta} left";
+        bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
+        bar.set_prefix(doing);
+        Steps { bar }
+    }
+
+    /// The next step begins, and the one before is done.
+    pub fn begin(&self, step: &'static str) {
+        if !self.bar.message().is_empty() {
+            self.bar.inc(1);
+        }
+        self.bar.set_message(step);
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn target(session: &Session) -> ProgressDrawTarget {
+    match session.quiet || !io::stderr().is_terminal() {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
     }
 }
 

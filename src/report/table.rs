@@ -77,18 +77,39 @@ impl Table {
         text
     }
 
+    /// Comma-separated values with a line of titles, named as the fields of [`Table::json`] are; numbers as they are, without rounding.
+    pub fn csv(&self) -> String {
+        let quoted = |text: &str| match text.contains([',', '"']) {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text.to_owned(),
+        };
+        let value = |cell: &Cell| match cell {
+            Cell::Text(text) => quoted(&printable(text.as_bytes())),
+            Cell::Empty => String::new(),
+            Cell::Count(n) | Cell::About(n) | Cell::Bytes(n) => n.to_string(),
+            Cell::Real(x) | Cell::Fixed(x, _) => x.to_string(),
+        };
+        let is_bytes = |column: usize| self.rows.iter().any(|row| matches!(row[column], Cell::Bytes(_)));
+        let title = |(column, title): (usize, &&str)| quoted(&field_name(title, is_bytes(column)));
+        let mut text = self.titles.iter().enumerate().map(title).collect::<Vec<_>>().join(",") + "\n";
+        for row in &self.rows {
+            text += &row.iter().map(value).collect::<Vec<_>>().join(",");
+            text.push('\n');
+        }
+        text
+    }
+
     /// An array of objects, one per row, their fields named after the columns: `bits per weight` is `bits_per_weight`, and a column
     /// of sizes has its unit behind it, as in `size_bytes`.
     pub fn json(&self) -> serde_json::Value {
         let field = |(title, cell): (&&str, &Cell)| {
-            let name = title.replace(' ', "_");
-            match cell {
-                Cell::Empty => (name, serde_json::Value::Null),
-                Cell::Text(text) => (name, text.as_str().into()),
-                Cell::Count(n) | Cell::About(n) => (name, (*n).into()),
-                Cell::Bytes(n) => (name + "_bytes", (*n).into()),
-                Cell::Real(x) | Cell::Fixed(x, _) => (name, (*x).into()),
-            }
+            let value = match cell {
+                Cell::Empty => serde_json::Value::Null,
+                Cell::Text(text) => text.as_str().into(),
+                Cell::Count(n) | Cell::About(n) | Cell::Bytes(n) => (*n).into(),
+                Cell::Real(x) | Cell::Fixed(x, _) => (*x).into(),
+            };
+            (field_name(title, matches!(cell, Cell::Bytes(_))), value)
         };
         self.rows.iter().map(|row| self.titles.iter().zip(row).map(field).collect::<serde_json::Map<_, _>>()).collect()
     }
@@ -123,6 +144,10 @@ impl Table {
         }
         text
     }
+}
+
+fn field_name(title: &str, is_bytes: bool) -> String {
+    title.replace(' ', "_") + if is_bytes { "_bytes" } else { "" }
 }
 
 fn written(cell: &Cell) -> String {
@@ -178,6 +203,16 @@ mod tests {
         assert_eq!(
             table().markdown(),
             "| name | size | bits per weight | note |\n| --- | --: | --: | --- |\n| 日本 | 1.23 MB | 4.50 |  |\n| a\\|b\\n | 9 B | 16.00 | x |\n"
+        );
+    }
+
+    #[test]
+    fn csv_keeps_exact_numbers_and_quotes_where_it_must() {
+        let mut table = table();
+        table.push(["c,\"d\"".into(), Cell::Bytes(0), Cell::Empty, Cell::Fixed(0.1, 0), Cell::Empty]);
+        assert_eq!(
+            table.csv(),
+            "name,size_bytes,unused,bits_per_weight,note\n日本,1234567,,4.5,\na|b\\n,9,,16,x\n\"c,\"\"d\"\"\",0,,0.1,\n"
         );
     }
 

@@ -3,6 +3,7 @@
 
 pub mod files;
 pub mod ggml;
+#[path = "../../tools/bench/paint.rs"]
 pub mod paint;
 
 use std::ffi::{OsStr, OsString};
