@@ -71,6 +71,13 @@ pub enum Error {
         /// What differs.
         detail: String,
     },
+    /// No GPU can be used, or it cannot do what was asked: missing, too old, too small, lost.
+    Gpu {
+        /// What is missing or failed.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
     /// The caller asked to stop.
     Interrupted,
     /// A broken invariant of this library, caught before it could do harm.
@@ -305,7 +312,7 @@ impl fmt::Display for Error {
                 }
                 write!(f, "{} ({})", Escaped(detail), fault.name())
             }
-            Error::Unsupported { what, hint } => write!(f, "{}; {}", Escaped(what), Escaped(hint)),
+            Error::Unsupported { what, hint } | Error::Gpu { what, hint } => write!(f, "{}; {}", Escaped(what), Escaped(hint)),
             Error::Limit { path, what, limit, found } => {
                 write!(f, "{}: {}: {found} is over the limit of {limit}", shown(path), Escaped(what))
             }

@@ -89,6 +89,7 @@
 )]
 #![cfg_attr(all(feature = "convert", not(feature = "eval")), doc = "[`imatrix`] < [`plan`] < [`pipeline`].")]
 #![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`].")]
+#![cfg_attr(feature = "cuda", doc = "Beside them stands [`cuda`].")]
 #![cfg_attr(not(feature = "convert"), doc = "[`error`] < [`simd`] < [`quant`] < [`source`] < [`gguf`].")]
 
 pub mod error;
@@ -99,6 +100,8 @@ pub mod source;
 
 #[cfg(feature = "convert")]
 pub mod arch;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "convert")]
 pub mod hf;
 #[cfg(feature = "convert")]

@@ -15,6 +15,7 @@ const BAD_INPUT: u8 = 3;
 const NO_SPACE: u8 = 4;
 const INPUT_CHANGED: u8 = 5;
 const IO: u8 = 6;
+const GPU: u8 = 7;
 const INTERNAL: u8 = 70;
 
 /// `EMFILE`, for which the standard library has no name yet.
@@ -73,6 +74,7 @@ impl Failure {
                 Error::NoSpace { .. } => NO_SPACE,
                 Error::InputChanged { .. } => INPUT_CHANGED,
                 Error::Io { .. } => IO,
+                Error::Gpu { .. } => GPU,
                 _ => INTERNAL,
             },
         }

@@ -6,6 +6,8 @@
 mod bench;
 mod completions;
 mod convert;
+mod device;
+mod devices;
 mod exit;
 mod imatrix;
 mod inspect;
@@ -32,6 +34,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<tokenize::Tokenize>(),
     Entry::of::<imatrix::Imatrix>(),
     Entry::of::<bench::Bench>(),
+    Entry::of::<devices::Devices>(),
     Entry::of::<completions::Completions>(),
 ];
 
@@ -53,7 +56,8 @@ Examples:
 
 Exit codes:
   0 done   2 usage   3 bad input   4 no space   5 input changed while read
-  6 input or output failed   70 internal error   130, 143 stopped by a signal";
+  6 input or output failed   7 no usable GPU   70 internal error
+  130, 143 stopped by a signal";
 
 /// What every command can use.
 #[derive(Debug, Clone, Args)]
