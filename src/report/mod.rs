@@ -1,7 +1,10 @@
-//! Tables as data, and their writers: aligned text, Markdown, JSON. Knows nothing of what the tables are about.
+//! Tables as data, and their writers: aligned text, Markdown, JSON; and whole pages with plots, in [`page`]. Knows nothing of what they
+//! are about.
 //!
 //! Whatever text a cell holds is escaped when it is written, so that no file's content can drive the terminal it is shown on.
 
+#[cfg(feature = "eval")]
+pub mod page;
 mod table;
 mod text;
 

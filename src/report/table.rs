@@ -36,6 +36,12 @@ impl Table {
         Table { titles: titles.to_vec(), rows: Vec::new() }
     }
 
+    /// The titles of all columns.
+    #[cfg(feature = "eval")]
+    pub(super) fn titles(&self) -> &[&'static str] {
+        &self.titles
+    }
+
     /// Adds a row.
     ///
     /// # Panics
@@ -114,16 +120,18 @@ impl Table {
         self.rows.iter().map(|row| self.titles.iter().zip(row).map(field).collect::<serde_json::Map<_, _>>()).collect()
     }
 
-    fn written_rows(&self) -> Vec<Vec<String>> {
+    /// Every cell as people see it.
+    pub(super) fn written_rows(&self) -> Vec<Vec<String>> {
         self.rows.iter().map(|row| row.iter().map(written).collect()).collect()
     }
 
-    fn columns_in_use(&self) -> Vec<usize> {
+    /// The columns that hold anything.
+    pub(super) fn columns_in_use(&self) -> Vec<usize> {
         (0..self.titles.len()).filter(|&column| self.rows.iter().any(|row| row[column] != Cell::Empty)).collect()
     }
 
     /// Numbers are aligned on the right.
-    fn is_numeric(&self, column: usize) -> bool {
+    pub(super) fn is_numeric(&self, column: usize) -> bool {
         self.rows.iter().all(|row| !matches!(row[column], Cell::Text(_)))
     }
 
