@@ -1,0 +1,70 @@
+// What the block formats share. A format is a struct with the fields of its twin in src/quant, and
+//
+//   LEN    weights per block; plain floats count 32 as a block, of which a row's last may be a part
+//   BYTES  bytes per block
+//   unpack(block, sub, w)   the 32 weights w of sub-block `sub`, 0 <= sub < LEN/32
+//
+// `block` points into shared or global memory, aligned as the block's place in a file allows. The weights are bit for bit those of
+// `Format::dequantize`: the same multiplications and additions in the same order, none fused.
+//
+// Integers become floats four at a time, byte by byte of a word: the GPU converts any byte of a register without shifting it out first.
+#pragma once
+
+#include "../common.cuh"
+
+// Byte i of a word.
+DEVICE u32 byte_of(u32 word, u32 i) { return word >> (8 * i) & 0xff; }
+DEVICE i32 signed_byte_of(u32 word, u32 i) { return (i8)(word >> (8 * i)); }
+
+DEVICE float f16_at(const u8* at) { return to_f32(half{*(const u16*)at}); }
+
+// The scales of Q4_K and Q5_K: eight sub-blocks of 6 bits sc and 6 bits m, packed into 12 bytes as src/quant/k/affine.rs draws them.
+struct SixBitScales {
+    float scale, min;
+
+    DEVICE SixBitScales(float d, float dmin, const u8* packed, u32 sub) {
+        u32 sc, m;
+        if (sub < 4) {
+            sc = packed[sub] & 63;
+            m = packed[sub + 4] & 63;
+        } else {
+            sc = (packed[sub + 4] & 15) | packed[sub - 4] >> 6 << 4;
+            m = packed[sub + 4] >> 4 | packed[sub] >> 6 << 4;
+        }
+        scale = d * (float)sc;
+        min = dmin * (float)m;
+    }
+};
+
+// Sixteen signed bytes as four words, looked up by four nibbles at once: byte i of the result is entry (nibble i).
+template <u32 T0, u32 T1, u32 T2, u32 T3>
+DEVICE u32 lookup_nibbles(u32 nibbles) {
+    u32 low = __byte_perm(T0, T1, nibbles & 0x7777);
+    u32 high = __byte_perm(T2, T3, nibbles & 0x7777);
+    return __byte_perm(low, high, 0x3210 | (nibbles & 0x8888) >> 1); // a set fourth bit takes the byte from `high`
+}
+
+// The low and the high halves of two bytes as four nibbles each... in order: low halves of bytes 0 to 3 of `bytes`.
+DEVICE u32 low_nibbles(u32 bytes) {
+    u32 pairs = (bytes & 0x0f0f0f0f) | (bytes >> 4 & 0x00f000f0);
+    return (pairs & 0xff) | (pairs >> 8 & 0xff00);
+}
+
+DEVICE u32 high_nibbles(u32 bytes) { return low_nibbles(bytes >> 4); }
+
+// The two bits of each of four weights as nibbles.
+DEVICE u32 spread_two_bits(u32 code) {
+    u32 pairs = (code | code << 4) & 0x0f0f;
+    return (pairs | pairs << 2) & 0x3333;
+}
+
+// The three bits of each of four weights as nibbles.
+DEVICE u32 spread_three_bits(u32 code) {
+    return (code & 7) | (code & 0x38) << 1 | (code & 0x1c0) << 2 | (code & 0xe00) << 3;
+}
+
+// Eight signs in seven bits: the number of minus signs is even.
+DEVICE u32 even_signs(u32 seven) { return seven | (__popc(seven) & 1) << 7; }
+
+// x, or -x where bit i of `signs` is set.
+DEVICE float with_sign(float x, u32 signs, u32 i) { return as_float(as_bits(x) ^ (signs >> i & 1) << 31); }

@@ -1,0 +1,257 @@
+//! Builds `kernels/` with g++ for this CPU (`kernels/shim.h`) and starts kernels as a driver does: by name, grid, block, shared bytes
+//! and pointers to arguments.
+//!
+//! Every launch runs twice, its threads once from first to last and once from last to first, and must give the same bytes. Buffers
+//! have guard zones, which must be untouched, and which are NaN to whoever reads them.
+
+use std::cell::UnsafeCell;
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use libloading::Library;
+
+use crate::common;
+
+type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, usize, *mut *mut c_void, c_int) -> bool;
+
+/// The kernels, compiled for the CPU.
+pub struct Shim {
+    launch: Launch,
+    _library: Library,
+}
+
+/// `None`, with a word about it, where there is no g++.
+pub fn shim() -> Option<&'static Shim> {
+    static SHIM: OnceLock<Option<Shim>> = OnceLock::new();
+    SHIM.get_or_init(|| common::tool("g++").then(|| Shim::open(&build()))).as_ref()
+}
+
+/// The host library, compiled anew when a source or the compiler changed.
+fn build() -> PathBuf {
+    let kernels = common::root().join("kernels");
+    let mut hash = DefaultHasher::new();
+    common::succeeds(Command::new("g++").arg("--version")).stdout.hash(&mut hash);
+    for folder in [kernels.clone(), kernels.join("block")] {
+        for path in files(&folder).iter().filter(|path| path.is_file()) {
+            std::fs::read(path).expect("a readable source").hash(&mut hash);
+        }
+    }
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kernels");
+    std::fs::create_dir_all(&target).expect("a folder below target");
+    let library = target.join(format!("{:016x}.so", hash.finish()));
+    if library.exists() {
+        return library;
+    }
+    let sources: Vec<PathBuf> =
+        files(&kernels).into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu" || e == "cpp")).collect();
+    let work = tempfile::tempdir_in(&target).expect("a folder below target");
+    let objects: Vec<PathBuf> = std::thread::scope(|scope| {
+        let workers: Vec<_> = sources.iter().map(|source| scope.spawn(|| compile(source, work.path()))).collect();
+        workers.into_iter().map(|worker| worker.join().expect("a source that compiles")).collect()
+    });
+    let linked = work.path().join("kernels.so");
+    common::succeeds(Command::new("g++").arg("-shared").args(&objects).arg("-o").arg(&linked));
+    std::fs::rename(&linked, &library).expect("a rename below target");
+    library
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("a readable folder").map(|entry| entry.expect("a readable entry").path()).collect();
+    files.sort();
+    files
+}
+
+fn compile(source: &Path, folder: &Path) -> PathBuf {
+    const OPTIONS: &[&str] =
+        &["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-DHOST_SHIM"];
+    const WARNINGS: &[&str] = &["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"];
+    let object = folder.join(source.file_stem().expect("a named source")).with_extension("o");
+    common::succeeds(Command::new("g++").args(OPTIONS).args(WARNINGS).args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(&object));
+    object
+}
+
+impl Shim {
+    fn open(path: &Path) -> Shim {
+        // SAFETY: the library's initialisers fill a table; the signature is that of kernels/shim.cpp.
+        unsafe {
+            let library = Library::new(path).expect("the host library loads");
+            let launch = *library.get::<Launch>(b"shim_launch\0").expect("shim_launch");
+            Shim { launch, _library: library }
+        }
+    }
+
+    /// Runs `kernel` to its end, in both orders of threads.
+    #[track_caller]
+    pub fn launch(&self, kernel: &str, grid: &[u32], block: u32, shared_bytes: usize, arguments: &[Argument]) {
+        let before: Vec<Option<Vec<u8>>> = arguments.iter().map(Argument::contents).collect();
+        self.run(kernel, grid, block, shared_bytes, arguments, 0);
+        let forwards: Vec<Option<Vec<u8>>> = arguments.iter().map(Argument::contents).collect();
+        for (argument, bytes) in arguments.iter().zip(&before) {
+            argument.restore(bytes.as_deref());
+        }
+        self.run(kernel, grid, block, shared_bytes, arguments, 1);
+        for (i, (argument, forwards)) in arguments.iter().zip(&forwards).enumerate() {
+            assert!(argument.contents() == *forwards, "{kernel}: argument {i} depends on the order in which threads run");
+            argument.check_guards(kernel, i);
+        }
+    }
+
+    fn run(&self, kernel: &str, grid: &[u32], block: u32, shared_bytes: usize, arguments: &[Argument], order: c_int) {
+        let mut values: Vec<u64> = arguments.iter().map(Argument::value).collect();
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        let mut all = [1; 3];
+        all[..grid.len()].copy_from_slice(grid);
+        let name = CString::new(kernel).expect("a name");
+        // SAFETY: the kernel reads as many arguments as its signature has, of at most eight bytes each; tests pass those of LAUNCH.md.
+        let found = unsafe {
+            (self.launch)(name.as_ptr(), all.as_ptr(), [block, 1, 1].as_ptr(), shared_bytes, pointers.as_mut_ptr(), order)
+        };
+        assert!(found, "there is no kernel {kernel}");
+    }
+}
+
+/// What a kernel is given.
+pub enum Argument<'a> {
+    Buffer(&'a dyn Contents),
+    Value(u64),
+}
+
+impl From<u32> for Argument<'_> {
+    fn from(value: u32) -> Self {
+        Argument::Value(value.into())
+    }
+}
+
+/// As a kernel's u32.
+impl From<usize> for Argument<'_> {
+    fn from(value: usize) -> Self {
+        Argument::Value(u32::try_from(value).expect("a u32").into())
+    }
+}
+
+impl From<u64> for Argument<'_> {
+    fn from(value: u64) -> Self {
+        Argument::Value(value)
+    }
+}
+
+impl From<f32> for Argument<'_> {
+    fn from(value: f32) -> Self {
+        Argument::Value(value.to_bits().into())
+    }
+}
+
+impl<'a, T: Copy> From<&'a Buffer<T>> for Argument<'a> {
+    fn from(buffer: &'a Buffer<T>) -> Self {
+        Argument::Buffer(buffer)
+    }
+}
+
+/// The arguments of a launch: buffers by reference, numbers, NULL.
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => { [$(crate::shim::Argument::from($argument)),*] };
+}
+pub(crate) use arguments;
+
+/// A null pointer.
+pub const NULL: Argument<'static> = Argument::Value(0);
+
+impl Argument<'_> {
+    fn value(&self) -> u64 {
+        match self {
+            Argument::Buffer(buffer) => buffer.address(),
+            Argument::Value(value) => *value,
+        }
+    }
+
+    fn contents(&self) -> Option<Vec<u8>> {
+        match self {
+            Argument::Buffer(buffer) => Some(buffer.all().to_vec()),
+            Argument::Value(_) => None,
+        }
+    }
+
+    fn restore(&self, bytes: Option<&[u8]>) {
+        if let (Argument::Buffer(buffer), Some(bytes)) = (self, bytes) {
+            buffer.set(bytes);
+        }
+    }
+
+    #[track_caller]
+    fn check_guards(&self, kernel: &str, number: usize) {
+        if let Argument::Buffer(buffer) = self {
+            let (all, len) = (buffer.all(), buffer.len_bytes());
+            let untouched = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0xff);
+            assert!(untouched(&all[..GUARD]), "{kernel} writes before argument {number}");
+            assert!(untouched(&all[GUARD + len..]), "{kernel} writes past the end of argument {number}");
+        }
+    }
+}
+
+/// Bytes on both sides of a buffer.
+const GUARD: usize = 1024;
+
+/// Memory that kernels read and write, as a device has it.
+pub struct Buffer<T> {
+    bytes: Box<[UnsafeCell<u128>]>,
+    len: usize,
+    _of: std::marker::PhantomData<T>,
+}
+
+impl<T: Copy> Buffer<T> {
+    pub fn new(values: &[T]) -> Buffer<T> {
+        let n_bytes = size_of_val(values);
+        let bytes = (0..(2 * GUARD + n_bytes).div_ceil(16)).map(|_| UnsafeCell::new(u128::MAX)).collect();
+        let buffer = Buffer { bytes, len: values.len(), _of: std::marker::PhantomData };
+        // SAFETY: the buffer has room for the values after its first guard.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr().cast::<u8>(), buffer.address() as *mut u8, n_bytes) };
+        buffer
+    }
+
+    /// What no kernel has written to holds NaN.
+    pub fn unwritten(len: usize) -> Buffer<T> {
+        // SAFETY: all bits set is a value of the integers, floats and structs of them that buffers are made of.
+        let value = unsafe { std::mem::transmute_copy(&[0xffu8; 64]) };
+        assert!(size_of::<T>() <= 64);
+        Buffer::new(&vec![value; len])
+    }
+
+    pub fn to_vec(&self) -> Vec<T> {
+        // SAFETY: as many values were put there, and kernels write values of the same type.
+        unsafe { std::slice::from_raw_parts(self.address() as *const T, self.len) }.to_vec()
+    }
+}
+
+/// A buffer's bytes, with the guards.
+pub trait Contents {
+    fn address(&self) -> u64;
+    fn len_bytes(&self) -> usize;
+    fn all(&self) -> &[u8];
+    fn set(&self, bytes: &[u8]);
+}
+
+impl<T> Contents for Buffer<T> {
+    fn address(&self) -> u64 {
+        self.bytes.as_ptr() as u64 + GUARD as u64
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.len * size_of::<T>()
+    }
+
+    fn all(&self) -> &[u8] {
+        // SAFETY: the slice ends before the next kernel runs: callers copy or compare it at once.
+        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr().cast(), self.bytes.len() * 16) }
+    }
+
+    fn set(&self, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.bytes.len() * 16);
+        // SAFETY: the cells may be written through a shared reference, and no slice of them lives.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.bytes.as_ptr() as *mut u8, bytes.len()) };
+    }
+}
