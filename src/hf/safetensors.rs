@@ -115,10 +115,16 @@ pub fn read(file: &InputFile) -> Result<(Vec<Entry>, u64)> {
     }
     let mut start = [0; 8];
     file.read_exact_at(&mut start, 0)?;
-    if let Some(what) = recognise(&start) {
+    let header_bytes = u64::from_le_bytes(start);
+    let mut first = [0];
+    if size_bytes > 8 {
+        file.read_exact_at(&mut first, 8)?;
+    }
+    // The length of a header may begin like another format's name: 896 like a pickle's.
+    let is_plausible = header_bytes <= HEADER_BYTES_MAX && first == *b"{";
+    if let Some(what) = recognise(&start).filter(|_| !is_plausible) {
         return Err(malformed(Fault::UnsupportedFormat, what.to_owned()));
     }
-    let header_bytes = u64::from_le_bytes(start);
     if header_bytes < 2 {
         return Err(malformed(Fault::HeaderTooSmall, format!("a header of {header_bytes} bytes")));
     }

@@ -286,6 +286,17 @@ fn files_of_other_formats_are_recognised() {
 }
 
 #[test]
+fn a_length_that_looks_like_another_format_is_a_length() {
+    // The first bytes of pickles and of web pages.
+    for length in [0x280, 0x380, 0x480, 0x580, 0x1_0280, 0x213c, 0x683c] {
+        let header = format!("{{{},{}}}", entry("a", 0, 8), entry("b", 8, 20));
+        let padded = header.clone() + &" ".repeat(length - header.len());
+        let result = open(&folder(&[("model.safetensors", &file(&padded, 20))]));
+        assert_eq!(result.unwrap_or_else(|e| panic!("{length:#x}: {e}")).tensors().len(), 2);
+    }
+}
+
+#[test]
 fn mutated_json_never_panics() {
     let seeds: [(&str, String); 3] = [
         ("config.json", CONFIG.to_owned()),
