@@ -10,7 +10,7 @@ use common::files::FileMap;
 use common::{Paint, fixture, ggforge, json, scratch, shared, succeeds};
 use ggforge::gguf::{File, Header, Metadata};
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer, Words, pre_names};
-use ggforge::tokenizer::{self, Options, Scores};
+use ggforge::tokenizer::{self, Options};
 use sha2::{Digest, Sha256};
 
 fn tokenizer(path: &Path) -> Tokenizer {
@@ -171,8 +171,7 @@ const NOT_AS_HUGGING_FACE: &[(&str, &str, &str)] = &[
 
 /// The GGUF file, without tensors, that the conversion of a Hugging Face folder would begin with.
 fn converted(folder: &Path) -> Vec<u8> {
-    let options = Options { scores: Scores::FromMerges, ..Options::default() };
-    let vocabulary = tokenizer::read(&FileMap::of(folder), 200_000, options).unwrap_or_else(|e| panic!("{e}"));
+    let vocabulary = tokenizer::read(&FileMap::of(folder), 200_000, Options::default()).unwrap_or_else(|e| panic!("{e}"));
     let mut metadata: Metadata = vec![("general.architecture".to_owned(), "llama".into())];
     metadata.extend(vocabulary.metadata());
     Header { metadata, tensors: Vec::new() }.layout().expect("a header").header

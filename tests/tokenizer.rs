@@ -15,6 +15,12 @@ fn read(files: &FileMap, vocab_size: u32) -> Vocabulary {
     tokenizer::read(files, vocab_size, Options::default()).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// With the scores of llama.cpp's converter.
+fn read_with_constant(files: &FileMap, vocab_size: u32) -> Vocabulary {
+    let options = Options { scores: Scores::Constant, ..Options::default() };
+    tokenizer::read(files, vocab_size, options).unwrap_or_else(|e| panic!("{e}"))
+}
+
 fn forge() -> FileMap {
     FileMap::of(&fixture("hf/forge-3m"))
 }
@@ -49,8 +55,11 @@ fn four_models_are_equal_to_the_converter_s_key_for_key() {
         let reference = json(&fixture(&format!("reference/{model}.json")));
         let expected: Vec<(&String, &serde_json::Value)> =
             reference["metadata"].as_object().expect("metadata").iter().filter(|(key, _)| key.starts_with("tokenizer.")).collect();
-        let got: Vec<(String, serde_json::Value)> =
-            read(&FileMap::of(&folder), vocab_size).metadata().iter().map(|(key, value)| (key.clone(), recorded(value))).collect();
+        let got: Vec<(String, serde_json::Value)> = read_with_constant(&FileMap::of(&folder), vocab_size)
+            .metadata()
+            .iter()
+            .map(|(key, value)| (key.clone(), recorded(value)))
+            .collect();
         let keys = |pairs: &[(String, serde_json::Value)]| pairs.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
         assert_eq!(keys(&got), expected.iter().map(|(key, _)| (*key).clone()).collect::<Vec<_>>(), "{model}");
         for ((key, got), (_, expected)) in got.iter().zip(&expected) {
@@ -246,22 +255,23 @@ fn byte_fallback_becomes_the_llama_kind_with_a_row_for_each_row_of_the_embedding
     let vocabulary = read(&byte_fallback(), 10);
     assert_eq!((vocabulary.model, vocabulary.pre, vocabulary.merges.len()), (Model::Llama, "default", 0));
     assert_eq!(vocabulary.types, [Control, Control, Byte, Normal, Normal, Normal, UserDefined, Control, Unused, Unused]);
-    assert_eq!(vocabulary.scores[..9], [-1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -1000.0, -10000.0]);
+    assert_eq!(vocabulary.scores, [-1.0, -1.0, -1.0, -1.0, -1.0, 0.0, -1.0, -1.0, -10000.0, -10000.0]);
     assert_eq!(vocabulary.tokens[9], b"[PAD9]");
     assert_eq!((vocabulary.special_id(Special::Eos), vocabulary.add.as_slice()), (Some(7), &[(Special::Bos, true)][..]));
 }
 
 #[test]
-fn scores_can_be_the_order_of_the_merges() {
-    let options = Options { scores: Scores::FromMerges, ..Options::default() };
+fn scores_are_the_order_of_the_merges_or_a_constant() {
     let files = byte_fallback().edit("tokenizer.json", |tokenizer| {
         tokenizer["model"]["vocab"]["aa"] = 6.into();
         tokenizer["model"]["merges"] = json!(["a a", "▁ a"]);
     });
-    let vocabulary = tokenizer::read(&files, 10, options).expect("a vocabulary");
+    let vocabulary = read(&files, 10);
     assert_eq!(vocabulary.scores, [-2.0, -2.0, -2.0, -2.0, -2.0, -1.0, 0.0, -2.0, -2.0, -10000.0]);
-    let warns = |vocabulary: &Vocabulary| vocabulary.warnings.iter().any(|warning| warning.contains("no scores"));
-    assert!(!warns(&vocabulary) && warns(&read(&files, 10)));
+    let constant = read_with_constant(&files, 10);
+    assert!(constant.scores[..9].iter().all(|score| *score == -1000.0) && constant.scores[9] == -10000.0);
+    let warns = |vocabulary: &Vocabulary| vocabulary.warnings.iter().any(|warning| warning.contains("the same score"));
+    assert!(!warns(&vocabulary) && warns(&constant));
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ggforge::hf::Folder;
 use ggforge::plan::{self, ConvertOptions};
+use ggforge::tokenizer::Scores;
+use ggforge::tokenizer::proof::Proof;
 
 use crate::exit::Failure;
 use crate::output::{OutputOptions, Prepared};
@@ -27,11 +29,23 @@ pub struct Convert {
     /// Name of the pre-tokenizer, where it is not recognised
     #[arg(long, value_name = "NAME")]
     pre: Option<String>,
+    /// Scores of tokens where tokenizer.json has only merges, without a tokenizer.model
+    #[arg(long, value_name = "FROM", default_value = "merges")]
+    token_scores: TokenScores,
     /// Name of the model in the metadata [default: from the folder]
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
     #[command(flatten)]
     output: OutputOptions,
+}
+
+/// Where the scores of a vocabulary come from that has none.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TokenScores {
+    /// The order of the merges: llama.cpp makes the tokens that the model knows
+    Merges,
+    /// -1000 for every token, as convert_hf_to_gguf.py writes
+    Constant,
 }
 
 impl Run for Convert {
@@ -45,11 +59,16 @@ impl Run for Convert {
             imatrix: imatrix.as_ref(),
             name: self.name,
             pre: self.pre,
+            scores: match self.token_scores {
+                TokenScores::Merges => Scores::FromMerges,
+                TokenScores::Constant => Scores::Constant,
+            },
         };
         let folder = Folder::open(&self.source)?;
         let plan = plan::convert(&folder, &options)?;
         let protected = files_in(&self.source);
-        self.output.carry_out(Prepared { source_path: self.source, source: &folder, plan, protected }, session)
+        let proof = plan.outputs.first().map(|output| Proof::start(&folder, &output.metadata));
+        self.output.carry_out(Prepared { source_path: self.source, source: &folder, plan, proof, protected }, session)
     }
 }
 

@@ -11,10 +11,11 @@ use ggforge::pipeline::{self, Existing, MEMORY_MAX_BYTES_DEFAULT, Options};
 use ggforge::plan::recipe::{Preset, preset};
 use ggforge::plan::{NameOverride, Overrides, Plan, output_paths, parse_format};
 use ggforge::source::TensorSource;
+use ggforge::tokenizer::proof::{Comparison, Outcome, Proof};
 
 use crate::exit::{self, Failure};
 use crate::signals::Stop;
-use crate::summary::Summary;
+use crate::summary::{self, Summary};
 use crate::terminal::{self, Bar};
 use crate::{Session, size};
 
@@ -71,6 +72,8 @@ pub struct Prepared<'a> {
     pub source_path: PathBuf,
     pub source: &'a dyn TensorSource,
     pub plan: Plan,
+    /// Whether the tokenizer is still the source's: found out while the weights are converted.
+    pub proof: Option<Proof>,
     /// Files that no output may replace.
     pub protected: Vec<PathBuf>,
 }
@@ -108,13 +111,14 @@ impl OutputOptions {
 
     /// Writes the outputs, or prints the plan, and reports.
     pub fn carry_out(&self, prepared: Prepared, session: &Session) -> Result<(), Failure> {
-        let Prepared { source_path, source, plan, mut protected } = prepared;
+        let Prepared { source_path, source, plan, proof, mut protected } = prepared;
         protected.extend(self.imatrix.clone());
         plan.warnings.iter().for_each(|warning| terminal::warn(warning));
         let paths = output_paths(&plan, &self.output, self.names_a_folder())?;
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;
-        let mut summary = Summary { source: &source_path, plan: &plan, files: &files, seconds: None };
+        let mut summary = Summary { source: &source_path, plan: &plan, files: &files, tokenizer: None, seconds: None };
         if self.dry_run {
+            summary.tokenizer = proof.map(proven);
             let text = if self.json { summary.json() } else { summary.plan_text() };
             return exit::print(&text);
         }
@@ -138,6 +142,7 @@ impl OutputOptions {
             (error, _) => Failure::Library(error, None),
         })?;
 
+        summary.tokenizer = proof.map(proven);
         summary.seconds = Some(started.elapsed().as_secs_f64());
         match (self.json, session.quiet) {
             (true, _) => exit::print(&summary.json()),
@@ -145,4 +150,14 @@ impl OutputOptions {
             (false, true) => Ok(()),
         }
     }
+}
+
+/// What came of the comparison. Other tokens are worth a warning: what a model makes of text that it was not trained to read is
+/// nothing that a later measurement explains.
+fn proven(proof: Proof) -> Outcome {
+    let outcome = proof.finish();
+    if let Outcome::Compared(Comparison { example: Some(example), .. }) = &outcome {
+        terminal::warn(&summary::example_line(example));
+    }
+    outcome
 }

@@ -45,6 +45,6 @@ impl Run for Quantize {
         let model = Model::open(&self.input)?;
         let plan = plan::quantize(&model, &options)?;
         let protected = model.files().iter().map(|file| file.path().to_owned()).collect();
-        self.output.carry_out(Prepared { source_path: self.input, source: &model, plan, protected }, session)
+        self.output.carry_out(Prepared { source_path: self.input, source: &model, plan, proof: None, protected }, session)
     }
 }

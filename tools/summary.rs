@@ -7,6 +7,7 @@ use ggforge::imatrix::{Coverage, Matched};
 use ggforge::pipeline::PlannedFile;
 use ggforge::plan::{OutputPlan, Plan, PlannedTensor};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text, printable};
+use ggforge::tokenizer::proof::{Comparison, Example, Outcome};
 use serde_json::{Map, Value, json};
 
 /// A run, planned or done.
@@ -14,6 +15,8 @@ pub struct Summary<'a> {
     pub source: &'a Path,
     pub plan: &'a Plan,
     pub files: &'a [PlannedFile],
+    /// Whether the tokenizer is still the source's, where the source has one of its own.
+    pub tokenizer: Option<Outcome>,
     /// Of a run that is done.
     pub seconds: Option<f64>,
 }
@@ -52,6 +55,7 @@ impl<'a> Summary<'a> {
             let _ = writeln!(text, "total: {}\n", self.totals_line(index));
         }
         text += &self.coverage_line();
+        text += &self.tokenizer_line();
         text.push_str("nothing was written\n");
         text
     }
@@ -66,6 +70,7 @@ impl<'a> Summary<'a> {
             let _ = writeln!(text, "  {}: {}", output.file_type, self.totals_line(index));
         }
         text += &self.coverage_line();
+        text += &self.tokenizer_line();
         let _ = writeln!(text, "done in {:.1} s", self.seconds.unwrap_or(0.0));
         text
     }
@@ -74,6 +79,16 @@ impl<'a> Summary<'a> {
     fn coverage_line(&self) -> String {
         let coverage = self.plan.coverage.as_ref();
         coverage.map_or(String::new(), |coverage| format!("{}\n", printable(coverage.summary().as_bytes())))
+    }
+
+    /// Whether the tokenizer is still the source's.
+    fn tokenizer_line(&self) -> String {
+        let line = match &self.tokenizer {
+            None => return String::new(),
+            Some(Outcome::NotCompared(why)) => format!("not compared with the source's own: {why}"),
+            Some(Outcome::Compared(found)) => found_line(found),
+        };
+        format!("tokenizer: {}\n", printable(line.as_bytes()))
     }
 
     /// The same as JSON; for a run that is only planned, with every tensor.
@@ -86,6 +101,7 @@ impl<'a> Summary<'a> {
             "seconds": self.seconds,
             "warnings": self.plan.warnings,
             "imatrix": self.plan.coverage.as_ref().map(coverage_json),
+            "tokenizer": self.tokenizer.as_ref().map(tokenizer_json),
             "outputs": outputs,
         }))
     }
@@ -108,6 +124,50 @@ impl<'a> Summary<'a> {
             value["tensor_list"] = output.tensors.iter().map(tensor_json).collect();
         }
         value
+    }
+}
+
+/// Kinds of text named; JSON has all of them.
+const SECTIONS_SHOWN: usize = 3;
+
+/// `201 texts in many scripts (5042 tokens) are split as tokenizer.json splits them`
+fn found_line(found: &Comparison) -> String {
+    let Comparison { n_texts, n_tokens, n_different, n_uncomposed, .. } = found;
+    if *n_different == 0 {
+        return format!("{n_texts} texts in many scripts ({n_tokens} tokens) are split as tokenizer.json splits them");
+    }
+    let percent = 100.0 * found.rate();
+    let mut line = format!("{n_different} of {n_texts} texts ({percent:.1} %) are split otherwise than tokenizer.json splits them");
+    if n_uncomposed == n_different {
+        line += ", since llama.cpp does not compose characters (NFC); text is composed as a rule";
+        return line;
+    }
+    let mut sections: Vec<(&&str, &usize)> = found.sections.iter().collect();
+    sections.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let shown: Vec<String> = sections.iter().take(SECTIONS_SHOWN).map(|(name, n)| format!("{name} {n}")).collect();
+    let more = if sections.len() > SECTIONS_SHOWN { "; …" } else { "" };
+    let _ = write!(line, ": {}{more}", shown.join("; "));
+    line
+}
+
+/// `"a  b" is split otherwise ...: [1, 2, 3], not [1, 4]`
+pub fn example_line(example: &Example) -> String {
+    let Example { text, ours, theirs } = example;
+    format!("the tokenizer is not the source's: {text:?} becomes {ours:?} with the GGUF file, {theirs:?} with tokenizer.json")
+}
+
+fn tokenizer_json(outcome: &Outcome) -> Value {
+    match outcome {
+        Outcome::NotCompared(why) => json!({ "not_compared": why }),
+        Outcome::Compared(found) => json!({
+            "texts": found.n_texts,
+            "tokens": found.n_tokens,
+            "different": found.n_different,
+            "rate": found.rate(),
+            "different_for_composition": found.n_uncomposed,
+            "sections": found.sections,
+            "example": found.example.as_ref().map(|e| json!({ "text": e.text, "ids": e.ours, "tokenizer_json": e.theirs })),
+        }),
     }
 }
 

@@ -30,6 +30,8 @@ pub struct ConvertOptions<'a> {
     pub name: Option<String>,
     /// llama.cpp's name for the pre-tokenizer, instead of the one found.
     pub pre: Option<String>,
+    /// What stands for the scores of a vocabulary that has none.
+    pub scores: tokenizer::Scores,
 }
 
 /// Plans the conversion of a model folder.
@@ -41,7 +43,7 @@ pub fn convert(folder: &Folder, options: &ConvertOptions<'_>) -> Result<Plan> {
     let config = folder.config();
     let arch = arch::find(config)?;
     let mapped = arch.map_tensors(config, folder.tensors(), folder.unreadable())?;
-    let tokenizer_options = tokenizer::Options { pre: options.pre.as_deref(), ..Default::default() };
+    let tokenizer_options = tokenizer::Options { pre: options.pre.as_deref(), scores: options.scores };
     let vocabulary = tokenizer::read(folder, arch.hparams(config)?.n_vocab, tokenizer_options)?;
 
     let mut metadata = general(folder, arch, &mapped, options);

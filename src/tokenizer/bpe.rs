@@ -141,11 +141,8 @@ pub(super) fn read_byte_fallback(inputs: &Inputs, tokenizer: &Tokenizer, vocab_s
         warnings.push("there are no byte tokens, so llama.cpp fails on text with characters that the vocabulary lacks".to_owned());
     }
     if scores == Scores::Constant && !tokenizer.merges.is_empty() {
-        warnings.push(
-            "tokenizer.json has no scores, and with the constant in their place llama.cpp splits text otherwise than the \
-                       model's own tokenizer; a tokenizer.model in the folder gives the scores"
-                .to_owned(),
-        );
+        warnings
+            .push("with the same score for every token, llama.cpp splits text otherwise than the model's own tokenizer".to_owned());
     }
 
     let scores = match scores {
@@ -168,7 +165,7 @@ fn scores_from_merges(merges: &[Merge], tokens: &[Vec<u8>]) -> Vec<f32> {
         ranks.entry(merge.joined.as_bytes()).or_insert(rank);
     }
     // Exact in f32 below 2^24, and no vocabulary has as many merges.
-    tokens.iter().map(|token| -(ranks.get(token.as_slice()).copied().unwrap_or(merges.len()) as f32)).collect()
+    tokens.iter().map(|token| 0.0 - ranks.get(token.as_slice()).copied().unwrap_or(merges.len()) as f32).collect()
 }
 
 /// Every merge must join two tokens into a third: Hugging Face's library refuses or crashes otherwise.

@@ -5,7 +5,7 @@
 //! | files | becomes | where |
 //! |---|---|---|
 //! | `tokenizer.model` | `llama`: pieces, scores and types of SentencePiece | `spm` |
-//! | `tokenizer.json`, BPE with byte fallback | `llama`: no scores known | `bpe` |
+//! | `tokenizer.json`, BPE with byte fallback | `llama`: scores from the order of merges | `bpe` |
 //! | `tokenizer.json`, byte-level BPE, or `vocab.json` with `merges.txt` | `gpt2`: merges, and a name for the pre-tokenizer | `bpe`, `pre` |
 //!
 //! What is written equals the converter's, key by key, but for these:
@@ -13,6 +13,8 @@
 //! - The pre-tokenizer is known by its structure, so a new vocabulary is converted where the converter refuses it.
 //! - The vocabulary always has as many tokens as the embedding has rows. The converter stops when there are more tokens, and leaves
 //!   byte-fallback vocabularies short when there are fewer, which makes a file that does not load.
+//! - A byte-fallback vocabulary without `tokenizer.model` gets scores with which llama.cpp merges as Hugging Face's library does, see
+//!   [`Scores`]; the converter gives every token the same.
 //! - Where bos or eos stay unknown, they are searched in files that the converter does not read; and `add_bos_token` is written as
 //!   false where llama.cpp would otherwise add a token that Hugging Face does not add.
 //! - Special tokens spelled as objects are compared by their text, added tokens keep letters from U+0080 to U+00FF, and
@@ -42,6 +44,7 @@ pub mod encode;
 mod inputs;
 mod pre;
 mod pre_regex;
+pub mod proof;
 mod special;
 mod spm;
 mod template;
@@ -103,14 +106,14 @@ pub struct Options<'a> {
 /// Scores of a byte-fallback vocabulary without `tokenizer.model`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Scores {
-    /// -1000 for every token, as llama.cpp's converter writes. llama.cpp then merges from left to right whatever it can, and splits
-    /// text into other tokens than the model was trained with.
-    #[default]
-    Constant,
     /// The rank of the first merge that makes the token, negated: llama.cpp merges in the order of the list, as Hugging Face does.
     /// With Phi-3's vocabulary this gives the same tokens for ten texts of 2.5 million characters; the constant gives others for the
     /// three of them whose scripts have merges, English and Russian.
+    #[default]
     FromMerges,
+    /// -1000 for every token, as llama.cpp's converter writes. llama.cpp then merges from left to right whatever it can, and splits
+    /// text into other tokens than the model was trained with.
+    Constant,
 }
 
 /// Reads the vocabulary of a model whose embedding has `vocab_size` rows.
