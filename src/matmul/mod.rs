@@ -32,14 +32,17 @@
 //! - `x` is packed once ([`Activations`]): by chunks of 256 columns, then tiles of rows, so that a tile is read front to back.
 //! - Every worker takes strips of columns of `y`, which are rows of `w`. For each chunk it dequantizes its rows into panels of 16 to 48
 //!   columns, turned round, and multiplies every tile of `x` with them. No weight is dequantized twice, and at most a strip is unpacked.
-//! - One token goes the same way, with a tile of one row.
+//! - Few tokens go the same way, in tiles of 4, 2 and 1 rows. [`Engine::multiply_token`] is the fast way for one.
 //!
 //! # Numbers
 //!
 //! Every element of `y` is one chain: `c = fma(x[k], w[k], c)` from 0 over the 256 `k` of a chunk in ascending order, and the chunks'
 //! results added up in order, to what `y` held before with [`Accumulate::Add`]. So the bits do not depend on level, tile, thread count, or on
 //! how many tokens are computed at once. Chunks of 256 also keep the error small: it grows with 256 + k / 256, not with k.
+//! [`Engine::multiply_token`] alone has another order, as fixed.
 
+pub mod ceiling;
+mod dot;
 mod pack;
 mod tile;
 
@@ -139,6 +142,26 @@ impl Engine {
                 out.chunks_mut(stride).take(x.n_rows()).map(|row| &mut row[first..first + width]).collect();
             self.run(Strip { level: self.level, x, w: &w, first, out: &mut rows, accumulate, scratch: &mut scratch });
         }
+    }
+
+    /// [`multiply`](Engine::multiply) of one token by another order of the sum, as fast as weights come from memory. For generation.
+    ///
+    /// The order: 64 sums run along the row, sum `j` over the `k` that are `j` modulo 64, in ascending order, fused, from 0. Sums `j`
+    /// and `j + 16` are added, `j + 32` and `j + 48`, these two; of the sixteen then those 8 apart, 4, 2 and 1. The same at every level
+    /// and for any thread count, but not the last bits of [`multiply`](Engine::multiply).
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn multiply_token(self, x: &[f32], w: Weights, out: &mut [f32], accumulate: Accumulate) {
+        assert_eq!(x.len(), w.n_cols, "inputs");
+        assert_eq!(out.len(), w.n_rows, "outputs");
+        let mut padded = vec![0.0; x.len().next_multiple_of(dot::STEP)];
+        padded[..x.len()].copy_from_slice(x);
+        let rows = dot_rows(w.n_cols, out.len(), rayon::current_num_threads());
+        out.par_chunks_mut(rows).enumerate().for_each(|(index, out)| {
+            let w = w.rows(index * rows, out.len());
+            self.run(dot::Dots { level: self.level, x: &padded, w, out, accumulate });
+        });
     }
 
     fn check(self, x: &Activations, w: &Right) {
@@ -285,6 +308,12 @@ fn strip_width(n_rows: usize, n_out: usize, n_workers: usize) -> usize {
     let n_vectors = n_out.div_ceil(LANES);
     let n_strips = n_out.div_ceil(width_max).next_multiple_of(n_workers.max(1));
     n_vectors.div_ceil(n_strips) * LANES
+}
+
+/// Rows that a worker takes at a time for one token: several times as many pieces as workers, but none so small that handing it over
+/// takes as long as its products, some microseconds.
+fn dot_rows(n_cols: usize, n_rows: usize, n_workers: usize) -> usize {
+    n_rows.div_ceil(4 * n_workers).max((1 << 15) / n_cols.max(1)).max(1)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::simd::{F32x16, Level, Simd};
 
 /// The left side of products, packed: made once, used for every matrix that takes the same input.
 ///
-/// By chunks of 256 columns; in a chunk by tiles of rows; in a tile by columns. The last chunk and the last tile are smaller, so that
+/// By chunks of 256 columns; in a chunk by tiles of rows; in a tile by columns. The last chunk and the last tiles are smaller, so that
 /// packing moves floats and adds none.
 #[derive(Debug, Clone)]
 pub struct Activations {
@@ -57,11 +57,10 @@ impl Activations {
         self.tile_rows
     }
 
-    /// Tile `tile` of the chunk that starts at column `k` and has `len`: `[len, rows of the tile]`.
+    /// The tile of rows from `first` in the chunk that starts at column `k` and has `len`: `[len, rows of the tile]`.
     #[inline(always)]
-    pub(super) fn tile(&self, k: usize, len: usize, tile: usize) -> &[f32] {
-        let first = tile * self.tile_rows;
-        let n_rows = self.tile_rows.min(self.n_rows - first);
+    pub(super) fn tile(&self, k: usize, len: usize, first: usize) -> &[f32] {
+        let n_rows = tile_len(self.tile_rows, self.n_rows - first);
         &self.packed[k * self.n_rows + first * len..][..n_rows * len]
     }
 
@@ -71,14 +70,23 @@ impl Activations {
     }
 }
 
-fn pack_chunk(tile_rows: usize, x: Rows, index: usize, chunk: &mut [f32]) {
+/// Rows of the next tile when `n_left` are left: whole tiles, then those of 4, 2 and 1 rows, so that there is code for few sizes.
+#[inline(always)]
+pub(super) fn tile_len(tile_rows: usize, n_left: usize) -> usize {
+    if n_left >= tile_rows { tile_rows } else { 1 << n_left.ilog2() }
+}
+
+fn pack_chunk(tile_rows: usize, x: Rows, index: usize, mut chunk: &mut [f32]) {
     let (k, len) = (index * CHUNK, chunk.len() / x.n_rows);
-    for (tile, packed) in chunk.chunks_mut(tile_rows * len).enumerate() {
-        let n_rows = packed.len() / len;
+    let mut first = 0;
+    while first < x.n_rows {
+        let n_rows = tile_len(tile_rows, x.n_rows - first);
+        let (tile, rest) = chunk.split_at_mut(n_rows * len);
         for row in 0..n_rows {
-            let from = &x.row(tile * tile_rows + row)[k..k + len];
-            packed[row..].iter_mut().step_by(n_rows).zip(from).for_each(|(to, from)| *to = *from);
+            let from = &x.row(first + row)[k..k + len];
+            tile[row..].iter_mut().step_by(n_rows).zip(from).for_each(|(to, from)| *to = *from);
         }
+        (chunk, first) = (rest, first + n_rows);
     }
 }
 
@@ -139,15 +147,22 @@ pub(super) fn pack_lanes<S: Simd>(
 /// Writes the columns of `runs` as vectors.
 #[inline(always)]
 fn turn<S: Simd>(simd: S, runs: &Runs, len: usize, panel: &mut Panel) {
-    let mut vectors = panel.vectors[panel.at..].iter_mut().step_by(panel.width);
+    let vectors = &mut panel.vectors[panel.at..];
     for start in (0..len).step_by(LANES) {
         let mut rows = [F32x16::splat(simd, 0.0); LANES];
         for (row, run) in rows.iter_mut().zip(runs) {
             *row = F32x16::load(simd, &run.as_chunks().0[start / LANES]);
         }
-        for column in F32x16::transpose(rows).into_iter().take(len - start) {
-            if let Some(to) = vectors.next() {
-                column.store(to);
+        let columns = F32x16::transpose(rows);
+        let vectors = &mut vectors[start * panel.width..];
+        if len - start >= LANES {
+            let vectors = &mut vectors[..(LANES - 1) * panel.width + 1];
+            for i in 0..LANES {
+                columns[i].store(&mut vectors[i * panel.width]);
+            }
+        } else {
+            for i in 0..len - start {
+                columns[i].store(&mut vectors[i * panel.width]);
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// A chain of `len` fused multiply-adds errs by less than `(CHUNK + n_chunks) * 2^-24` of the sum of magnitudes; `Add` is one more.
+/// A chain of `len` fused multiply-adds errs by less than `(CHUNK + n_chunks) * 2^-24` of the sum of magnitudes; `Add` is one more. The
+/// sums of one token are shorter: `len / 64`, and six to add them up.
 fn bound(len: usize, magnitudes: f64) -> f64 {
     (CHUNK.min(len) + len / CHUNK + 2) as f64 * magnitudes * (-24f64).exp2()
 }
@@ -79,6 +80,18 @@ fn every_format_is_near_f64_and_the_same_at_every_level() {
             assert_close(&out, &expected, len, &format!("{format} {}", engine.name()));
             let first = first.get_or_insert_with(|| bits(&out));
             assert!(*first == bits(&out), "{format}: {} differs from scalar", engine.name());
+        }
+        let mut first: Option<Vec<u32>> = None;
+        for (engine, n_threads) in Engine::available().into_iter().flat_map(|engine| [(engine, 1), (engine, 4)]) {
+            let mut out = vec![0.0; n_out];
+            let weights = Weights::new(format, n_out, len, &bytes);
+            pool(n_threads).install(|| engine.multiply_token(&x[..len], weights, &mut out, Accumulate::Store));
+            assert_close(&out, &expected[..n_out], len, &format!("one token, {format} {}", engine.name()));
+            let first = first.get_or_insert_with(|| bits(&out));
+            assert!(*first == bits(&out), "one token, {format}: {} with {n_threads} threads differs", engine.name());
+            pool(n_threads).install(|| engine.multiply_token(&x[..len], weights, &mut out, Accumulate::Add));
+            let twice: Vec<u32> = first.iter().map(|&one| (2.0 * f32::from_bits(one)).to_bits()).collect();
+            assert!(twice == bits(&out), "one token, {format}: adding differs");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The inner loops: strips, and the tiles they are made of.
 
-use super::pack::{Panel, Runs, pack_lanes};
+use super::pack::{Panel, Runs, pack_lanes, tile_len};
 use super::{Accumulate, Activations, CHUNK, LANES, Right};
 use crate::simd::{F32x16, Level, Simd, Task};
 
@@ -69,11 +69,15 @@ impl Task for Strip<'_, '_> {
                 }
             }
             let add = k > 0 || accumulate == Accumulate::Add;
-            for (tile, rows) in out.chunks_mut(tile_rows).enumerate() {
-                let x = x.tile(k, len, tile);
+            let mut first = 0;
+            while first < out.len() {
+                let n_rows = tile_len(tile_rows, out.len() - first);
+                let rows = &mut out[first..][..n_rows];
+                let x = x.tile(k, len, first);
                 for (at, width) in panel_widths::<S>(n_vectors) {
                     multiply_tile(simd, x, &panels[at * len..][..width * len], width, rows, LANES * at, add);
                 }
+                first += rows.len();
             }
         }
     }
@@ -100,26 +104,16 @@ fn panel_widths<S: Simd>(n_vectors: usize) -> impl Iterator<Item = (usize, usize
 /// Columns `at..` of `rows` of the output: the code for every number of rows and vectors.
 #[inline(always)]
 fn multiply_tile<S: Simd>(simd: S, x: &[f32], panel: &[[f32; LANES]], width: usize, rows: &mut [&mut [f32]], at: usize, add: bool) {
-    if shape::<S>().1 == 1 {
-        match rows.len() {
-            1 => tile::<S, 1, 1>(simd, x, panel, rows, at, add),
-            2 => tile::<S, 2, 1>(simd, x, panel, rows, at, add),
-            3 => tile::<S, 3, 1>(simd, x, panel, rows, at, add),
-            4 => tile::<S, 4, 1>(simd, x, panel, rows, at, add),
-            5 => tile::<S, 5, 1>(simd, x, panel, rows, at, add),
-            _ => tile::<S, 6, 1>(simd, x, panel, rows, at, add),
-        }
-    } else {
-        match width {
-            1 => tiles_of_eight::<S, 1>(simd, x, panel, rows, at, add),
-            2 => tiles_of_eight::<S, 2>(simd, x, panel, rows, at, add),
-            _ => tiles_of_eight::<S, 3>(simd, x, panel, rows, at, add),
-        }
+    match width {
+        _ if shape::<S>().1 == 1 => multiply_rows::<S, 1>(simd, x, panel, rows, at, add),
+        1 => multiply_rows::<S, 1>(simd, x, panel, rows, at, add),
+        2 => multiply_rows::<S, 2>(simd, x, panel, rows, at, add),
+        _ => multiply_rows::<S, 3>(simd, x, panel, rows, at, add),
     }
 }
 
 #[inline(always)]
-fn tiles_of_eight<S: Simd, const V: usize>(
+fn multiply_rows<S: Simd, const V: usize>(
     simd: S,
     x: &[f32],
     panel: &[[f32; LANES]],
@@ -130,11 +124,8 @@ fn tiles_of_eight<S: Simd, const V: usize>(
     match rows.len() {
         1 => tile::<S, 1, V>(simd, x, panel, rows, at, add),
         2 => tile::<S, 2, V>(simd, x, panel, rows, at, add),
-        3 => tile::<S, 3, V>(simd, x, panel, rows, at, add),
         4 => tile::<S, 4, V>(simd, x, panel, rows, at, add),
-        5 => tile::<S, 5, V>(simd, x, panel, rows, at, add),
-        6 => tile::<S, 6, V>(simd, x, panel, rows, at, add),
-        7 => tile::<S, 7, V>(simd, x, panel, rows, at, add),
+        _ if shape::<S>().0 == 6 => tile::<S, 6, V>(simd, x, panel, rows, at, add),
         _ => tile::<S, 8, V>(simd, x, panel, rows, at, add),
     }
 }

@@ -70,6 +70,7 @@ impl Simd for Avx2 {
         fn select(mask: F, yes: F, no: F) -> F {
             [_mm256_blendv_ps(no[0], yes[0], mask[0]), _mm256_blendv_ps(no[1], yes[1], mask[1])]
         }
+        fn reduce_add(a: F) -> f32 { add_eight(_mm256_add_ps(a[0], a[1])) }
         fn reduce_min(a: F) -> f32 {
             let eight = _mm256_min_ps(a[0], a[1]);
             let four = _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
@@ -187,6 +188,15 @@ impl Simd for Avx2 {
         // SAFETY: `self` exists only where detection found AVX2.
         unsafe { [_mm256_srl_epi32(a[0], _mm_cvtsi32_si128(BITS as i32)), _mm256_srl_epi32(a[1], _mm_cvtsi32_si128(BITS as i32))] }
     }
+}
+
+/// The sum of eight lanes, halves first.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn add_eight(eight: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
 #[inline]

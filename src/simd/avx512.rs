@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::Task;
+use super::avx2::add_eight;
 use super::lanes::{Simd, lane_ops};
 
 /// The token of the AVX-512 level: it exists only where detection found the instructions.
@@ -61,6 +62,9 @@ impl Simd for Avx512 {
         fn le(a: __m512, b: __m512) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b) }
         fn eq(a: __m512, b: __m512) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) }
         fn select(mask: __mmask16, yes: __m512, no: __m512) -> __m512 { _mm512_mask_blend_ps(mask, no, yes) }
+        fn reduce_add(a: __m512) -> f32 {
+            add_eight(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)))
+        }
         fn reduce_min(a: __m512) -> f32 { _mm512_reduce_min_ps(a) }
         fn reduce_max(a: __m512) -> f32 { _mm512_reduce_max_ps(a) }
         fn load_quarters(from: &[f32; 4]) -> __m512 {

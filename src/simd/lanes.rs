@@ -32,6 +32,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn le(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     fn eq(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     fn select(self, mask: Self::Mask, yes: Self::F32, no: Self::F32) -> Self::F32;
+    /// The sum of all lanes: lane `i` and `i + 8`, of those eight `i` and `i + 4`, then `i + 2`, then the last two.
+    fn reduce_add(self, a: Self::F32) -> f32;
     /// The smallest of sixteen floats that are not NaN; either zero where both are there.
     fn reduce_min(self, a: Self::F32) -> f32;
     /// The largest, likewise.
@@ -203,6 +205,7 @@ impl<S: Simd> F32x16<S> {
     }
 
     /// `self * factor + sum`, rounded once. For sums of products only: what makes or reads blocks must not be fused.
+    #[cfg_attr(not(feature = "eval"), allow(dead_code))]
     #[inline(always)]
     pub fn fma(self, factor: Self, sum: Self) -> Self {
         F32x16 { lanes: self.simd.fma(self.lanes, factor.lanes, sum.lanes), simd: self.simd }
@@ -316,6 +319,13 @@ impl<S: Simd> F32x16<S> {
     #[inline(always)]
     pub fn to_bits(self) -> I32x16<S> {
         I32x16 { lanes: self.simd.to_bits(self.lanes), simd: self.simd }
+    }
+
+    /// The sum of all lanes, halves first: lane `i` and `i + 8`, of those eight `i` and `i + 4`, then `i + 2`, then the last two.
+    #[cfg_attr(not(feature = "eval"), allow(dead_code))]
+    #[inline(always)]
+    pub fn reduce_add(self) -> f32 {
+        self.simd.reduce_add(self.lanes)
     }
 
     /// The smallest lane, where none is NaN; either zero where both are there.

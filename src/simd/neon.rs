@@ -68,6 +68,11 @@ impl Simd for Neon {
         fn le(a: F, b: F) -> M { quarters!(uint32x4x4_t: vcleq_f32(a, b)) }
         fn eq(a: F, b: F) -> M { quarters!(uint32x4x4_t: vceqq_f32(a, b)) }
         fn select(mask: M, yes: F, no: F) -> F { quarters!(float32x4x4_t: vbslq_f32(mask, yes, no)) }
+        fn reduce_add(a: F) -> f32 {
+            let four = vaddq_f32(vaddq_f32(a.0, a.2), vaddq_f32(a.1, a.3));
+            let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+            vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+        }
         fn reduce_min(a: F) -> f32 { vminvq_f32(vminq_f32(vminq_f32(a.0, a.1), vminq_f32(a.2, a.3))) }
         fn reduce_max(a: F) -> f32 { vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.0, a.1), vmaxq_f32(a.2, a.3))) }
         fn load_quarters(from: &[f32; 4]) -> F {

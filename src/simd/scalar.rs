@@ -78,6 +78,12 @@ impl Simd for Scalar {
         from_fn(|i| if mask[i] { yes[i] } else { no[i] })
     }
     #[inline(always)]
+    fn reduce_add(self, a: [f32; 16]) -> f32 {
+        let eight: [f32; 8] = from_fn(|i| a[i] + a[i + 8]);
+        let four: [f32; 4] = from_fn(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+    #[inline(always)]
     fn reduce_min(self, a: [f32; 16]) -> f32 {
         a.into_iter().fold(a[0], |min, v| if v < min { v } else { min })
     }

@@ -98,6 +98,8 @@ fn unary<S: Simd>(simd: S, a: &[f32; 16], results: &mut Results) {
     results.push(("narrow_f16", simd.narrow_f16(x).map(u32::from).to_vec()));
     results.push(("half", a.iter().flat_map(|&a| simd.half(a)).map(u32::from).collect()));
     let numbers = a.map(|a| if a.is_nan() { 0.25 } else { a });
+    let sum = simd.reduce_add(simd.load(&numbers));
+    results.push(("reduce_add", vec![if sum.is_nan() { f32::NAN.to_bits() } else { sum.to_bits() }]));
     // Either zero may come out.
     results.push(("reduce_min", vec![(simd.reduce_min(simd.load(&numbers)) + 0.0).to_bits()]));
     results.push(("reduce_max", vec![(simd.reduce_max(simd.load(&numbers)) + 0.0).to_bits()]));
