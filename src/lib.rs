@@ -88,7 +88,7 @@
     doc = "[`error`] < [`simd`], [`report`] < [`quant`] < [`source`] < [`gguf`], [`hf`] < [`tokenizer`], [`arch`],"
 )]
 #![cfg_attr(all(feature = "convert", not(feature = "eval")), doc = "[`imatrix`] < [`plan`] < [`pipeline`].")]
-#![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`].")]
+#![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`] < [`model`].")]
 #![cfg_attr(feature = "cuda", doc = "Beside them stands [`cuda`].")]
 #![cfg_attr(not(feature = "convert"), doc = "[`error`] < [`simd`] < [`quant`] < [`source`] < [`gguf`].")]
 
@@ -108,6 +108,8 @@ pub mod hf;
 pub mod imatrix;
 #[cfg(feature = "eval")]
 pub mod matmul;
+#[cfg(feature = "eval")]
+pub mod model;
 #[cfg(feature = "convert")]
 pub mod pipeline;
 #[cfg(feature = "convert")]

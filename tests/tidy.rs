@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["tokenizer", "arch", "imatrix"],
     &["plan"],
     &["pipeline", "matmul", "cuda"],
+    &["model"],
 ];
 
 fn rank(module: &str) -> Option<usize> {

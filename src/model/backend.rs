@@ -1,0 +1,237 @@
+//! What a forward pass asks of the machine it runs on.
+//!
+//! The forward pass is written once over this trait; [`super::Cpu`] is the reference, and another backend is right where it agrees
+//! with it. The types are the backend's own, so that each keeps numbers where and how it multiplies them best:
+//!
+//! | type | CPU | GPU |
+//! |---|---|---|
+//! | `Rows` | f32 `[n_rows, n_cols]` | the same, in device memory |
+//! | `Operand` | f32 | halves, with a power of two per row that undoes their range |
+//! | `Weight` | the file's blocks | the same, in device memory |
+//!
+//! Operations that end in an [`Backend::Operand`] may be fused with the rounding that makes one. Errors are those of a machine: no
+//! memory, a lost device. Shapes are the caller's promise; a backend asserts them.
+
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::matmul::Accumulate;
+use crate::quant::Format;
+
+/// A machine that multiplies matrices, and the few other things a transformer needs.
+pub trait Backend: Sync {
+    /// f32 `[n_rows, n_cols]`.
+    type Rows: Send + Sync;
+    /// Activations prepared as the left side of products: `[n_rows, n_cols]`.
+    type Operand: Send + Sync;
+    /// A matrix in its file format.
+    type Weight: Send + Sync;
+
+    /// Room for `[n_rows, n_cols]` values, which are anything until they are written.
+    ///
+    /// # Errors
+    /// When there is no memory left.
+    fn rows(&self, n_rows: usize, n_cols: usize) -> Result<Self::Rows>;
+
+    /// Rows of the caller's: `values` is `[values.len() / n_cols, n_cols]`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn upload(&self, values: &[f32], n_cols: usize) -> Result<Self::Rows>;
+
+    /// The rows as the caller's, `[n_rows, n_cols]`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn download(&self, rows: &Self::Rows) -> Result<Vec<f32>>;
+
+    /// Takes a matrix over.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn weight(&self, matrix: Matrix) -> Result<Self::Weight>;
+
+    /// The rows of `table` that `tokens` name, dequantized: `[tokens.len(), n_cols]`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn embed(&self, table: &Self::Weight, tokens: &[u32]) -> Result<Self::Rows>;
+
+    /// The rows of `x` that `rows` name, in that order.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn select(&self, x: &Self::Rows, rows: &[u32]) -> Result<Self::Rows>;
+
+    /// Writes all rows of `from` into `to`, the first at row `at`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn copy_rows(&self, from: &Self::Rows, to: &mut Self::Rows, at: usize) -> Result<()>;
+
+    /// Every row over its root mean square, times `gain` (`[1, n_cols]`): `x / sqrt(mean(x^2) + eps) * gain`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn rms_norm(&self, x: &Self::Rows, gain: &Self::Rows, eps: f32) -> Result<Self::Operand>;
+
+    /// [`Backend::rms_norm`] of every head by itself, in place: `x` is `[n_rows, n_heads * head_dim]`, `gain` `[1, head_dim]`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn rms_norm_heads(&self, x: &mut Self::Rows, gain: &Self::Rows, eps: f32) -> Result<()>;
+
+    /// Adds `bias` (`[1, n_cols]`) to every row.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn add_bias(&self, x: &mut Self::Rows, bias: &Self::Rows) -> Result<()>;
+
+    /// `x * weight^T`, stored into or added to `out`: `[n_rows, weight.n_rows]`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn matmul(&self, x: &Self::Operand, weight: &Self::Weight, accumulate: Accumulate, out: &mut Self::Rows) -> Result<()>;
+
+    /// `silu(gate) * up`, where `silu(g) = g / (1 + exp(-g))`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn swiglu(&self, gate: &Self::Rows, up: &Self::Rows) -> Result<Self::Operand>;
+
+    /// Rotates pairs of every head in place. Row `i` is at position `positions[i]`, whose angles are row `positions[i]` of `table`:
+    /// `[n_positions, n_rot]`, the cosines of all pairs first, then their sines.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn rope(&self, x: &mut Self::Rows, shape: &RopeShape, table: &Self::Rows, positions: &[u32]) -> Result<()>;
+
+    /// Causal attention within each span: `softmax(q k^T * scale) v`, `[n_rows of q, n_head * head_dim]`.
+    ///
+    /// `q` is `[_, n_head * head_dim]`, `k` and `v` `[_, n_head_kv * head_dim]`. Query heads share key heads in equal, consecutive
+    /// groups. The last query of a span sees all of its keys, the one before it all but the last, and so on.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn attention(
+        &self,
+        q: &Self::Rows,
+        k: &Self::Rows,
+        v: &Self::Rows,
+        spans: &[Span],
+        shape: &AttentionShape,
+    ) -> Result<Self::Operand>;
+
+    /// The sum of squares of every column, over all rows: what an importance matrix collects.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn sum_squares(&self, x: &Self::Operand) -> Result<Vec<f64>>;
+
+    /// `x * weight^T` as the caller's, `[n_rows, weight.n_rows]`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn logits(&self, x: &Self::Operand, weight: &Self::Weight) -> Result<Vec<f32>>;
+
+    /// How well each row of `x` foretells its token in `targets`: the softmax of `x * weight^T`, which never exists for all tokens at
+    /// once.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn score(&self, x: &Self::Operand, weight: &Self::Weight, targets: &[u32]) -> Result<Vec<Score>>;
+
+    /// How far model `b` is from model `a` at each row: both softmaxes as in [`Backend::score`], compared over the whole vocabulary.
+    /// Equal arguments give a divergence of exactly 0.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn compare(
+        &self,
+        a: (&Self::Operand, &Self::Weight),
+        b: (&Self::Operand, &Self::Weight),
+        targets: &[u32],
+    ) -> Result<Vec<Divergence>>;
+}
+
+/// A matrix as it lies in the file.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    /// How its weights are stored.
+    pub format: Format,
+    /// Outputs.
+    pub n_rows: usize,
+    /// Inputs: a whole number of blocks.
+    pub n_cols: usize,
+    /// `n_rows * format.row_bytes(n_cols)` bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Heads of one width side by side in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadShape {
+    /// Heads in a row.
+    pub n_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+/// How heads are rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RopeShape {
+    /// The heads.
+    pub heads: HeadShape,
+    /// Leading dimensions of each head that are rotated: even, at most `head_dim`.
+    pub n_rot: usize,
+    /// Which two of them make a pair.
+    pub layout: super::RopeLayout,
+}
+
+/// Heads of an attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub n_head: usize,
+    /// Key and value heads: a divisor of `n_head`.
+    pub n_head_kv: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+}
+
+/// One sequence among the rows of an attention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of the queries.
+    pub q: Range<usize>,
+    /// Rows of the keys and values, no fewer than there are queries.
+    pub kv: Range<usize>,
+}
+
+/// How well a token was foretold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// Negative log-likelihood of the token that came, in nats.
+    pub nll: f64,
+    /// The likeliest token; the first of equals.
+    pub argmax: u32,
+}
+
+/// How two models foretell one token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Divergence {
+    /// The first model's score.
+    pub a: Score,
+    /// The second model's score.
+    pub b: Score,
+    /// `sum(p_a * ln(p_a / p_b))` over the vocabulary, in nats.
+    pub kld: f64,
+}
+
+impl Score {
+    /// The probability that the model gave to the token that came.
+    pub fn probability(&self) -> f64 {
+        libm::exp(-self.nll)
+    }
+}

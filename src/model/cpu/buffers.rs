@@ -1,0 +1,67 @@
+//! Memory that is used again: a pass needs the same few sizes for every layer, and fresh pages from the system cost as much as a norm.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::Result;
+use crate::model::weights::out_of_memory;
+
+/// Buffers that are not in use.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Buffers(Arc<Mutex<Vec<Vec<f32>>>>);
+
+/// Floats that go back to their [`Buffers`] when they are dropped.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    floats: Vec<f32>,
+    home: Buffers,
+}
+
+impl Buffers {
+    /// `n_rows * n_cols` floats of any value.
+    ///
+    /// # Errors
+    /// When there is no memory left.
+    pub fn take(&self, n_rows: usize, n_cols: usize) -> Result<Buffer> {
+        let len = n_rows.checked_mul(n_cols).ok_or_else(out_of_memory)?;
+        let mut floats = self.best_fit(len).unwrap_or_default();
+        floats.try_reserve_exact(len.saturating_sub(floats.len())).map_err(|_| out_of_memory())?;
+        floats.resize(len, 0.0);
+        Ok(Buffer { floats, home: self.clone() })
+    }
+
+    /// The smallest buffer that `len` floats fit into, unless most of it would lie idle.
+    fn best_fit(&self, len: usize) -> Option<Vec<f32>> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |buffer: &Vec<f32>| buffer.capacity() >= len && buffer.capacity() / 2 <= len;
+        let (index, _) = idle.iter().enumerate().filter(|(_, buffer)| fits(buffer)).min_by_key(|(_, buffer)| buffer.capacity())?;
+        Some(idle.swap_remove(index))
+    }
+}
+
+/// Buffers that are kept for later at most; a pass has about ten at a time.
+const IDLE_MAX: usize = 16;
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut idle = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() == IDLE_MAX {
+            idle.remove(0);
+        }
+        idle.push(std::mem::take(&mut self.floats));
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.floats
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.floats
+    }
+}

@@ -1,0 +1,241 @@
+//! The CPU backend: everything in f32, and the reference for the others.
+//!
+//! Every number is one fixed chain of operations, the same at every level, for any number of threads and for any number of tokens
+//! computed together: lanes are sixteen everywhere, sums have a fixed order, work is split by rows and heads and never inside a sum.
+//! Exponentials are made of plain arithmetic ([`exp`]), logarithms and angles come from `libm`, so the digits are also the same on
+//! every machine.
+
+// The index is the lane, and often indexes several arrays.
+#![allow(clippy::needless_range_loop)]
+
+mod activations;
+mod attention;
+mod buffers;
+mod exp;
+mod norm;
+mod rope;
+mod score;
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::backend::{AttentionShape, Backend, Divergence, Matrix, RopeShape, Score, Span};
+use crate::error::{Error, Result};
+use crate::matmul::{self, Accumulate, Engine, Weights};
+use crate::simd::Level;
+use buffers::{Buffer, Buffers};
+
+pub use activations::Activations;
+
+/// The cores of this machine.
+pub struct Cpu {
+    engine: Engine,
+    pool: ThreadPool,
+    buffers: Buffers,
+    activations: Activations,
+}
+
+/// f32 `[n_rows, n_cols]`.
+pub struct Rows {
+    values: Buffer,
+    n_cols: usize,
+}
+
+/// The left side of products: its rows, and once they are needed, packed for products.
+pub struct Operand {
+    rows: Rows,
+    packed: OnceLock<matmul::Activations>,
+}
+
+impl From<Rows> for Operand {
+    fn from(rows: Rows) -> Operand {
+        Operand { rows, packed: OnceLock::new() }
+    }
+}
+
+impl Rows {
+    fn n_rows(&self) -> usize {
+        self.values.len() / self.n_cols
+    }
+
+    fn as_matrix(&self) -> matmul::Rows<'_> {
+        matmul::Rows::new(&self.values, self.n_cols)
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.n_cols..][..self.n_cols]
+    }
+}
+
+impl Cpu {
+    /// A backend of `n_threads` threads. The results do not depend on their number, nor on the engine's level.
+    ///
+    /// # Errors
+    /// When the system grants no threads.
+    pub fn new(engine: Engine, n_threads: usize, activations: Activations) -> Result<Cpu> {
+        let pool = ThreadPoolBuilder::new().num_threads(n_threads).thread_name(|n| format!("ggforge-{n}")).build();
+        let pool = pool.map_err(|e| Error::io("worker thread", "start", std::io::Error::other(e.to_string())))?;
+        Ok(Cpu { engine, pool, buffers: Buffers::default(), activations })
+    }
+
+    /// What computes its products.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    fn level(&self) -> Level {
+        self.engine.level()
+    }
+
+    fn new_rows(&self, n_rows: usize, n_cols: usize) -> Result<Rows> {
+        assert!(n_cols > 0, "rows without columns");
+        Ok(Rows { values: self.buffers.take(n_rows, n_cols)?, n_cols })
+    }
+
+    /// Rows of which each is made by `fill`, in parallel.
+    fn fill_rows(&self, n_rows: usize, n_cols: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Result<Rows> {
+        let mut out = self.new_rows(n_rows, n_cols)?;
+        self.each_row(&mut out, fill);
+        Ok(out)
+    }
+
+    fn each_row(&self, rows: &mut Rows, change: impl Fn(usize, &mut [f32]) + Sync) {
+        let n_cols = rows.n_cols;
+        // Waking other threads for a few rows costs more than the rows.
+        if rows.values.len() <= SERIAL_MAX {
+            rows.values.chunks_exact_mut(n_cols).enumerate().for_each(|(index, row)| change(index, row));
+        } else {
+            self.pool.install(|| {
+                rows.values.par_chunks_exact_mut(n_cols).enumerate().for_each(|(index, row)| change(index, row));
+            });
+        }
+    }
+
+    /// `out` becomes, or has added, the columns `outputs` of `x * weight^T`.
+    fn multiply(&self, x: &Operand, weight: &Matrix, outputs: Range<usize>, accumulate: Accumulate, out: &mut Rows) {
+        let Matrix { format, n_rows, n_cols, bytes } = weight;
+        let weights = Weights::new(*format, *n_rows, *n_cols, bytes).rows(outputs.start, outputs.len());
+        self.pool.install(|| {
+            let packed = x.packed.get_or_init(|| matmul::Activations::pack(self.engine, x.rows.as_matrix()));
+            self.engine.multiply(packed, weights, &mut out.values, accumulate);
+        });
+    }
+}
+
+/// Values that one thread handles alone.
+const SERIAL_MAX: usize = 1 << 14;
+
+impl Backend for Cpu {
+    type Rows = Rows;
+    type Operand = Operand;
+    type Weight = Matrix;
+
+    fn rows(&self, n_rows: usize, n_cols: usize) -> Result<Rows> {
+        self.new_rows(n_rows, n_cols)
+    }
+
+    fn upload(&self, values: &[f32], n_cols: usize) -> Result<Rows> {
+        assert!(values.len().is_multiple_of(n_cols), "{} values are not rows of {n_cols}", values.len());
+        let mut rows = self.new_rows(values.len() / n_cols, n_cols)?;
+        rows.values.copy_from_slice(values);
+        Ok(rows)
+    }
+
+    fn download(&self, rows: &Rows) -> Result<Vec<f32>> {
+        Ok(rows.values.to_vec())
+    }
+
+    fn weight(&self, matrix: Matrix) -> Result<Matrix> {
+        Ok(matrix)
+    }
+
+    fn embed(&self, table: &Matrix, tokens: &[u32]) -> Result<Rows> {
+        let row_bytes = table.bytes.len() / table.n_rows;
+        self.fill_rows(tokens.len(), table.n_cols, |index, row| {
+            let blocks = &table.bytes[tokens[index] as usize * row_bytes..][..row_bytes];
+            table.format.dequantize(self.level(), blocks, row);
+        })
+    }
+
+    fn select(&self, x: &Rows, rows: &[u32]) -> Result<Rows> {
+        self.fill_rows(rows.len(), x.n_cols, |index, row| row.copy_from_slice(x.row(rows[index] as usize)))
+    }
+
+    fn copy_rows(&self, from: &Rows, to: &mut Rows, at: usize) -> Result<()> {
+        assert_eq!(from.n_cols, to.n_cols, "rows of one length");
+        to.values[at * from.n_cols..][..from.values.len()].copy_from_slice(&from.values);
+        Ok(())
+    }
+
+    fn rms_norm(&self, x: &Rows, gain: &Rows, eps: f32) -> Result<Operand> {
+        let rows = self.fill_rows(x.n_rows(), x.n_cols, |index, row| {
+            row.copy_from_slice(x.row(index));
+            norm::rms_norm(self.level(), row, &gain.values, eps);
+        })?;
+        Ok(rows.into())
+    }
+
+    fn rms_norm_heads(&self, x: &mut Rows, gain: &Rows, eps: f32) -> Result<()> {
+        assert!(x.n_cols.is_multiple_of(gain.n_cols), "whole heads");
+        self.each_row(x, |_, row| {
+            row.chunks_exact_mut(gain.n_cols).for_each(|head| norm::rms_norm(self.level(), head, &gain.values, eps));
+        });
+        Ok(())
+    }
+
+    fn add_bias(&self, x: &mut Rows, bias: &Rows) -> Result<()> {
+        assert_eq!(x.n_cols, bias.values.len(), "a bias for every column");
+        self.each_row(x, |_, row| row.iter_mut().zip(bias.values.iter()).for_each(|(x, b)| *x += b));
+        Ok(())
+    }
+
+    fn matmul(&self, x: &Operand, weight: &Matrix, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
+        let rounded = self.rounded(x, weight)?;
+        self.multiply(rounded.as_ref().unwrap_or(x), weight, 0..weight.n_rows, accumulate, out);
+        Ok(())
+    }
+
+    fn swiglu(&self, gate: &Rows, up: &Rows) -> Result<Operand> {
+        let rows = self.fill_rows(gate.n_rows(), gate.n_cols, |index, row| {
+            row.copy_from_slice(gate.row(index));
+            exp::swiglu(self.level(), row, up.row(index));
+        })?;
+        Ok(rows.into())
+    }
+
+    fn rope(&self, x: &mut Rows, shape: &RopeShape, table: &Rows, positions: &[u32]) -> Result<()> {
+        assert_eq!((x.n_rows(), table.n_cols), (positions.len(), shape.n_rot), "a position for every row, an angle for every pair");
+        self.each_row(x, |index, row| rope::rotate(row, shape, table.row(positions[index] as usize)));
+        Ok(())
+    }
+
+    fn attention(&self, q: &Rows, k: &Rows, v: &Rows, spans: &[Span], shape: &AttentionShape) -> Result<Operand> {
+        let mut out = self.new_rows(q.n_rows(), q.n_cols)?;
+        let rounded = self.rounded_heads([q, k, v])?;
+        let [q, k, v] = rounded.as_ref().map_or([q, k, v], |rows| rows.each_ref());
+        let inputs = attention::Inputs { q, k, v, shape };
+        self.pool.install(|| attention::attention(self.level(), &inputs, spans, &mut out));
+        Ok(out.into())
+    }
+
+    fn sum_squares(&self, x: &Operand) -> Result<Vec<f64>> {
+        Ok(self.pool.install(|| norm::column_sums_of_squares(&x.rows)))
+    }
+
+    fn logits(&self, x: &Operand, weight: &Matrix) -> Result<Vec<f32>> {
+        let mut out = self.new_rows(x.rows.n_rows(), weight.n_rows)?;
+        self.matmul(x, weight, Accumulate::Store, &mut out)?;
+        Ok(out.values.to_vec())
+    }
+
+    fn score(&self, x: &Operand, weight: &Matrix, targets: &[u32]) -> Result<Vec<Score>> {
+        self.scores(x, weight, targets)
+    }
+
+    fn compare(&self, a: (&Operand, &Matrix), b: (&Operand, &Matrix), targets: &[u32]) -> Result<Vec<Divergence>> {
+        self.divergences(a, b, targets)
+    }
+}

@@ -1,0 +1,73 @@
+//! Norms and sums of squares: sums in f64, in sixteen lanes and a fixed final order.
+
+use rayon::prelude::*;
+
+use super::Rows;
+use crate::simd::{Level, Simd, Task};
+
+/// `x / sqrt(mean(x^2) + eps) * gain`, in place.
+pub(super) fn rms_norm(level: Level, x: &mut [f32], gain: &[f32], eps: f32) {
+    assert_eq!(x.len(), gain.len(), "a gain for every column");
+    level.run(RmsNorm { x, gain, eps });
+}
+
+struct RmsNorm<'a> {
+    x: &'a mut [f32],
+    gain: &'a [f32],
+    eps: f32,
+}
+
+impl Task for RmsNorm<'_> {
+    type Output = ();
+
+    // Plain loops: the compiler turns them into the level's instructions, and their order is in the code.
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        let mean = sum_squares(self.x) / self.x.len() as f64;
+        let scale = (1.0 / (mean + f64::from(self.eps)).sqrt()) as f32;
+        for (x, gain) in self.x.iter_mut().zip(self.gain) {
+            *x = *x * scale * gain;
+        }
+    }
+}
+
+#[inline(always)]
+fn sum_squares(x: &[f32]) -> f64 {
+    let mut sums = [0.0f64; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for lane in 0..16 {
+            sums[lane] += f64::from(chunk[lane]) * f64::from(chunk[lane]);
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += f64::from(*x) * f64::from(*x);
+    }
+    fold(sums)
+}
+
+/// The sum of sixteen lanes: halves added, until one is left.
+#[inline(always)]
+pub(super) fn fold(mut lanes: [f64; 16]) -> f64 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    lanes[0]
+}
+
+/// Columns that one worker sums up: a few cache lines of every row.
+const COLUMNS: usize = 128;
+
+/// For each column the sum of its squares, from the first row to the last.
+pub(super) fn column_sums_of_squares(rows: &Rows) -> Vec<f64> {
+    let mut sums = vec![0.0; rows.n_cols];
+    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(index, sums)| {
+        for row in rows.values.chunks_exact(rows.n_cols) {
+            let columns = &row[index * COLUMNS..][..sums.len()];
+            sums.iter_mut().zip(columns).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+        }
+    });
+    sums
+}

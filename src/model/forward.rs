@@ -1,0 +1,372 @@
+//! The forward pass, written once for every backend.
+//!
+//! ```text
+//! x = embed(tokens)
+//! for each layer:  h = norm(x);  x += o(attention(rope(q(h)), rope(k(h)), v(h)))
+//!                  h = norm(x);  x += down(silu(gate(h)) * up(h))
+//! norm(x) -> output
+//! ```
+//!
+//! Evaluation takes thousands of tokens of many sequences through one layer before it goes on to the next, so that every weight is read
+//! and dequantized once for all of them, and keys and values exist for one layer at a time. Generation takes a few tokens at a time and
+//! keeps the keys and values of all layers in a [`Cache`]. Both run the same function for a layer.
+
+use std::ops::Range;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use super::backend::{AttentionShape, Backend, HeadShape, RopeShape, Span};
+use super::hparams::{Hparams, LayerHparams};
+use super::layer::{Layer, Linear};
+use super::weights::{Plan, ReadLayer, Residency};
+use crate::error::{Error, Result};
+use crate::gguf::Model;
+use crate::matmul::Accumulate;
+
+/// A model that can be run on a backend.
+pub struct Network<'a, B: Backend> {
+    backend: &'a B,
+    hparams: Hparams,
+    plan: Plan<'a>,
+    n_ctx: usize,
+    token_embd: B::Weight,
+    output: Option<B::Weight>,
+    output_norm: B::Rows,
+    /// Angles of all positions below `n_ctx`.
+    rope_table: B::Rows,
+    /// Empty where layers are streamed.
+    layers: Vec<LayerOf<B>>,
+}
+
+type LayerOf<B> = Layer<<B as Backend>::Weight, <B as Backend>::Rows>;
+type LinearOf<B> = Linear<<B as Backend>::Weight, <B as Backend>::Rows>;
+
+/// Tokens of several sequences, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'t> {
+    /// All tokens.
+    pub tokens: &'t [u32],
+    /// Where each sequence lies among them. Every sequence starts at position 0.
+    pub sequences: &'t [Range<usize>],
+}
+
+/// Watches a pass: what goes into the products, and how far it has come.
+pub trait Observer<B: Backend> {
+    /// `x` is about to be multiplied with the tensors `names`.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn operand(&mut self, names: &[&str], x: &B::Operand) -> Result<()> {
+        let _ = (names, x);
+        Ok(())
+    }
+
+    /// `done` of `n_layers` layers are done.
+    ///
+    /// # Errors
+    /// An error ends the pass: [`Error::Interrupted`] where the user wants to stop.
+    fn layer_done(&mut self, done: usize, n_layers: usize) -> Result<()> {
+        let _ = (done, n_layers);
+        Ok(())
+    }
+}
+
+/// Nobody watches.
+impl<B: Backend> Observer<B> for () {}
+
+/// Keys and values of all tokens that a sequence has so far.
+pub struct Cache<B: Backend> {
+    /// Keys and values of each layer: `[n_ctx, n_head_kv * head_dim]`.
+    layers: Vec<[B::Rows; 2]>,
+    len: usize,
+}
+
+impl<B: Backend> Cache<B> {
+    /// Tokens in it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True before the first token.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Forgets all tokens but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+/// What is the same for every layer of a pass.
+struct Pass<'p> {
+    positions: &'p [u32],
+    spans: &'p [Span],
+}
+
+impl<'a, B: Backend> Network<'a, B> {
+    /// Prepares a model for sequences of up to `n_ctx` tokens.
+    ///
+    /// # Errors
+    /// Everything that [`Hparams::read`] refuses; tensors that are missing, misshapen or left over; norms that are not finite; `Usage`
+    /// for a context of no tokens; no memory.
+    pub fn open(backend: &'a B, model: &'a Model, n_ctx: usize, residency: Residency) -> Result<Network<'a, B>> {
+        model.check_has_weights()?;
+        let hparams = Hparams::read(model)?;
+        let plan = Plan::new(model, &hparams)?;
+        if n_ctx == 0 {
+            return Err(Error::usage("a context of no tokens"));
+        }
+        let factors = plan.rope_factors(&hparams, n_ctx)?;
+        let table = hparams.rope.table(n_ctx, factors.as_deref());
+        let mut network = Network {
+            backend,
+            n_ctx,
+            token_embd: backend.weight(plan.matrix(&plan.token_embd)?)?,
+            output: plan.output.as_ref().map(|slice| backend.weight(plan.matrix(slice)?)).transpose()?,
+            output_norm: backend.upload(&plan.vector(&plan.output_norm)?, hparams.n_embd)?,
+            rope_table: backend.upload(&table, hparams.rope.n_rot)?,
+            layers: Vec::new(),
+            hparams,
+            plan,
+        };
+        match residency {
+            Residency::Streamed => network.check_vectors()?,
+            Residency::Resident => {
+                let layers = 0..network.hparams.layers.len();
+                network.layers = layers.map(|index| network.hand_over(network.plan.layer(index)?)).collect::<Result<_>>()?;
+            }
+        }
+        network.plan.check_unchanged()?;
+        Ok(network)
+    }
+
+    /// The model's sizes.
+    pub fn hparams(&self) -> &Hparams {
+        &self.hparams
+    }
+
+    /// The machine it runs on.
+    pub fn backend(&self) -> &'a B {
+        self.backend
+    }
+
+    /// Tokens that a sequence may have.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// The matrix that turns normalised states into scores of the vocabulary.
+    pub fn output(&self) -> &B::Weight {
+        self.output.as_ref().unwrap_or(&self.token_embd)
+    }
+
+    /// The name of the tensor that [`Network::output`] is.
+    pub fn output_name(&self) -> &'static str {
+        if self.output.is_some() { "output.weight" } else { super::weights::TOKEN_EMBD }
+    }
+
+    /// The file to name in messages about the model.
+    pub fn path(&self) -> &std::path::Path {
+        self.plan.path()
+    }
+
+    /// Runs whole sequences: the state after the last layer, one row for each token.
+    ///
+    /// # Errors
+    /// `Usage` for tokens that the vocabulary does not have, or sequences longer than the context; what reading weights and the backend
+    /// can meet; what the observer returns.
+    ///
+    /// # Panics
+    /// When a sequence lies outside the tokens.
+    pub fn evaluate(&self, batch: Batch<'_>, observer: &mut dyn Observer<B>) -> Result<B::Rows> {
+        self.check_tokens(batch.tokens)?;
+        let mut positions = vec![0; batch.tokens.len()];
+        for sequence in batch.sequences {
+            self.check_length(sequence.len())?;
+            for (position, at) in positions[sequence.clone()].iter_mut().zip(0..) {
+                *position = at;
+            }
+        }
+        let spans: Vec<_> = batch.sequences.iter().map(|rows| Span { q: rows.clone(), kv: rows.clone() }).collect();
+        let pass = Pass { positions: &positions, spans: &spans };
+        let mut x = self.backend.embed(&self.token_embd, batch.tokens)?;
+        self.for_each_layer(|index, layer| {
+            self.layer(index, layer, &mut x, &pass, None, observer)?;
+            observer.layer_done(index + 1, self.hparams.layers.len())
+        })?;
+        Ok(x)
+    }
+
+    /// Room for the keys and values of one sequence of up to [`Network::n_ctx`] tokens.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn cache(&self) -> Result<Cache<B>> {
+        let rows = |layer: &LayerHparams| self.backend.rows(self.n_ctx, layer.n_head_kv * self.hparams.head_dim);
+        let layers = self.hparams.layers.iter().map(|layer| Ok([rows(layer)?, rows(layer)?]));
+        Ok(Cache { layers: layers.collect::<Result<_>>()?, len: 0 })
+    }
+
+    /// Runs the next tokens of a sequence: the state after the last layer, one row for each of them.
+    ///
+    /// # Errors
+    /// As [`Network::evaluate`].
+    pub fn extend(&self, tokens: &[u32], cache: &mut Cache<B>) -> Result<B::Rows> {
+        self.check_tokens(tokens)?;
+        let n_kv = cache.len + tokens.len();
+        self.check_length(n_kv)?;
+        let positions: Vec<u32> = (cache.len as u32..n_kv as u32).collect();
+        let spans = [Span { q: 0..tokens.len(), kv: 0..n_kv }];
+        let pass = Pass { positions: &positions, spans: &spans };
+        let mut x = self.backend.embed(&self.token_embd, tokens)?;
+        self.for_each_layer(|index, layer| {
+            let kept = &mut cache.layers[index];
+            self.layer(index, layer, &mut x, &pass, Some((kept, cache.len)), &mut ())
+        })?;
+        cache.len = n_kv;
+        Ok(x)
+    }
+
+    /// The states of `rows`, normalised: what [`Backend::logits`], [`Backend::score`] and [`Backend::compare`] multiply with
+    /// [`Network::output`].
+    ///
+    /// # Errors
+    /// What the backend can meet.
+    pub fn normalised(&self, states: &B::Rows, rows: &[u32]) -> Result<B::Operand> {
+        let chosen = self.backend.select(states, rows)?;
+        self.backend.rms_norm(&chosen, &self.output_norm, self.hparams.rms_eps)
+    }
+
+    fn layer(
+        &self,
+        index: usize,
+        layer: &LayerOf<B>,
+        x: &mut B::Rows,
+        pass: &Pass<'_>,
+        cache: Option<(&mut [B::Rows; 2], usize)>,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<()> {
+        let backend = self.backend;
+        let n_rows = pass.positions.len();
+        let h = backend.rms_norm(x, &layer.attn_norm, self.hparams.rms_eps)?;
+        tap(observer, &[&layer.attn_q, &layer.attn_k, &layer.attn_v], &h)?;
+        let mut q = self.linear(&layer.attn_q, &h, n_rows)?;
+        let mut k = self.linear(&layer.attn_k, &h, n_rows)?;
+        let v = self.linear(&layer.attn_v, &h, n_rows)?;
+        drop(h);
+        for (rows, norm) in [(&mut q, &layer.attn_q_norm), (&mut k, &layer.attn_k_norm)] {
+            if let Some(gain) = norm {
+                backend.rms_norm_heads(rows, gain, self.hparams.rms_eps)?;
+            }
+        }
+        let shape = self.attention_shape(index);
+        backend.rope(&mut q, &self.rope_shape(shape.n_head), &self.rope_table, pass.positions)?;
+        backend.rope(&mut k, &self.rope_shape(shape.n_head_kv), &self.rope_table, pass.positions)?;
+        let attended = match cache {
+            None => backend.attention(&q, &k, &v, pass.spans, &shape)?,
+            Some(([keys, values], at)) => {
+                backend.copy_rows(&k, keys, at)?;
+                backend.copy_rows(&v, values, at)?;
+                backend.attention(&q, keys, values, pass.spans, &shape)?
+            }
+        };
+        drop((q, k, v));
+        tap(observer, &[&layer.attn_output], &attended)?;
+        self.add_linear(&layer.attn_output, &attended, x)?;
+        drop(attended);
+
+        let h = backend.rms_norm(x, &layer.ffn_norm, self.hparams.rms_eps)?;
+        tap(observer, &[&layer.ffn_gate, &layer.ffn_up], &h)?;
+        let gate = self.linear(&layer.ffn_gate, &h, n_rows)?;
+        let up = self.linear(&layer.ffn_up, &h, n_rows)?;
+        drop(h);
+        let inner = backend.swiglu(&gate, &up)?;
+        drop((gate, up));
+        tap(observer, &[&layer.ffn_down], &inner)?;
+        self.add_linear(&layer.ffn_down, &inner, x)
+    }
+
+    fn linear(&self, linear: &LinearOf<B>, x: &B::Operand, n_rows: usize) -> Result<B::Rows> {
+        let mut out = self.backend.rows(n_rows, linear.n_out)?;
+        self.backend.matmul(x, &linear.weight, Accumulate::Store, &mut out)?;
+        if let Some(bias) = &linear.bias {
+            self.backend.add_bias(&mut out, bias)?;
+        }
+        Ok(out)
+    }
+
+    fn add_linear(&self, linear: &LinearOf<B>, x: &B::Operand, out: &mut B::Rows) -> Result<()> {
+        self.backend.matmul(x, &linear.weight, Accumulate::Add, out)?;
+        match &linear.bias {
+            Some(bias) => self.backend.add_bias(out, bias),
+            None => Ok(()),
+        }
+    }
+
+    fn attention_shape(&self, index: usize) -> AttentionShape {
+        let LayerHparams { n_head, n_head_kv, .. } = self.hparams.layers[index];
+        let head_dim = self.hparams.head_dim;
+        AttentionShape { n_head, n_head_kv, head_dim, scale: (1.0 / (head_dim as f64).sqrt()) as f32 }
+    }
+
+    fn rope_shape(&self, n_heads: usize) -> RopeShape {
+        let heads = HeadShape { n_heads, head_dim: self.hparams.head_dim };
+        RopeShape { heads, n_rot: self.hparams.rope.n_rot, layout: self.hparams.rope.layout }
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        match tokens.iter().find(|&&token| token as usize >= self.hparams.n_vocab) {
+            None => Ok(()),
+            Some(token) => Err(Error::usage(format!("token {token}, but the vocabulary has {} tokens", self.hparams.n_vocab))),
+        }
+    }
+
+    fn check_length(&self, n_tokens: usize) -> Result<()> {
+        if n_tokens <= self.n_ctx {
+            return Ok(());
+        }
+        Err(Error::usage(format!("a sequence of {n_tokens} tokens in a context of {}", self.n_ctx)))
+    }
+
+    /// Reads every norm and bias once, so that one that is not finite is refused before hours of work.
+    fn check_vectors(&self) -> Result<()> {
+        let layers = self.plan.layers.iter();
+        layers.cloned().try_for_each(|layer| layer.try_map(|_| Ok(()), |slice| self.plan.vector(&slice).map(drop)).map(drop))
+    }
+
+    fn hand_over(&self, layer: ReadLayer) -> Result<LayerOf<B>> {
+        layer.try_map(|matrix| self.backend.weight(matrix), |vector| self.backend.upload(&vector, vector.len()))
+    }
+
+    /// Calls `run` with every layer in order. A layer that is streamed is read while the one before it is computed.
+    fn for_each_layer(&self, mut run: impl FnMut(usize, &LayerOf<B>) -> Result<()>) -> Result<()> {
+        if !self.layers.is_empty() {
+            return self.layers.iter().enumerate().try_for_each(|(index, layer)| run(index, layer));
+        }
+        thread::scope(|scope| {
+            // No room in the channel: one layer is computed, one is held out by the reader.
+            let (sender, receiver) = sync_channel(0);
+            let plan = &self.plan;
+            scope.spawn(move || {
+                for index in 0..plan.layers.len() {
+                    let layer = plan.layer(index);
+                    let failed = layer.is_err();
+                    // The other side hangs up when it fails.
+                    if sender.send(layer).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            receiver.into_iter().enumerate().try_for_each(|(index, layer)| run(index, &self.hand_over(layer?)?))
+        })?;
+        self.plan.check_unchanged()
+    }
+}
+
+/// Shows the observer an operand with the names of the tensors it is multiplied with, each once.
+fn tap<B: Backend>(observer: &mut dyn Observer<B>, linears: &[&LinearOf<B>], x: &B::Operand) -> Result<()> {
+    let mut names: Vec<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
+    names.dedup();
+    observer.operand(&names, x)
+}

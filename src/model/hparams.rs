@@ -1,0 +1,273 @@
+//! A model's sizes and constants, read from metadata and refused where they cannot be.
+//!
+//! Nothing is allocated by what is read here but one small struct per layer, of which there are at most [`LAYERS_MAX`].
+
+#![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::unwrap_used)]
+
+use super::families::{Family, architectures, family};
+use super::rope::{Rope, RopeScaling};
+use crate::error::{Error, Fault, Place, Result};
+use crate::gguf::{Model, ValueRef, keys};
+use crate::source::TensorSource;
+
+/// What a model is, apart from its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hparams {
+    /// The architecture.
+    pub family: &'static Family,
+    /// Tokens in the vocabulary: rows of the embedding.
+    pub n_vocab: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Tokens of context it was trained for. Nothing is ever allocated by it.
+    pub n_ctx_train: usize,
+    /// Width of a query, key and value head.
+    pub head_dim: usize,
+    /// Added to the mean square before its root is taken.
+    pub rms_eps: f32,
+    /// Rotary positions.
+    pub rope: Rope,
+    /// Every layer's own sizes.
+    pub layers: Vec<LayerHparams>,
+}
+
+/// Sizes that may differ from layer to layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerHparams {
+    /// Query heads.
+    pub n_head: usize,
+    /// Key and value heads, a divisor of `n_head`.
+    pub n_head_kv: usize,
+    /// Inner width of the feed-forward network.
+    pub n_ff: usize,
+}
+
+/// Layers of a model, as llama.cpp bounds them; the deepest known has 126.
+pub const LAYERS_MAX: usize = 512;
+
+/// Widths: the largest known is 53 248 (Llama 3.1 405B's feed-forward network). A bound on products of two of them.
+const WIDTH_MAX: u64 = 1 << 24;
+
+/// Positions are exact and tables of them bounded by what the caller asks for; the longest known context is 10 million.
+const CTX_MAX: u64 = 1 << 30;
+
+impl Hparams {
+    /// Reads and checks a model's hyperparameters.
+    ///
+    /// # Errors
+    /// `Unsupported` for architectures and features that cannot be run; `ValueType`, `HparamRange`, `MissingTensor` and `ShapeMismatch`
+    /// for what is missing, or cannot be.
+    pub fn read(model: &Model) -> Result<Hparams> {
+        let architecture = model.architecture()?;
+        let Some(family) = family(architecture) else {
+            let known: Vec<_> = architectures().collect();
+            let shown: String = architecture.chars().take(64).collect();
+            return Err(Error::unsupported(format!("running architecture {shown}"), format!("{} can be run", known.join(", "))));
+        };
+        let keys = Keys { model, family };
+        keys.refuse_experts()?;
+        let n_layer = keys.count(keys::BLOCK_COUNT, LAYERS_MAX as u64)?;
+        let n_embd = keys.count(keys::EMBEDDING_LENGTH, WIDTH_MAX)?;
+        let layers = keys.layers(n_layer)?;
+        let head_dim = keys.head_dim(n_embd, &layers)?;
+        Ok(Hparams {
+            family,
+            n_vocab: keys.n_vocab()?,
+            n_embd,
+            n_ctx_train: keys.count(keys::CONTEXT_LENGTH, CTX_MAX)?,
+            head_dim,
+            rms_eps: keys.rms_eps()?,
+            rope: keys.rope(head_dim)?,
+            layers,
+        })
+    }
+}
+
+/// The metadata of one architecture.
+struct Keys<'a> {
+    model: &'a Model,
+    family: &'static Family,
+}
+
+impl Keys<'_> {
+    fn full(&self, key: &str) -> String {
+        keys::of(self.family.name, key)
+    }
+
+    fn get(&self, key: &str) -> Option<ValueRef<'_>> {
+        self.model.get(&self.full(key))
+    }
+
+    fn fault<T>(&self, key: &str, fault: Fault, detail: impl Into<String>) -> Result<T> {
+        let path = self.model.files().first().map_or(std::path::Path::new(""), |file| file.path());
+        Err(Error::malformed(path, Place::Field(self.full(key)), fault, detail))
+    }
+
+    /// One whole number of `1..=max`.
+    fn count(&self, key: &str, max: u64) -> Result<usize> {
+        match self.optional_count(key, max)? {
+            Some(count) => Ok(count),
+            None => self.fault(key, Fault::ValueType, "is missing; a whole number is required here"),
+        }
+    }
+
+    fn optional_count(&self, key: &str, max: u64) -> Result<Option<usize>> {
+        self.get(key).map(|value| self.checked(key, value, max)).transpose()
+    }
+
+    fn checked(&self, key: &str, value: ValueRef<'_>, max: u64) -> Result<usize> {
+        match value.as_u64() {
+            None => self.fault(key, Fault::ValueType, format!("is {}; a whole number is required here", value.value_type())),
+            Some(count) if (1..=max).contains(&count) => Ok(usize::try_from(count).expect("limits fit a usize")),
+            Some(count) => self.fault(key, Fault::HparamRange, format!("{count}, not in 1..={max}")),
+        }
+    }
+
+    /// One number for all layers, or one for each.
+    fn per_layer(&self, key: &str, n_layer: usize) -> Result<Option<Vec<usize>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let Some(array) = value.as_array() else {
+            return Ok(Some(vec![self.checked(key, value, WIDTH_MAX)?; n_layer]));
+        };
+        if array.len() != n_layer {
+            return self.fault(key, Fault::HparamRange, format!("{} values for {n_layer} layers", array.len()));
+        }
+        array.iter().map(|value| self.checked(key, value, WIDTH_MAX)).collect::<Result<_>>().map(Some)
+    }
+
+    fn layers(&self, n_layer: usize) -> Result<Vec<LayerHparams>> {
+        let required = |key| match self.per_layer(key, n_layer)? {
+            Some(values) => Ok(values),
+            None => self.fault(key, Fault::ValueType, "is missing; a whole number is required here"),
+        };
+        let n_head = required(keys::ATTENTION_HEAD_COUNT)?;
+        let n_ff = required(keys::FEED_FORWARD_LENGTH)?;
+        let n_head_kv = self.per_layer(keys::ATTENTION_HEAD_COUNT_KV, n_layer)?.unwrap_or_else(|| n_head.clone());
+        let layers = n_head.into_iter().zip(n_head_kv).zip(n_ff);
+        layers
+            .map(|((n_head, n_head_kv), n_ff)| {
+                if !n_head.is_multiple_of(n_head_kv) {
+                    let detail = format!("{n_head_kv} heads cannot be shared by {n_head} query heads");
+                    return self.fault(keys::ATTENTION_HEAD_COUNT_KV, Fault::HparamRange, detail);
+                }
+                Ok(LayerHparams { n_head, n_head_kv, n_ff })
+            })
+            .collect()
+    }
+
+    /// The width of a head: said, or the embedding's share.
+    fn head_dim(&self, n_embd: usize, layers: &[LayerHparams]) -> Result<usize> {
+        let n_head = layers.first().map_or(1, |layer| layer.n_head);
+        let share = if n_embd.is_multiple_of(n_head) { n_embd.checked_div(n_head) } else { None };
+        let width = |key| match (self.optional_count(key, WIDTH_MAX)?, share) {
+            (Some(width), _) | (None, Some(width)) => Ok(width),
+            (None, None) => {
+                let detail = format!("{n_head} heads do not divide {} {n_embd}", self.full(keys::EMBEDDING_LENGTH));
+                self.fault(keys::ATTENTION_HEAD_COUNT, Fault::HparamRange, detail)
+            }
+        };
+        let (key, value) = (width(keys::ATTENTION_KEY_LENGTH)?, width(keys::ATTENTION_VALUE_LENGTH)?);
+        if key != value {
+            let what = format!("running a model whose key heads are {key} and value heads {value} wide");
+            return Err(Error::unsupported(what, "heads of one width can be run"));
+        }
+        if let Some(layer) = layers.iter().find(|layer| (layer.n_head as u64).saturating_mul(key as u64) > WIDTH_MAX) {
+            let detail = format!("{} heads of {key} are wider than {WIDTH_MAX}", layer.n_head);
+            return self.fault(keys::ATTENTION_HEAD_COUNT, Fault::HparamRange, detail);
+        }
+        Ok(key)
+    }
+
+    /// Rows of the embedding, with which `vocab_size` has to agree.
+    fn n_vocab(&self) -> Result<usize> {
+        let path = self.model.files().first().map_or(std::path::Path::new(""), |file| file.path());
+        let place = || Place::Tensor(super::weights::TOKEN_EMBD.to_owned());
+        let Some(table) = self.model.tensors().iter().find(|tensor| tensor.name == super::weights::TOKEN_EMBD) else {
+            return Err(Error::malformed(path, place(), Fault::MissingTensor, "the model has no embedding"));
+        };
+        let n_vocab = table.shape.first().copied().unwrap_or(0);
+        if n_vocab == 0 || n_vocab > u64::from(u32::MAX) {
+            return Err(Error::malformed(path, place(), Fault::ShapeMismatch, format!("{n_vocab} rows for the vocabulary")));
+        }
+        match self.optional_count(keys::VOCAB_SIZE, u64::from(u32::MAX))? {
+            Some(said) if said as u64 != n_vocab => {
+                self.fault(keys::VOCAB_SIZE, Fault::HparamRange, format!("{said}, but the embedding has {n_vocab} rows"))
+            }
+            _ => Ok(usize::try_from(n_vocab).expect("a u32 fits a usize")),
+        }
+    }
+
+    /// A number above zero that f32 can hold; `None` where there is none.
+    fn positive(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.as_f64() {
+            None => self.fault(key, Fault::ValueType, format!("is {}; a float is required here", value.value_type())),
+            Some(x) if x > 0.0 && x <= f64::from(f32::MAX) => Ok(Some(x)),
+            Some(x) => self.fault(key, Fault::HparamRange, format!("{x}; a number above 0 is required here")),
+        }
+    }
+
+    fn rms_eps(&self) -> Result<f32> {
+        let key = keys::ATTENTION_LAYER_NORM_RMS_EPSILON;
+        match self.positive(key)? {
+            #[allow(clippy::cast_possible_truncation)] // to the nearest f32, which it was stored as
+            Some(eps) if eps < 1.0 => Ok(eps as f32),
+            Some(eps) => self.fault(key, Fault::HparamRange, format!("{eps}, not below 1")),
+            None => self.fault(key, Fault::ValueType, "is missing; a float is required here"),
+        }
+    }
+
+    fn rope(&self, head_dim: usize) -> Result<Rope> {
+        let n_rot = self.optional_count(keys::ROPE_DIMENSION_COUNT, WIDTH_MAX)?.unwrap_or(head_dim);
+        if n_rot > head_dim || !n_rot.is_multiple_of(2) {
+            let detail = format!("{n_rot}, not an even number of at most {head_dim}, the width of a head");
+            return self.fault(keys::ROPE_DIMENSION_COUNT, Fault::HparamRange, detail);
+        }
+        let freq_base = self.positive(keys::ROPE_FREQ_BASE)?.unwrap_or(10_000.0);
+        Ok(Rope { n_rot, freq_base, layout: self.family.rope, scaling: self.rope_scaling()? })
+    }
+
+    fn rope_scaling(&self) -> Result<RopeScaling> {
+        let name = match self.get(keys::ROPE_SCALING_TYPE) {
+            None => "none",
+            Some(value) => match value.as_str() {
+                Some(name) => name,
+                None => return self.fault(keys::ROPE_SCALING_TYPE, Fault::ValueType, "is no text"),
+            },
+        };
+        let factor = || match self.positive(keys::ROPE_SCALING_FACTOR)? {
+            Some(factor) => Ok(factor),
+            None => self.fault(keys::ROPE_SCALING_FACTOR, Fault::ValueType, "is missing; a float is required here"),
+        };
+        let n_ctx_orig = || match self.optional_count(keys::ROPE_SCALING_ORIGINAL_CONTEXT_LENGTH, CTX_MAX)? {
+            Some(n_ctx) => Ok(n_ctx),
+            None => self.count(keys::CONTEXT_LENGTH, CTX_MAX),
+        };
+        let or = |key, default| Ok(self.positive(key)?.unwrap_or(default));
+        match name {
+            "none" => Ok(RopeScaling::None),
+            "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
+            "yarn" => Ok(RopeScaling::Yarn {
+                factor: factor()?,
+                n_ctx_orig: n_ctx_orig()?,
+                beta_fast: or(keys::ROPE_SCALING_YARN_BETA_FAST, 32.0)?,
+                beta_slow: or(keys::ROPE_SCALING_YARN_BETA_SLOW, 1.0)?,
+                attn_factor: or(keys::ROPE_SCALING_ATTN_FACTOR, 1.0)?,
+            }),
+            "longrope" => {
+                Ok(RopeScaling::Long { n_ctx_orig: n_ctx_orig()?, attn_factor: or(keys::ROPE_SCALING_ATTN_FACTOR, 1.0)? })
+            }
+            other => {
+                let what = format!("{} {other}", self.full(keys::ROPE_SCALING_TYPE));
+                Err(Error::unsupported(what, "none, linear, yarn and longrope can be run"))
+            }
+        }
+    }
+
+    fn refuse_experts(&self) -> Result<()> {
+        match self.get(keys::EXPERT_COUNT).and_then(ValueRef::as_u64) {
+            None | Some(0) => Ok(()),
+            Some(n) => Err(Error::unsupported(format!("running a model of {n} experts"), "models without experts can be run")),
+        }
+    }
+}

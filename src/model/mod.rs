@@ -1,0 +1,35 @@
+//! Runs a model: tokens in, scores of the next token out.
+//!
+//! ```text
+//! GGUF metadata ──> Hparams ──> tensor plan (every shape checked before a weight is read)
+//!                                    │
+//! tokens ──> Network (one forward pass, written once) ──> Backend (products, norms, attention): cpu, cuda
+//!                                    │
+//!              scores per token (perplexity, divergence) or logits (generation)
+//! ```
+//!
+//! - [`Hparams`] are read from metadata alone and refuse what cannot be; the architectures that work are rows of a table.
+//! - [`Network`] holds the weights, or reads them layer by layer while it computes, and knows the order of the operations.
+//! - [`Backend`] supplies the operations. The CPU backend, in f32, is the reference for every other.
+//!
+//! Knows nothing of texts, files of texts or perplexity: that is evaluation, above.
+
+mod backend;
+mod cpu;
+mod families;
+mod forward;
+mod hparams;
+mod layer;
+mod rope;
+mod sample;
+mod weights;
+
+pub use crate::matmul::Accumulate;
+pub use backend::{AttentionShape, Backend, Divergence, HeadShape, Matrix, RopeShape, Score, Span};
+pub use cpu::{Activations, Cpu};
+pub use families::{Family, RopeLayout, architectures};
+pub use forward::{Batch, Cache, Network, Observer};
+pub use hparams::{Hparams, LayerHparams};
+pub use rope::{Rope, RopeScaling};
+pub use sample::{Sampler, Sampling};
+pub use weights::Residency;

@@ -1,0 +1,285 @@
+//! Where every weight of a model lies in its files, and reading them.
+//!
+//! The plan is made from names and shapes alone and refuses what is missing, misshapen, unreadable, or left over: a tensor that nothing
+//! here uses would mean that the model computes something else. Weights are read by position, whole tensors or runs of their rows.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::backend::Matrix;
+use super::hparams::{Hparams, LayerHparams};
+use super::layer::{Layer, Linear};
+use super::rope::RopeScaling;
+use crate::error::{Error, Fault, Place, Result};
+use crate::gguf::Model;
+use crate::simd::Level;
+use crate::source::{SourceTensor, TensorSource};
+
+/// The embedding.
+pub(super) const TOKEN_EMBD: &str = "token_embd.weight";
+
+/// Where the weights of the layers are while the model runs. Embedding and output are always in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// In memory: for generation, which needs all of them for every token.
+    Resident,
+    /// In the file, read layer by layer for every batch of tokens: for evaluation in less memory than the model has bytes.
+    Streamed,
+}
+
+/// Consecutive rows of a tensor.
+#[derive(Debug, Clone)]
+pub(super) struct Slice {
+    /// Index into the source's tensors.
+    tensor: usize,
+    first_row: usize,
+    n_rows: usize,
+    n_cols: usize,
+}
+
+/// A layer that has not been read.
+pub(super) type PlannedLayer = Layer<Slice, Slice>;
+/// A layer that has been read, but not handed to a backend.
+pub(super) type ReadLayer = Layer<Matrix, Vec<f32>>;
+
+/// Every weight's place.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    source: &'a Model,
+    pub token_embd: Slice,
+    pub output_norm: Slice,
+    /// `None` where the embedding is used.
+    pub output: Option<Slice>,
+    pub layers: Vec<PlannedLayer>,
+    rope_factors: RopeFactors,
+}
+
+/// Divisors of the rotary frequencies.
+#[derive(Debug, Default)]
+struct RopeFactors {
+    short: Option<Slice>,
+    long: Option<Slice>,
+}
+
+impl<'a> Plan<'a> {
+    /// Finds every tensor that the hyperparameters call for.
+    ///
+    /// # Errors
+    /// `MissingTensor`, `ShapeMismatch`, `UnmappedTensor`; `Unsupported` for formats without floats.
+    pub fn new(source: &'a Model, hparams: &Hparams) -> Result<Plan<'a>> {
+        let mut catalog = Catalog::new(source);
+        let n_embd = hparams.n_embd;
+        let plan = Plan {
+            source,
+            token_embd: catalog.matrix(TOKEN_EMBD, hparams.n_vocab, n_embd)?,
+            output_norm: catalog.vector("output_norm.weight", n_embd)?,
+            output: catalog.optional("output.weight", &[hparams.n_vocab, n_embd])?,
+            rope_factors: catalog.rope_factors(hparams)?,
+            layers: (0..hparams.layers.len()).map(|index| catalog.layer(hparams, index)).collect::<Result<_>>()?,
+        };
+        catalog.refuse_leftovers()?;
+        Ok(plan)
+    }
+
+    /// Reads a matrix.
+    ///
+    /// # Errors
+    /// `Io`, `InputChanged`.
+    pub fn matrix(&self, slice: &Slice) -> Result<Matrix> {
+        let tensor = &self.source.tensors()[slice.tensor];
+        let row_bytes = tensor.format.row_bytes(slice.n_cols as u64).expect("rows of a checked file are whole blocks");
+        // Both products are parts of a tensor's size in bytes, which the file holds.
+        let n_bytes = row_bytes as usize * slice.n_rows;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(n_bytes).map_err(|_| out_of_memory())?;
+        bytes.resize(n_bytes, 0);
+        let offset_bytes = tensor.offset_bytes + row_bytes * slice.first_row as u64;
+        self.source.files()[tensor.file].read_exact_at(&mut bytes, offset_bytes)?;
+        Ok(Matrix { format: tensor.format, n_rows: slice.n_rows, n_cols: slice.n_cols, bytes })
+    }
+
+    /// Reads a vector as floats.
+    ///
+    /// # Errors
+    /// As [`Plan::matrix`]; `NonFinite` for NaN or infinity.
+    pub fn vector(&self, slice: &Slice) -> Result<Vec<f32>> {
+        let Matrix { format, n_rows, n_cols, bytes } = self.matrix(slice)?;
+        let mut values = vec![0.0; n_rows * n_cols];
+        format.dequantize(Level::detect(), &bytes, &mut values);
+        match values.iter().position(|x| !x.is_finite()) {
+            None => Ok(values),
+            Some(at) => {
+                let SourceTensor { name, file, .. } = &self.source.tensors()[slice.tensor];
+                let place = Place::Weight { tensor: name.clone(), row: (at / n_cols) as u64, column: (at % n_cols) as u64 };
+                let path = self.source.files()[*file].path();
+                Err(Error::malformed(path, place, Fault::NonFinite, format!("is {}", values[at])))
+            }
+        }
+    }
+
+    /// Reads a layer.
+    ///
+    /// # Errors
+    /// As [`Plan::vector`].
+    pub fn layer(&self, index: usize) -> Result<ReadLayer> {
+        self.layers[index].clone().try_map(|slice| self.matrix(&slice), |slice| self.vector(&slice))
+    }
+
+    /// The divisors of the rotary frequencies for a context of `n_ctx` tokens.
+    ///
+    /// # Errors
+    /// As [`Plan::vector`]; `HparamRange` for a divisor that is not above zero.
+    pub fn rope_factors(&self, hparams: &Hparams, n_ctx: usize) -> Result<Option<Vec<f32>>> {
+        let RopeFactors { short, long } = &self.rope_factors;
+        let is_long = matches!(hparams.rope.scaling, RopeScaling::Long { n_ctx_orig, .. } if n_ctx > n_ctx_orig);
+        let Some(slice) = (if is_long { long } else { short }) else { return Ok(None) };
+        let factors = self.vector(slice)?;
+        match factors.iter().find(|factor| **factor <= 0.0) {
+            None => Ok(Some(factors)),
+            Some(factor) => {
+                let SourceTensor { name, file, .. } = &self.source.tensors()[slice.tensor];
+                let path = self.source.files()[*file].path();
+                let detail = format!("holds {factor}; divisors above 0 are required here");
+                Err(Error::malformed(path, Place::Tensor(name.clone()), Fault::HparamRange, detail))
+            }
+        }
+    }
+
+    /// # Errors
+    /// `InputChanged` when a file is not what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.source.files().iter().try_for_each(|file| file.check_unchanged())
+    }
+
+    /// The file to name in messages about the model as a whole.
+    pub fn path(&self) -> &Path {
+        first_path(self.source)
+    }
+}
+
+pub(super) fn out_of_memory() -> Error {
+    Error::io("working memory", "allocate", std::io::ErrorKind::OutOfMemory.into())
+}
+
+fn first_path(source: &Model) -> &Path {
+    source.files().first().map_or(Path::new(""), |file| file.path())
+}
+
+/// The tensors of a model that nothing has used yet.
+struct Catalog<'a> {
+    source: &'a Model,
+    unused: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Catalog<'a> {
+    fn new(source: &'a Model) -> Catalog<'a> {
+        let unused = source.tensors().iter().enumerate().map(|(index, tensor)| (tensor.name.as_str(), index)).collect();
+        Catalog { source, unused }
+    }
+
+    fn vector(&mut self, name: &str, len: usize) -> Result<Slice> {
+        self.required(name, &[len])
+    }
+
+    fn matrix(&mut self, name: &str, n_rows: usize, n_cols: usize) -> Result<Slice> {
+        self.required(name, &[n_rows, n_cols])
+    }
+
+    fn required(&mut self, name: &str, shape: &[usize]) -> Result<Slice> {
+        match self.optional(name, shape)? {
+            Some(slice) => Ok(slice),
+            None => {
+                let place = Place::Tensor(name.to_owned());
+                Err(Error::malformed(first_path(self.source), place, Fault::MissingTensor, format!("is missing; shape {shape:?}")))
+            }
+        }
+    }
+
+    /// Takes a tensor of the name out of the catalog, if there is one.
+    fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<Slice>> {
+        let Some(index) = self.unused.remove(name) else { return Ok(None) };
+        let tensor = &self.source.tensors()[index];
+        if !tensor.shape.iter().copied().eq(shape.iter().map(|&dim| dim as u64)) {
+            let path = self.source.files()[tensor.file].path();
+            let detail = format!("shape {:?}, but the hyperparameters make it {shape:?}", tensor.shape);
+            return Err(Error::malformed(path, Place::Tensor(name.to_owned()), Fault::ShapeMismatch, detail));
+        }
+        if !tensor.format.can_dequantize() || tensor.format.is_for_activations() {
+            let what = format!("running a model with {name} in {}", tensor.format);
+            return Err(Error::unsupported(what, "weights are floats or quantized floats"));
+        }
+        let (n_rows, n_cols) = if let [n_rows, n_cols] = *shape { (n_rows, n_cols) } else { (1, shape.iter().product()) };
+        Ok(Some(Slice { tensor: index, first_row: 0, n_rows, n_cols }))
+    }
+
+    fn layer(&mut self, hparams: &Hparams, index: usize) -> Result<PlannedLayer> {
+        let Hparams { n_embd, head_dim, family, .. } = *hparams;
+        let LayerHparams { n_head, n_head_kv, n_ff } = hparams.layers[index];
+        let [n_q, n_kv] = [n_head * head_dim, n_head_kv * head_dim];
+        let name = |part: &str| format!("blk.{index}.{part}");
+        let head_norm = |catalog: &mut Catalog, part| {
+            if family.normalises_heads { catalog.vector(&name(part), head_dim).map(Some) } else { Ok(None) }
+        };
+        let [attn_q, attn_k, attn_v] = if family.is_fused {
+            self.fused(&name("attn_qkv"), [n_q, n_kv, n_kv], n_embd)?
+        } else {
+            let mut linear = |part, n_out| self.linear(&name(part), n_out, n_embd);
+            [linear("attn_q", n_q)?, linear("attn_k", n_kv)?, linear("attn_v", n_kv)?]
+        };
+        let [ffn_gate, ffn_up] = if family.is_fused {
+            self.fused(&name("ffn_up"), [n_ff, n_ff], n_embd)?
+        } else {
+            [self.linear(&name("ffn_gate"), n_ff, n_embd)?, self.linear(&name("ffn_up"), n_ff, n_embd)?]
+        };
+        Ok(Layer {
+            attn_norm: self.vector(&name("attn_norm.weight"), n_embd)?,
+            attn_q,
+            attn_k,
+            attn_v,
+            attn_q_norm: head_norm(self, "attn_q_norm.weight")?,
+            attn_k_norm: head_norm(self, "attn_k_norm.weight")?,
+            attn_output: self.linear(&name("attn_output"), n_embd, n_q)?,
+            ffn_norm: self.vector(&name("ffn_norm.weight"), n_embd)?,
+            ffn_gate,
+            ffn_up,
+            ffn_down: self.linear(&name("ffn_down"), n_embd, n_ff)?,
+        })
+    }
+
+    fn linear(&mut self, stem: &str, n_out: usize, n_in: usize) -> Result<Linear<Slice, Slice>> {
+        let name = format!("{stem}.weight");
+        let weight = self.matrix(&name, n_out, n_in)?;
+        Ok(Linear { name, n_out, weight, bias: self.optional(&format!("{stem}.bias"), &[n_out])? })
+    }
+
+    /// The parts of a matrix that holds several, one below the other.
+    fn fused<const N: usize>(&mut self, stem: &str, n_outs: [usize; N], n_in: usize) -> Result<[Linear<Slice, Slice>; N]> {
+        let name = format!("{stem}.weight");
+        let whole = self.matrix(&name, n_outs.iter().sum(), n_in)?;
+        let mut first_row = 0;
+        Ok(n_outs.map(|n_out| {
+            let weight = Slice { first_row, n_rows: n_out, ..whole.clone() };
+            first_row += n_out;
+            Linear { name: name.clone(), n_out, weight, bias: None }
+        }))
+    }
+
+    fn rope_factors(&mut self, hparams: &Hparams) -> Result<RopeFactors> {
+        let shape = [hparams.rope.n_rot / 2];
+        if let RopeScaling::Long { .. } = hparams.rope.scaling {
+            return Ok(RopeFactors {
+                short: Some(self.required("rope_factors_short.weight", &shape)?),
+                long: Some(self.required("rope_factors_long.weight", &shape)?),
+            });
+        }
+        Ok(RopeFactors { short: self.optional("rope_freqs.weight", &shape)?, long: None })
+    }
+
+    /// What is left would be left out of the computation.
+    fn refuse_leftovers(&self) -> Result<()> {
+        let Some((name, index)) = self.unused.first_key_value() else { return Ok(()) };
+        let path = self.source.files()[self.source.tensors()[*index].file].path();
+        let detail = format!("has no place in the forward pass of this architecture; {} such tensors", self.unused.len());
+        Err(Error::malformed(path, Place::Tensor((*name).to_owned()), Fault::UnmappedTensor, detail))
+    }
+}

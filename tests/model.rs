@@ -1,0 +1,176 @@
+//! The forward pass agrees with transformers' in float32, and its digits depend on nothing but the model and the tokens.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use ggforge::gguf::Model;
+use ggforge::matmul::Engine;
+use ggforge::model::{Activations, Backend, Batch, Cpu, Network, Residency};
+
+mod common;
+
+/// Largest difference allowed between our logits and transformers', which are about 10 in magnitude.
+const LOGITS_TOLERANCE: f32 = 1e-4;
+
+/// What tools/dev/logits.py recorded.
+struct Golden {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    logits: Vec<f32>,
+    prompt: Vec<u32>,
+    continuation: Vec<u32>,
+}
+
+fn golden(name: &str) -> Golden {
+    let json = common::json(&common::fixture(&format!("model/{name}.json")));
+    let ids = |value: &serde_json::Value| value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    let bytes = std::fs::read(common::fixture(&format!("model/{name}.f32"))).unwrap();
+    Golden {
+        tokens: ids(&json["tokens"]),
+        positions: ids(&json["positions"]),
+        logits: bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        prompt: ids(&json["greedy"]["prompt"]),
+        continuation: ids(&json["greedy"]["tokens"]),
+    }
+}
+
+/// The folders of the models whose logits are recorded.
+fn folders() -> Vec<PathBuf> {
+    let shared = ["forge-23m", "stories260K", "tinystories-656K"].map(|name| common::shared(&format!("models/{name}")));
+    std::iter::once(common::fixture("hf/forge-3m")).chain(shared.into_iter().flatten()).collect()
+}
+
+fn name(folder: &Path) -> &str {
+    folder.file_name().unwrap().to_str().unwrap()
+}
+
+/// The model of a folder as a GGUF file.
+fn converted(folder: &Path, format: &str, to: &Path) -> PathBuf {
+    let path = to.join(format!("{}-{format}.gguf", name(folder)));
+    common::succeeds(common::ggforge().arg("convert").arg(folder).args(["--quiet", "--type", format, "--output"]).arg(&path));
+    path
+}
+
+fn cpu(engine: Engine, threads: usize) -> Cpu {
+    Cpu::new(engine, threads, Activations::F32).unwrap()
+}
+
+fn logits(network: &Network<'_, Cpu>, tokens: &[u32], sequences: &[Range<usize>], rows: &[u32]) -> Vec<f32> {
+    let states = network.evaluate(Batch { tokens, sequences }, &mut ()).unwrap();
+    let normalised = network.normalised(&states, rows).unwrap();
+    network.backend().logits(&normalised, network.output()).unwrap()
+}
+
+#[test]
+fn logits_equal_those_of_transformers() {
+    let scratch = common::scratch();
+    for folder in folders() {
+        let golden = golden(name(&folder));
+        let model = Model::open(converted(&folder, "F32", scratch.path())).unwrap();
+        let cpu = cpu(Engine::detect(), 2);
+        let network = Network::open(&cpu, &model, golden.tokens.len(), Residency::Streamed).unwrap();
+        let found = logits(&network, &golden.tokens, std::slice::from_ref(&(0..golden.tokens.len())), &golden.positions);
+        let difference = found.iter().zip(&golden.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{}: logits differ by at most {difference}", name(&folder));
+        assert_eq!(found.len(), golden.logits.len());
+        assert!(difference < LOGITS_TOLERANCE, "{}: {difference}", name(&folder));
+    }
+}
+
+#[test]
+fn greedy_text_equals_that_of_transformers() {
+    let scratch = common::scratch();
+    for folder in folders() {
+        let golden = golden(name(&folder));
+        let model = Model::open(converted(&folder, "F32", scratch.path())).unwrap();
+        let cpu = cpu(Engine::detect(), 1);
+        let n_ctx = golden.prompt.len() + golden.continuation.len();
+        let network = Network::open(&cpu, &model, n_ctx, Residency::Resident).unwrap();
+        let mut cache = network.cache().unwrap();
+        let mut next = golden.prompt.clone();
+        let mut found = Vec::new();
+        while found.len() < golden.continuation.len() {
+            let states = network.extend(&next, &mut cache).unwrap();
+            let last = network.normalised(&states, &[next.len() as u32 - 1]).unwrap();
+            let logits = cpu.logits(&last, network.output()).unwrap();
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32;
+            found.push(best);
+            next = vec![best];
+        }
+        assert_eq!(found, golden.continuation, "{}", name(&folder));
+    }
+}
+
+/// One pass, several batches of it, a cache, other sequences beside it, any level, any number of threads: the same bits.
+#[test]
+fn digits_depend_on_nothing_but_model_and_tokens() {
+    let scratch = common::scratch();
+    let golden = golden("forge-3m");
+    let model = Model::open(converted(&common::fixture("hf/forge-3m"), "Q4_K_M", scratch.path())).unwrap();
+    let tokens = &golden.tokens[..100];
+    let rows: Vec<u32> = (0..100).collect();
+    let mut expected: Option<Vec<u32>> = None;
+    let mut check = |what: &str, found: Vec<f32>| {
+        let bits: Vec<u32> = found.into_iter().map(f32::to_bits).collect();
+        assert!(*expected.get_or_insert_with(|| bits.clone()) == bits, "{what} gives other logits");
+    };
+    for engine in Engine::available() {
+        for threads in [1, 2, 4] {
+            let cpu = cpu(engine, threads);
+            let network = Network::open(&cpu, &model, 100, Residency::Streamed).unwrap();
+            let what = format!("{} with {threads} threads", engine.name());
+            check(&what, logits(&network, tokens, std::slice::from_ref(&(0..100)), &rows));
+        }
+    }
+    let cpu = cpu(Engine::detect(), 2);
+    let network = Network::open(&cpu, &model, 100, Residency::Resident).unwrap();
+    // Between two other sequences, of which one is longer.
+    let crowd: Vec<u32> = [&tokens[50..], tokens, &tokens[..17]].concat();
+    let crowd_rows: Vec<u32> = (50..150).collect();
+    check("another sequence beside it", logits(&network, &crowd, &[0..50, 50..150, 150..167], &crowd_rows));
+    let mut cache = network.cache().unwrap();
+    let mut all = Vec::new();
+    for part in [&tokens[..1], &tokens[1..2], &tokens[2..70], &tokens[70..]] {
+        let states = network.extend(part, &mut cache).unwrap();
+        let part_rows: Vec<u32> = (0..part.len() as u32).collect();
+        all.extend(cpu.logits(&network.normalised(&states, &part_rows).unwrap(), network.output()).unwrap());
+    }
+    check("a cache", all);
+}
+
+/// Scores come from the logits, and a model does not diverge from itself.
+#[test]
+fn scores_are_those_of_the_logits() {
+    let scratch = common::scratch();
+    let golden = golden("forge-3m");
+    let folder = common::fixture("hf/forge-3m");
+    let models = ["F32", "Q2_K"].map(|format| Model::open(converted(&folder, format, scratch.path())).unwrap());
+    let cpu = cpu(Engine::detect(), 2);
+    let networks = models.each_ref().map(|model| Network::open(&cpu, model, 192, Residency::Streamed).unwrap());
+    let (tokens, targets) = (&golden.tokens[..100], &golden.tokens[1..101]);
+    let rows: Vec<u32> = (0..100).collect();
+    let operands = networks.each_ref().map(|network| {
+        let states = network.evaluate(Batch { tokens, sequences: std::slice::from_ref(&(0..100)) }, &mut ()).unwrap();
+        network.normalised(&states, &rows).unwrap()
+    });
+    let [a, b] = std::array::from_fn(|i| (&operands[i], networks[i].output()));
+    let log_softmax = |logits: &[f32]| -> Vec<f64> {
+        let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+        logits.iter().map(|x| f64::from(*x) - sum.ln()).collect()
+    };
+    let [logits_a, logits_b] = [a, b].map(|(x, w)| cpu.logits(x, w).unwrap());
+    let scores = cpu.score(a.0, a.1, targets).unwrap();
+    let divergences = cpu.compare(a, b, targets).unwrap();
+    for (row, (score, divergence)) in scores.iter().zip(&divergences).enumerate() {
+        let n_vocab = networks[0].hparams().n_vocab;
+        let [p, q] = [&logits_a, &logits_b].map(|logits| log_softmax(&logits[row * n_vocab..][..n_vocab]));
+        let kld: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+        let target = targets[row] as usize;
+        assert!((score.nll + p[target]).abs() < 1e-12 * score.nll.max(1.0), "{row}: {} is not {}", score.nll, -p[target]);
+        assert!((0..n_vocab).all(|token| p[token] <= p[score.argmax as usize]));
+        assert_eq!(divergence.a, *score);
+        assert!((divergence.b.nll + q[target]).abs() < 1e-12 * divergence.b.nll.max(1.0));
+        assert!((divergence.kld - kld).abs() < 1e-12 && kld > 0.0, "{row}: {} is not {kld}", divergence.kld);
+    }
+    assert!(cpu.compare(a, a, targets).unwrap().iter().all(|same| same.kld == 0.0));
+}
