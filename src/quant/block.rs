@@ -55,6 +55,12 @@ impl Half {
         simd.unhalf(self.0)
     }
 
+    /// The same in every lane.
+    #[inline(always)]
+    pub fn splat<S: Simd>(self, simd: S) -> F32x16<S> {
+        F32x16::splat_half(simd, self.0)
+    }
+
     /// False for infinity and NaN.
     #[inline(always)]
     pub fn is_finite(self) -> bool {

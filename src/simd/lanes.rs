@@ -90,6 +90,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn half(self, value: f32) -> [u8; 2];
     /// One half as a float.
     fn unhalf(self, half: [u8; 2]) -> f32;
+    /// One half as a float in every lane.
+    #[inline(always)]
+    fn splat_half(self, half: [u8; 2]) -> Self::F32 {
+        self.splat(self.unhalf(half))
+    }
 
     fn mask_and(self, a: Self::Mask, b: Self::Mask) -> Self::Mask;
     fn mask_or(self, a: Self::Mask, b: Self::Mask) -> Self::Mask;
@@ -142,6 +147,12 @@ impl<S: Simd> F32x16<S> {
     #[inline(always)]
     pub fn splat(simd: S, value: f32) -> Self {
         F32x16 { lanes: simd.splat(value), simd }
+    }
+
+    /// The same half in every lane.
+    #[inline(always)]
+    pub fn splat_half(simd: S, half: [u8; 2]) -> Self {
+        F32x16 { lanes: simd.splat_half(half), simd }
     }
 
     /// Lane `i` is `from[i]`.

@@ -172,6 +172,10 @@ fn bytes<S: Simd>(simd: S, results: &mut Results) {
         results.push(("widen_u16", integer_bits(simd, simd.widen_u16(&bytes))));
         results.push(("widen_f16", bits(simd, simd.widen_f16(&bytes))));
         results.push(("unhalf", sixteen.map(|half| simd.unhalf(half.to_le_bytes()).to_bits()).to_vec()));
+        for half in sixteen {
+            let lanes = F32x16::splat_half(simd, half.to_le_bytes()).to_array();
+            results.push(("splat_half", lanes.map(f32::to_bits).to_vec()));
+        }
     }
     let rows = std::array::from_fn(|row| simd.load(&std::array::from_fn(|column| (16 * row + column) as f32)));
     results.extend(simd.transpose(rows).map(|row| ("transpose", bits(simd, row))));

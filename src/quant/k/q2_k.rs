@@ -165,7 +165,7 @@ impl Q2_K {
     #[inline(always)]
     fn sub_block_scales<S: Simd>(&self, simd: S) -> ([f32; 16], [f32; 16]) {
         let bytes = I32x16::load_u8(simd, &self.scales);
-        let (d, dmin) = (F32x16::splat(simd, self.d.to_f32(simd)), F32x16::splat(simd, self.dmin.to_f32(simd)));
+        let (d, dmin) = (self.d.splat(simd), self.dmin.splat(simd));
         ((d * (bytes & 15).to_float()).to_array(), (dmin * bytes.shr::<4>().to_float()).to_array())
     }
 

@@ -198,7 +198,7 @@ impl Q3_K {
         for j in 0..16 {
             sc[j] |= (self.scales[8 + j % 4] >> (2 * (j / 4)) & 3) << 4;
         }
-        let d = F32x16::splat(simd, self.d.to_f32(simd));
+        let d = self.d.splat(simd);
         (d * (I32x16::load_u8(simd, &sc) + -N_SCALES).to_float()).to_array()
     }
 

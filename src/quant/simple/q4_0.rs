@@ -30,7 +30,7 @@ impl Dequantize for Q4_0 {
     #[inline(always)]
     fn dequantize<S: Simd>(simd: S, blocks: &[Q4_0], weights: &mut [f32]) {
         for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
-            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let d = block.d.splat(simd);
             let [q0, q1] = from_nibbles(simd, &block.qs);
             store_halves([(q0 + -8).to_float() * d, (q1 + -8).to_float() * d], weights);
         }

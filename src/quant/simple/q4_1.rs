@@ -29,7 +29,7 @@ impl Dequantize for Q4_1 {
     #[inline(always)]
     fn dequantize<S: Simd>(simd: S, blocks: &[Q4_1], weights: &mut [f32]) {
         for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
-            let (d, m) = (F32x16::splat(simd, block.d.to_f32(simd)), F32x16::splat(simd, block.m.to_f32(simd)));
+            let (d, m) = (block.d.splat(simd), block.m.splat(simd));
             let [q0, q1] = from_nibbles(simd, &block.qs);
             store_halves([q0.to_float() * d + m, q1.to_float() * d + m], weights);
         }

@@ -31,7 +31,7 @@ impl Dequantize for Q5_0 {
     #[inline(always)]
     fn dequantize<S: Simd>(simd: S, blocks: &[Q5_0], weights: &mut [f32]) {
         for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
-            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let d = block.d.splat(simd);
             let ([q0, q1], [h0, h1]) = (from_nibbles(simd, &block.qs), from_fifth_bits(simd, block.qh));
             store_halves([((q0 | h0) + -16).to_float() * d, ((q1 | h1) + -16).to_float() * d], weights);
         }

@@ -30,7 +30,7 @@ impl Dequantize for Q5_1 {
     #[inline(always)]
     fn dequantize<S: Simd>(simd: S, blocks: &[Q5_1], weights: &mut [f32]) {
         for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
-            let (d, m) = (F32x16::splat(simd, block.d.to_f32(simd)), F32x16::splat(simd, block.m.to_f32(simd)));
+            let (d, m) = (block.d.splat(simd), block.m.splat(simd));
             let ([q0, q1], [h0, h1]) = (from_nibbles(simd, &block.qs), from_fifth_bits(simd, block.qh));
             store_halves([(q0 | h0).to_float() * d + m, (q1 | h1).to_float() * d + m], weights);
         }

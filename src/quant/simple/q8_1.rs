@@ -30,7 +30,7 @@ impl Dequantize for Q8_1 {
     #[inline(always)]
     fn dequantize<S: Simd>(simd: S, blocks: &[Q8_1], weights: &mut [f32]) {
         for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
-            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let d = block.d.splat(simd);
             let (q0, q1) = (I32x16::load_i8(simd, &block.qs[0]).to_float(), I32x16::load_i8(simd, &block.qs[1]).to_float());
             store_halves([q0 * d, q1 * d], weights);
         }

@@ -29,7 +29,7 @@ impl Dequantize for Q2_0 {
     #[inline(always)]
     fn dequantize<S: Simd>(simd: S, blocks: &[Q2_0], weights: &mut [f32]) {
         for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<64>().0) {
-            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let d = block.d.splat(simd);
             for (qs, chunk) in block.qs.iter().zip(weights.as_chunks_mut::<16>().0) {
                 let q = I32x16::load_u8(simd, &unpacked(*qs));
                 ((q + -1).to_float() * d).store(chunk);

@@ -35,7 +35,7 @@ impl Dequantize for TQ1_0 {
     #[inline(always)]
     fn dequantize<S: Simd>(simd: S, blocks: &[TQ1_0], weights: &mut [f32]) {
         for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let d = block.d.splat(simd);
             let (chunks, _) = weights.as_chunks_mut::<16>();
             for (qs, (first, apart)) in block.qs.iter().zip(CHUNKS) {
                 let mut rest = I32x16::load_u8(simd, qs);

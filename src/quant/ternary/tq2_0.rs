@@ -30,7 +30,7 @@ impl Dequantize for TQ2_0 {
     #[inline(always)]
     fn dequantize<S: Simd>(simd: S, blocks: &[TQ2_0], weights: &mut [f32]) {
         for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = F32x16::splat(simd, block.d.to_f32(simd));
+            let d = block.d.splat(simd);
             let (chunks, _) = weights.as_chunks_mut::<16>();
             for half in 0..2 {
                 for part in 0..2 {
