@@ -151,6 +151,9 @@ fn wrong_usage_is_exit_code_2_and_writes_nothing() {
         "convert model --type Q8_0 --output a.gguf --tensor-type attn_v",
         "convert model --type Q8_0 --output a.gguf --tensor-type ((=Q8_0",
         "convert model --type Q8_0 --output a.gguf --tensor-type attn_v=Q99",
+        "convert model --type Q8_0 --output a.gguf --tensor-type-file old.gguf",
+        "convert model --type COPY --output a.gguf",
+        "convert model --type 33 --output a.gguf",
         "convert model --type Q8_0 --output old.gguf",
         "convert model --type Q8_0 --output link.gguf --force",
         "convert model --type Q8_0 --output /dev/null --force",
@@ -181,7 +184,9 @@ fn bad_input_is_exit_code_3_and_failing_io_6() {
         ("quantize text.gguf --type Q8_0 --output a.gguf", 3),
         ("convert other --type Q8_0 --output a.gguf", 3),
         ("quantize missing.gguf --type Q8_0 --output a.gguf", 6),
-        ("convert missing --type Q8_0 --output a.gguf", 2),
+        ("convert missing --type Q8_0 --output a.gguf", 6),
+        ("convert org/missing --type Q8_0 --output a.gguf", 6),
+        ("convert model --type Q8_0 --output a.gguf --tensor-type-file missing.txt", 6),
         ("convert model --type Q8_0 --output missing/a.gguf", 6),
     ] {
         let output = run(dir.path(), arguments);
@@ -192,6 +197,33 @@ fn bad_input_is_exit_code_3_and_failing_io_6() {
     }
     let unknown = outcome(&run(dir.path(), "convert other --type Q8_0 --output a.gguf")).2;
     assert!(unknown.contains("FrobnicateForCausalLM") && unknown.contains("LlamaForCausalLM"), "{unknown}");
+    let hub = outcome(&run(dir.path(), "convert org/missing --type Q8_0 --output a.gguf")).2;
+    assert!(hub.contains("hf download org/missing --local-dir missing"), "{hub}");
+}
+
+#[test]
+fn llama_quantize_s_other_ways_to_name_types_work_too() {
+    let dir = workplace();
+    fs::write(dir.path().join("types.txt"), "attn_v=Q8_0\n\tffn_down=Q5_0  attn_v=F16\n").unwrap();
+    let same = |a: &str, b: &str| {
+        let read = |arguments: &str| {
+            assert_code(&run(dir.path(), &format!("{arguments} -q --force -o x.gguf")), 0);
+            fs::read(dir.path().join("x.gguf")).unwrap()
+        };
+        assert!(read(a) == read(b), "{a} and {b} differ");
+    };
+    same("convert model -t 15", "convert model -t Q4_K_M");
+    same("convert model -t 0", "convert model -t F32");
+    same(
+        "convert model -t Q4_0 --tensor-type attn_k=Q4_1 --tensor-type-file types.txt",
+        "convert model -t Q4_0 --tensor-type attn_k=Q4_1 --tensor-type attn_v=Q8_0 --tensor-type ffn_down=Q5_0 --tensor-type attn_v=F16",
+    );
+    // A copy joins what was split, and is the same file otherwise.
+    assert_code(&run(dir.path(), "convert model -t Q4_K_M -o whole.gguf -q"), 0);
+    assert_code(&run(dir.path(), "quantize whole.gguf -t COPY -o split.gguf --split-max-size 1M -q"), 0);
+    assert!(dir.path().join("split-00002-of-00003.gguf").exists());
+    assert_code(&run(dir.path(), "quantize split-00001-of-00003.gguf -t copy -o joined.gguf -q"), 0);
+    assert!(fs::read(dir.path().join("joined.gguf")).unwrap() == fs::read(dir.path().join("whole.gguf")).unwrap());
 }
 
 #[test]

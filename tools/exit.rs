@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
@@ -99,26 +100,39 @@ fn explain(error: &Error, context: Option<&str>) -> String {
 }
 
 /// What usually helps, where that is not in the message itself.
-fn hint(error: &Error) -> Option<&'static str> {
-    match error {
-        Error::NoSpace { .. } => Some("free some space, or choose a smaller --type or another disk; nothing was written"),
-        Error::InputChanged { .. } => Some("run again once nothing writes to the model any more; nothing was written"),
-        Error::Io { op: "open the directory", source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            Some("create the folder first")
+fn hint(error: &Error) -> Option<String> {
+    let fixed = match error {
+        Error::NoSpace { .. } => "free some space, or choose a smaller --type or another disk; nothing was written",
+        Error::InputChanged { .. } => "run again once nothing writes to the model any more; nothing was written",
+        Error::Io { path, op, source } => return io_hint(path, op, source),
+        _ => return None,
+    };
+    Some(fixed.to_owned())
+}
+
+fn io_hint(path: &Path, op: &str, source: &io::Error) -> Option<String> {
+    let fixed = match source.kind() {
+        io::ErrorKind::NotFound if op == "open the directory" => "create the folder first",
+        io::ErrorKind::NotFound if op == "open the folder" => return hub_hint(path),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "check the permissions of that path",
+        io::ErrorKind::FileTooLarge => "the file system or a limit (ulimit -f) forbids files of this size; --split-max-size helps",
+        _ if source.raw_os_error() == Some(TOO_MANY_OPEN_FILES) => {
+            "raise the limit (ulimit -n), or choose a larger --split-max-size"
         }
-        Error::Io { source, .. } => match source.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some("check the permissions of that path"),
-            io::ErrorKind::FileTooLarge => {
-                Some("the file system or a limit (ulimit -f) forbids files of this size; --split-max-size helps")
-            }
-            _ if source.raw_os_error() == Some(TOO_MANY_OPEN_FILES) => {
-                Some("raise the limit (ulimit -n), or choose a larger --split-max-size")
-            }
-            io::ErrorKind::OutOfMemory => Some("choose a smaller --max-memory or fewer --threads"),
-            _ => None,
-        },
-        _ => None,
-    }
+        io::ErrorKind::OutOfMemory => "choose a smaller --max-memory or fewer --threads",
+        _ => return None,
+    };
+    Some(fixed.to_owned())
+}
+
+/// What to do where the folder that is not there is named as models of the hub are: `org/name`, of the hub's characters.
+fn hub_hint(path: &Path) -> Option<String> {
+    let (org, name) = path.to_str()?.split_once('/')?;
+    let is_plain = |part: &str| {
+        !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let hint = "if it is a model of the Hugging Face hub, download it first:";
+    (is_plain(org) && is_plain(name)).then(|| format!("{hint} hf download {org}/{name} --local-dir {name}"))
 }
 
 /// Writes to stderr; that it is closed or full changes nothing about the result.

@@ -11,6 +11,7 @@ use ggforge::pipeline::{self, Existing, MEMORY_MAX_BYTES_DEFAULT, Options};
 use ggforge::plan::recipe::{Preset, preset};
 use ggforge::plan::{NameOverride, Overrides, Plan, output_paths, parse_format};
 use ggforge::source::TensorSource;
+use ggforge::tokenizer::encode::read_text;
 use ggforge::tokenizer::proof::{Comparison, Outcome, Proof};
 
 use crate::exit::{self, Failure};
@@ -28,6 +29,9 @@ pub struct OutputOptions {
     /// Type for tensors whose GGUF name matches; may be repeated, first match wins
     #[arg(long, value_name = "REGEX=T")]
     pub tensor_type: Vec<String>,
+    /// The same from a file: REGEX=T separated by white space, after those of --tensor-type
+    #[arg(long, value_name = "FILE")]
+    pub tensor_type_file: Option<PathBuf>,
     /// Type of the output head
     #[arg(long, value_name = "T")]
     pub output_tensor_type: Option<String>,
@@ -87,8 +91,12 @@ impl OutputOptions {
     /// What was asked for beyond the presets.
     pub fn overrides(&self) -> Result<Overrides, Error> {
         let format = |name: &Option<String>| name.as_deref().map(parse_format).transpose();
+        let mut by_name = self.tensor_type.iter().map(|text| NameOverride::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(file) = &self.tensor_type_file {
+            by_name.extend(NameOverride::parse_list(&read_text(file)?)?);
+        }
         Ok(Overrides {
-            by_name: self.tensor_type.iter().map(|text| NameOverride::parse(text)).collect::<Result<_, _>>()?,
+            by_name,
             output: format(&self.output_tensor_type)?,
             token_embd: format(&self.token_embedding_type)?,
             pure: self.pure,

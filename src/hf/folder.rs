@@ -75,8 +75,8 @@ impl Folder {
     /// Opens a model folder: parses config.json and every safetensors header.
     ///
     /// # Errors
-    /// `Usage` when `path` is not a folder, `Unsupported` when it holds its weights in another format, `Malformed` for every rule that
-    /// a file in it breaks.
+    /// `Io` when there is nothing at `path`, `Usage` when it is not a folder, `Unsupported` when it holds its weights in another format,
+    /// `Malformed` for every rule that a file in it breaks.
     pub fn open(path: impl AsRef<Path>) -> Result<Folder> {
         let path = path.as_ref();
         check_is_folder(path)?;
@@ -384,21 +384,8 @@ fn check_is_folder(path: &Path) -> Result<()> {
             Err(Error::usage(format!("{shown} is a GGUF file, not a model folder; `ggforge quantize` takes it")))
         }
         Ok(_) => Err(Error::usage(format!("{shown} is a file; give the folder that holds config.json and the weights"))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && looks_like_hub_id(path) => Err(Error::usage(format!(
-            "no folder {shown} here; if it is a model of the Hugging Face hub, download it first: `hf download {shown} --local-dir {}`",
-            path.file_name().unwrap_or_default().to_string_lossy()
-        ))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Error::usage(format!("no folder {shown}"))),
-        Err(e) => Err(Error::io(path, "open", e)),
+        Err(e) => Err(Error::io(path, "open the folder", e)),
     }
-}
-
-/// `org/name`, of the hub's characters.
-fn looks_like_hub_id(path: &Path) -> bool {
-    let Some((org, name)) = path.to_str().and_then(|text| text.split_once('/')) else { return false };
-    [org, name].iter().all(|part| {
-        !part.starts_with('.') && !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    })
 }
 
 fn explain_missing_config(dir: &Dir) -> Error {

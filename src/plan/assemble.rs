@@ -117,7 +117,7 @@ impl<'a> Model<'a> {
             reason: choice.reason,
         };
         let tensors = self.drafts.iter().zip(choices).enumerate().map(planned).collect();
-        let mut metadata = with_file_type(&self.metadata, preset);
+        let mut metadata = if preset.copies { self.metadata.clone() } else { with_file_type(&self.metadata, preset) };
         self.imatrix.iter().for_each(|imatrix| importance::describe(imatrix, &mut metadata));
         OutputPlan { file_type: preset.name.to_owned(), metadata, tensors }
     }

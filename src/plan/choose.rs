@@ -53,6 +53,14 @@ impl NameOverride {
         Ok(NameOverride { pattern, format: parse_format(format)? })
     }
 
+    /// Reads any number of `REGEX=T` with white space between: a file for `--tensor-type-file`.
+    ///
+    /// # Errors
+    /// As [`NameOverride::parse`].
+    pub fn parse_list(text: &str) -> Result<Vec<NameOverride>> {
+        text.split_whitespace().map(NameOverride::parse).collect()
+    }
+
     /// The regular expression as given.
     pub fn pattern(&self) -> &str {
         self.pattern.as_str()
@@ -134,6 +142,9 @@ enum Decider {
 }
 
 fn decider(tensor: &Candidate, preset: &Preset, overrides: &Overrides, facts: &Facts) -> Decider {
+    if preset.copies {
+        return Decider::Kept("copied");
+    }
     if let Some(reason) = never_quantized(tensor.name, tensor.shape, &facts.arch) {
         return Decider::Kept(reason);
     }
@@ -296,6 +307,17 @@ mod tests {
             assert!(matches!(NameOverride::parse(text), Err(Error::Usage(_))), "{text:?}");
         }
         assert_eq!(NameOverride::parse("a=b=F16").unwrap().pattern(), "a=b");
+        let list = NameOverride::parse_list("\tattn_v=Q8_0\r\nffn_.*=IQ4_XS  x=F16\n").unwrap();
+        assert_eq!(list.iter().map(NameOverride::pattern).collect::<Vec<_>>(), ["attn_v", "ffn_.*", "x"]);
+        assert!(NameOverride::parse_list("").unwrap().is_empty());
+        assert!(matches!(NameOverride::parse_list("attn_v=Q8_0 attn_k"), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn a_copy_keeps_everything_whatever_else_is_asked_for() {
+        let overrides = Overrides { pure: true, output: Some(Format::Q5_K), ..Overrides::default() };
+        let tensors: &[(&str, &[u64])] = &[("output.weight", &[512, 256]), ("blk.0.attn_v.weight", &[256, 256])];
+        assert_eq!(chosen("copy", &overrides, &facts(), tensors), [Format::F32, Format::F32]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::recipe::{Preset, preset};
 use super::role::never_quantized;
 use super::{Origin, Plan};
 use crate::arch::{self, MappedTensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gguf::Metadata;
 use crate::hf::Folder;
 use crate::imatrix::Imatrix;
@@ -40,6 +40,9 @@ pub struct ConvertOptions<'a> {
 /// Whatever [`arch::find`], the mapping of its tensors and [`tokenizer::read`] refuse; `Usage` for options that fit no tensor,
 /// `Unsupported` for formats that cannot be written yet.
 pub fn convert(folder: &Folder, options: &ConvertOptions<'_>) -> Result<Plan> {
+    if options.presets.iter().any(|preset| preset.copies) {
+        return Err(Error::usage("COPY is for GGUF files; without a type, a model folder is converted to its own"));
+    }
     let config = folder.config();
     let arch = arch::find(config)?;
     let mapped = arch.map_tensors(config, folder.tensors(), folder.unreadable())?;

@@ -29,6 +29,8 @@ pub struct Preset {
     pub token_embd: Format,
     /// Tried in order, set by set.
     pub rules: &'static [&'static [Rule]],
+    /// Every tensor stays as it is, and so does the metadata: see [`COPY`].
+    pub copies: bool,
 }
 
 /// Tensors of these roles get this format when every condition holds.
@@ -231,7 +233,7 @@ impl Preset {
     }
 
     const fn new(name: &'static str, file_type: u32, base: Format) -> Preset {
-        Preset { name, file_type, base, output: Q6_K, token_embd: base, rules: &[] }
+        Preset { name, file_type, base, output: Q6_K, token_embd: base, rules: &[], copies: false }
     }
 
     const fn output(self, output: Format) -> Preset {
@@ -250,20 +252,22 @@ impl Preset {
 impl FromStr for &'static Preset {
     type Err = Error;
 
-    /// Any case; `Q3_K`, `Q4_K` and `Q5_K` mean their medium mixes.
+    /// Any case, or the number of the file type; `Q3_K`, `Q4_K` and `Q5_K` mean their medium mixes.
     fn from_str(text: &str) -> Result<&'static Preset> {
         let name = match text.to_ascii_uppercase().as_str() {
             short @ ("Q3_K" | "Q4_K" | "Q5_K") => format!("{short}_M"),
             name => name.to_owned(),
         };
-        PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
-            let known: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+        let mut by_name = PRESETS.iter().chain([&COPY]);
+        let by_number = || text.parse().ok().and_then(|number: u32| PRESETS.iter().find(|preset| preset.file_type == number));
+        by_name.find(|preset| preset.name == name).or_else(by_number).ok_or_else(|| {
+            let known: Vec<&str> = PRESETS.iter().chain([&COPY]).map(|preset| preset.name).collect();
             Error::usage(format!("unknown type {text:?}; known are {}", known.join(", ")))
         })
     }
 }
 
-/// The preset of this name, in any case.
+/// The preset of this name, in any case, or of this number as llama-quantize has it: `15` is `Q4_K_M`.
 ///
 /// # Errors
 /// `Usage`, with the list of names, when there is none.
@@ -373,6 +377,9 @@ const IQ1_OUTPUT: &[Rule] = &[give(ATTN_OUTPUT, &[], IQ2_XXS)];
 
 const MXFP4_MOE_RULES: &[Rule] =
     &[give(FFN, &[When::Stacked], MXFP4), give(ANY, &[When::Stacked, When::OnlyExpertsStack], MXFP4), give(ANY, &[], Q8_0)];
+
+/// No file type, but what llama-quantize calls by this name: a GGUF model again, tensor by tensor the same, to split or to join it.
+pub const COPY: Preset = Preset { copies: true, ..Preset::new("COPY", 0, F32) };
 
 /// Every file type of llama-quantize, by id.
 pub const PRESETS: &[Preset] = &[

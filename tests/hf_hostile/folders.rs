@@ -260,8 +260,7 @@ fn what_is_no_model_folder_is_told_what_would_be() {
     says(Folder::open(path.join("model.gguf")), &["GGUF file", "ggforge quantize"]);
     fs::write(path.join("config.json"), CONFIG).unwrap();
     says(Folder::open(path.join("config.json")), &["is a file", "folder"]);
-    says(Folder::open("meta-llama/Llama-3.2-1B"), &["hf download meta-llama/Llama-3.2-1B --local-dir Llama-3.2-1B"]);
-    says(Folder::open(path.join("nothing")), &["no folder"]);
+    says(Folder::open(path.join("nothing")), &["cannot open the folder"]);
     says(Folder::open(path), &["model.safetensors", "incomplete"]);
     fs::write(path.join("pytorch_model.bin"), "").unwrap();
     says(Folder::open(path), &["pytorch_model.bin", "save_pretrained"]);
