@@ -269,15 +269,128 @@ fn the_first_fault_is_reported() {
     });
 }
 
+/// How often the tests of arbitrary input draw anew; an emulator takes thirty times as long.
+fn n_draws() -> u64 {
+    if common::emulator().is_some() { 4 } else { 48 }
+}
+
+/// Blocks of any bytes have the same weights at every level, if not numbers.
 #[test]
 fn any_bytes_can_be_read() {
-    let mut paint = Paint::new(9);
-    let bytes: Vec<u8> = (0..1 << 16).map(|_| paint.next() as u8).collect();
     for_each(Format::can_dequantize, |format, way| {
-        let whole = bytes.len() / format.block_bytes() * format.block_bytes();
-        dequantize(format, way, &bytes[..whole]);
-        dequantize(format, way, &vec![0xff; 5 * format.block_bytes()]);
+        let read = |way: Way, blocks: &[u8]| -> Vec<u32> {
+            dequantize(format, way, blocks).iter().map(|w| if w.is_nan() { f32::NAN } else { *w }.to_bits()).collect()
+        };
+        let n_bytes = 33 * format.block_bytes();
+        for seed in 0..n_draws() {
+            let mut paint = Paint::new(100 + seed);
+            // All bits equal, one bit set in each block, few bits set, any bits.
+            let blocks: Vec<u8> = match seed % 8 {
+                0 => vec![0x00; n_bytes],
+                1 => vec![0xff; n_bytes],
+                2 => {
+                    let mut blocks = vec![0; n_bytes];
+                    for block in blocks.chunks_mut(format.block_bytes()) {
+                        let bit = paint.next() as usize % (8 * block.len());
+                        block[bit / 8] = 1 << (bit % 8);
+                    }
+                    blocks
+                }
+                3 => (0..n_bytes).map(|_| (paint.next() & paint.next() & paint.next()) as u8).collect(),
+                _ => (0..n_bytes).map(|_| paint.next() as u8).collect(),
+            };
+            assert!(read(way, &blocks) == read(way.scalar(), &blocks), "{format} {}: seed {seed}", way.name());
+        }
     });
+}
+
+/// A weight of a kind that is drawn anew for every few weights, so that blocks mix kinds.
+fn arbitrary_weights(seed: u64, n: usize) -> Vec<f32> {
+    let mut paint = Paint::new(200 + seed);
+    let mut weights = Vec::with_capacity(n);
+    while weights.len() < n {
+        let run = 1 + paint.next() as usize % if seed.is_multiple_of(2) { 48 } else { 700 };
+        let kind = paint.next() % 12;
+        let same = f32::from_bits(paint.next() as u32 & 0xbfff_ffff);
+        for _ in 0..run.min(n - weights.len()) {
+            let bits = paint.next() as u32;
+            weights.push(match kind {
+                0 => f32::from_bits(bits),                             // anything, now and then NaN or infinity
+                1 => f32::from_bits(bits & 0x807f_ffff),               // subnormal
+                2 => f32::from_bits(bits & 0x80ff_ffff),               // around the smallest normal number
+                3 => f32::from_bits(bits & 0x80ff_ffff | 0x7e80_0000), // the hugest
+                4 => 65504.0 * paint.bell(),                           // what halves just hold
+                5 => same,                                             // ties
+                6 => {
+                    if bits & 1 == 0 {
+                        same
+                    } else {
+                        -same
+                    }
+                } // ties of both signs
+                7 => {
+                    if bits.is_multiple_of(61) {
+                        same
+                    } else {
+                        0.0
+                    }
+                }
+                8 => {
+                    if bits & 1 == 0 {
+                        0.0
+                    } else {
+                        -0.0
+                    }
+                }
+                9 => f32::from_bits(bits & 0xbfff_ffff), // any finite number below 2
+                _ => 0.02 * paint.bell(),
+            });
+        }
+    }
+    weights
+}
+
+/// Whatever the weights are, there is no panic: either every scale is finite, or the first weight to blame is named. And every level
+/// says the same.
+#[test]
+fn any_weights_are_held_or_refused() {
+    let (mut n_held, mut n_refused) = (0, 0);
+    for seed in 0..n_draws() {
+        let weights = arbitrary_weights(seed, 2 * ROW_LEN);
+        for_each(Format::can_quantize, |format, way| {
+            let place = format!("{format} {}: seed {seed}", way.name());
+            let made = quantize(format, way, &weights);
+            let scalar = quantize(format, way.scalar(), &weights);
+            let fault = |fault: &BlockFault| (fault.index, fault.value.to_bits(), fault.kind);
+            assert_eq!(made.as_ref().map_err(fault), scalar.as_ref().map_err(fault), "{place}: differs from scalar");
+            match made {
+                Ok(blocks) => {
+                    assert!(weights.iter().all(|w| w.is_finite()), "{place}: holds what is not finite");
+                    if format.can_dequantize() {
+                        assert!(dequantize(format, way, &blocks).iter().all(|w| w.is_finite()), "{place}: scales are not finite");
+                    }
+                }
+                Err(fault) => {
+                    assert_eq!(fault.value.to_bits(), weights[fault.index].to_bits(), "{place}");
+                    let first = weights.iter().position(|w| !w.is_finite());
+                    let block = fault.index / format.block_len() * format.block_len();
+                    match fault.kind {
+                        BlockFaultKind::NonFinite => assert_eq!(Some(fault.index), first, "{place}"),
+                        BlockFaultKind::OutOfRange => {
+                            let block = &weights[block..][..format.block_len()];
+                            assert!(block.iter().all(|w| w.abs() <= fault.value.abs()), "{place}: not the largest of its block");
+                            assert!(first.is_none_or(|first| fault.index < first), "{place}: not the first fault");
+                        }
+                    }
+                }
+            }
+        });
+        match quantize(Format::Q4_0, Way { level: Level::available()[0], weighted: false }, &weights) {
+            Ok(_) => n_held += 1,
+            Err(_) => n_refused += 1,
+        }
+    }
+    assert!(common::emulator().is_some() || n_held > 3 && n_refused > 3, "{n_held} held, {n_refused} refused: too much alike");
 }
 
 #[test]
