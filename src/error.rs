@@ -225,6 +225,8 @@ faults! {
     ProtobufInvalid,
     /// A text that is not UTF-8.
     NotUtf8,
+    /// A chat template that is missing or cannot be rendered.
+    ChatTemplate,
     /// NaN or infinity among weights or scales.
     NonFinite,
     /// A finite weight that the target format cannot hold.

@@ -4,11 +4,13 @@
 //! everything that writes), `exit.rs` (how a run ends), `terminal.rs` (what a person sees) and `signals.rs`.
 
 mod bench;
+mod chat;
 mod completions;
 mod convert;
 mod device;
 mod devices;
 mod exit;
+mod generate;
 mod imatrix;
 mod inspect;
 mod output;
@@ -32,6 +34,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<quantize::Quantize>(),
     Entry::of::<inspect::Inspect>(),
     Entry::of::<tokenize::Tokenize>(),
+    Entry::of::<generate::Generate>(),
     Entry::of::<imatrix::Imatrix>(),
     Entry::of::<bench::Bench>(),
     Entry::of::<devices::Devices>(),
@@ -53,6 +56,7 @@ Examples:
   ggforge quantize llama-F16.gguf --type Q5_K_M --output llama-Q5_K_M.gguf
   ggforge inspect llama.gguf
   ggforge tokenize llama.gguf 'Hello world'
+  ggforge generate llama.gguf --prompt 'Once upon a time'
 
 Exit codes:
   0 done   2 usage   3 bad input   4 no space   5 input changed while read
@@ -68,6 +72,13 @@ struct Session {
     /// Show no progress and no summary
     #[arg(long, short, global = true, help_heading = "Global options")]
     quiet: bool,
+}
+
+impl Session {
+    /// Worker threads for computing: those asked for, else one per core.
+    fn n_threads(&self) -> usize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
 }
 
 /// More would only cost memory: each has buffers of its own.

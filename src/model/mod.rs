@@ -18,6 +18,7 @@ mod backend;
 mod cpu;
 mod families;
 mod forward;
+mod generate;
 mod hparams;
 mod layer;
 mod rope;
@@ -29,6 +30,7 @@ pub use backend::{AttentionShape, Backend, Divergence, HeadShape, Matrix, RopeSh
 pub use cpu::{Activations, Cpu};
 pub use families::{Family, RopeLayout, architectures};
 pub use forward::{Batch, Cache, Network, Observer};
+pub use generate::Generation;
 pub use hparams::{Hparams, LayerHparams};
 pub use rope::{Rope, RopeScaling};
 pub use sample::{Sampler, Sampling};

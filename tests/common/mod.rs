@@ -5,6 +5,7 @@ pub mod files;
 pub mod ggml;
 #[path = "../../tools/bench/paint.rs"]
 pub mod paint;
+pub mod tiny;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

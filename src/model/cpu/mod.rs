@@ -2,6 +2,8 @@
 //!
 //! Every number is one fixed chain of operations, the same at every level, for any number of threads and for any number of tokens
 //! computed together: lanes are sixteen everywhere, sums have a fixed order, work is split by rows and heads and never inside a sum.
+//! One exception: a token that goes through the layers alone, as in generation, is multiplied by another fixed order of sums, which is
+//! as fast as weights come from memory; its last bits differ from those of the same token among others.
 //! Exponentials are made of plain arithmetic ([`exp`]), logarithms and angles come from `libm`, so the digits are also the same on
 //! every machine.
 
@@ -116,13 +118,16 @@ impl Cpu {
 
     /// `out` becomes, or has added, the columns `outputs` of `x * weight^T`.
     fn multiply(&self, x: &Operand, weight: &Matrix, outputs: Range<usize>, accumulate: Accumulate, out: &mut Rows) {
-        let Matrix { format, n_rows, n_cols, bytes } = weight;
-        let weights = Weights::new(*format, *n_rows, *n_cols, bytes).rows(outputs.start, outputs.len());
+        let weights = weights_of(weight).rows(outputs.start, outputs.len());
         self.pool.install(|| {
             let packed = x.packed.get_or_init(|| matmul::Activations::pack(self.engine, x.rows.as_matrix()));
             self.engine.multiply(packed, weights, &mut out.values, accumulate);
         });
     }
+}
+
+fn weights_of(matrix: &Matrix) -> Weights<'_> {
+    Weights::new(matrix.format, matrix.n_rows, matrix.n_cols, &matrix.bytes)
 }
 
 /// Values that one thread handles alone.
@@ -194,7 +199,12 @@ impl Backend for Cpu {
 
     fn matmul(&self, x: &Operand, weight: &Matrix, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
         let rounded = self.rounded(x, weight)?;
-        self.multiply(rounded.as_ref().unwrap_or(x), weight, 0..weight.n_rows, accumulate, out);
+        let x = rounded.as_ref().unwrap_or(x);
+        if x.rows.n_rows() == 1 {
+            self.pool.install(|| self.engine.multiply_token(&x.rows.values, weights_of(weight), &mut out.values, accumulate));
+        } else {
+            self.multiply(x, weight, 0..weight.n_rows, accumulate, out);
+        }
         Ok(())
     }
 

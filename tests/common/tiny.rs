@@ -1,0 +1,125 @@
+//! Small models made by a formula, as GGUF files: for tests of what a model may be.
+
+use std::path::{Path, PathBuf};
+
+use ggforge::gguf::{Header, Metadata, TensorSpec, Value};
+use ggforge::quant::Format;
+
+/// A GGUF file in the making.
+#[derive(Clone)]
+pub struct Tiny {
+    /// Every entry.
+    pub metadata: Metadata,
+    /// Names, shapes and F32 weights.
+    pub tensors: Vec<(String, Vec<u64>, Vec<f32>)>,
+}
+
+/// Weight `i` of the tensor `name`, between -0.5 and 0.5: a multiplicative hash, which tools/dev/families.py computes too.
+fn weight(name: &str, i: u64) -> f32 {
+    let seed: u64 = name.bytes().enumerate().map(|(at, byte)| (at as u64 + 1) * u64::from(byte)).sum();
+    let hash = (seed * 1_000_003 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    (hash as f64 / f64::from(1u32 << 24) - 0.5) as f32
+}
+
+impl Tiny {
+    /// Adds a tensor: norms near 1, the others around 0.
+    pub fn add(&mut self, name: &str, shape: &[u64]) {
+        let n: u64 = shape.iter().product();
+        let offset = if name.contains("norm") { 1.0 } else { 0.0 };
+        let weights = (0..n).map(|i| weight(name, i) + offset).collect();
+        self.tensors.push((name.to_owned(), shape.to_vec(), weights));
+    }
+
+    /// Sets a metadata entry.
+    pub fn set(&mut self, key: &str, value: Value) {
+        match self.metadata.iter_mut().find(|(name, _)| name == key) {
+            Some((_, old)) => *old = value,
+            None => self.metadata.push((key.to_owned(), value)),
+        }
+    }
+
+    /// Removes a metadata entry.
+    pub fn unset(&mut self, key: &str) {
+        self.metadata.retain(|(name, _)| name != key);
+    }
+
+    /// The tensor of a name.
+    pub fn tensor(&mut self, name: &str) -> &mut (String, Vec<u64>, Vec<f32>) {
+        self.tensors.iter_mut().find(|tensor| tensor.0 == name).expect("a tensor of the model")
+    }
+
+    /// Writes the file.
+    pub fn write(&self, folder: &Path, name: &str) -> PathBuf {
+        let specs = self.tensors.iter().map(|(name, shape, _)| TensorSpec {
+            name: name.clone(),
+            format: Format::F32,
+            shape: shape.clone(),
+        });
+        let layout = Header { metadata: self.metadata.clone(), tensors: specs.collect() }.layout().expect("a sound header");
+        let mut bytes = layout.header.clone();
+        bytes.resize(layout.file_bytes as usize, 0);
+        for ((_, _, weights), offset) in self.tensors.iter().zip(&layout.offsets_bytes) {
+            let to = &mut bytes[*offset as usize..][..4 * weights.len()];
+            to.chunks_exact_mut(4).zip(weights).for_each(|(to, w)| to.copy_from_slice(&w.to_le_bytes()));
+        }
+        let path = folder.join(format!("{name}.gguf"));
+        std::fs::write(&path, bytes).expect("a temporary file");
+        path
+    }
+
+    /// A model of two layers, 32 wide, with four query heads and two key heads of 8, and 64 tokens.
+    pub fn new(architecture: &str) -> Tiny {
+        let mut tiny = Tiny { metadata: Vec::new(), tensors: Vec::new() };
+        tiny.set("general.architecture", Value::from(architecture));
+        let counts = [
+            ("block_count", 2),
+            ("embedding_length", 32),
+            ("feed_forward_length", 48),
+            ("attention.head_count", 4),
+            ("attention.head_count_kv", 2),
+            ("context_length", 64),
+            ("vocab_size", 64),
+        ];
+        for (key, value) in counts {
+            tiny.set(&format!("{architecture}.{key}"), Value::U32(value));
+        }
+        tiny.set(&format!("{architecture}.attention.layer_norm_rms_epsilon"), Value::F32(1e-5));
+        tiny.set(&format!("{architecture}.rope.freq_base"), Value::F32(10_000.0));
+        tiny.add("token_embd.weight", &[64, 32]);
+        tiny.add("output_norm.weight", &[32]);
+        tiny.add("output.weight", &[64, 32]);
+        for layer in 0..2 {
+            for (part, shape) in parts(architecture) {
+                tiny.add(&format!("blk.{layer}.{part}"), shape);
+            }
+        }
+        tiny
+    }
+}
+
+/// The tensors of a layer.
+fn parts(architecture: &str) -> Vec<(&'static str, &'static [u64])> {
+    let mut parts: Vec<(&str, &[u64])> = vec![
+        ("attn_norm.weight", &[32]),
+        ("attn_output.weight", &[32, 32]),
+        ("ffn_norm.weight", &[32]),
+        ("ffn_down.weight", &[32, 48]),
+    ];
+    if architecture == "phi3" {
+        parts.extend([("attn_qkv.weight", &[64, 32][..]), ("ffn_up.weight", &[96, 32])]);
+        return parts;
+    }
+    parts.extend([
+        ("attn_q.weight", &[32, 32][..]),
+        ("attn_k.weight", &[16, 32]),
+        ("attn_v.weight", &[16, 32]),
+        ("ffn_gate.weight", &[48, 32]),
+        ("ffn_up.weight", &[48, 32]),
+    ]);
+    match architecture {
+        "qwen2" => parts.extend([("attn_q.bias", &[32][..]), ("attn_k.bias", &[16]), ("attn_v.bias", &[16])]),
+        "qwen3" => parts.extend([("attn_q_norm.weight", &[8][..]), ("attn_k_norm.weight", &[8])]),
+        _ => {}
+    }
+    parts
+}

@@ -1,0 +1,100 @@
+//! `ggforge generate` writes what llama.cpp writes.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+mod common;
+
+fn converted(folder: &Path, to: &Path) -> PathBuf {
+    let path = to.join("model.gguf");
+    common::succeeds(
+        common::ggforge().arg("convert").arg(folder).args(["--quiet", "--force", "--type", "F32", "--output"]).arg(&path),
+    );
+    path
+}
+
+fn generated(model: &Path, arguments: &[&str]) -> Value {
+    let output = common::succeeds(common::ggforge().arg("generate").arg(model).args(arguments).arg("--json"));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// fixtures/model/greedy.jsonl is what tools/dev/generate.mjs printed for F32 conversions, by llama.cpp in node-llama-cpp.
+#[test]
+fn greedy_text_equals_that_of_llama_cpp() {
+    let scratch = common::scratch();
+    let lines = std::fs::read_to_string(common::fixture("model/greedy.jsonl")).unwrap();
+    for expected in lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let name = expected["model"].as_str().unwrap();
+        let folder = match name {
+            "forge-3m" => Some(common::fixture("hf/forge-3m")),
+            _ => common::shared(&format!("models/{name}")),
+        };
+        let Some(folder) = folder else { continue };
+        let found = generated(&converted(&folder, scratch.path()), &["--prompt", "Once upon a time", "-n", "64"]);
+        for part in ["prompt", "tokens", "text"] {
+            assert_eq!(found[part], expected[part], "{name}: {part}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_and_another_seed_another() {
+    let scratch = common::scratch();
+    let model = converted(&common::fixture("hf/forge-3m"), scratch.path());
+    let tokens = |seed: &str| {
+        let arguments = ["--prompt", "Once", "-n", "24", "--temp", "1", "--top-k", "0", "--top-p", "1", "--seed", seed];
+        generated(&model, &arguments)["tokens"].clone()
+    };
+    assert_eq!(tokens("1"), tokens("1"));
+    assert_ne!(tokens("1"), tokens("2"));
+}
+
+/// A copy of forge-3m with a chat template.
+fn with_template(template: &str, scratch: &Path) -> PathBuf {
+    let folder = scratch.join("chat");
+    std::fs::create_dir_all(&folder).unwrap();
+    for entry in std::fs::read_dir(common::fixture("hf/forge-3m")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    converted(&folder, scratch)
+}
+
+#[test]
+fn a_chat_template_is_rendered_as_transformers_does() {
+    let scratch = common::scratch();
+    let template = "{{ bos_token }}\n{%- for message in messages %}\n    {% set role = message['role'].upper() %}\n\
+        [{{ role }}] {{ message.content.strip() }};\n{% endfor %}\n{% if add_generation_prompt %}[ASSISTANT] {% endif %}";
+    let model = with_template(template, scratch.path());
+    let found = generated(&model, &["--prompt", " Who? ", "--chat", "--system", "Be brief", "-n", "1"]);
+    // Jinja takes the line break after a block away, and the spaces before it.
+    let text = "[SYSTEM] Be brief;\n[USER] Who?;\n[ASSISTANT] ";
+    let tokens = common::succeeds(common::ggforge().arg("tokenize").arg(&model).args([text, "--json"]));
+    let tokens: Value = serde_json::from_slice(&tokens.stdout).unwrap();
+    let ids: Vec<&Value> = tokens["tokens"].as_array().unwrap().iter().map(|token| &token["id"]).collect();
+    assert_eq!(found["prompt"], json!(ids));
+}
+
+#[test]
+fn a_chat_template_that_does_not_work_is_a_fault_of_the_file() {
+    let scratch = common::scratch();
+    let templates = [
+        ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "fuel"),
+        ("{{ raise_exception('only in pairs') }}", "only in pairs"),
+        ("{% if %}", "syntax error"),
+        ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "recursion"),
+        ("{% for i in range(9000) %}{% for j in range(90) %}12345678901234567890{% endfor %}{% endfor %}", ""),
+    ];
+    for (template, expected) in templates {
+        let model = with_template(template, scratch.path());
+        let output = common::ggforge().arg("generate").arg(&model).args(["--prompt", "a", "--chat"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{template}: {text}");
+        assert!(text.contains("ChatTemplate") && text.contains(expected), "{template}: {text}");
+    }
+    let model = converted(&common::fixture("hf/forge-3m"), scratch.path());
+    let output = common::ggforge().arg("generate").arg(model).args(["--prompt", "a", "--chat"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+}

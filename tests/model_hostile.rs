@@ -1,0 +1,202 @@
+//! Models that cannot be: each is refused with the name of the rule it breaks, and the program ends with exit code 3.
+
+use std::path::Path;
+
+use ggforge::Error;
+use ggforge::error::Fault;
+use ggforge::gguf::{Array, Model, Value};
+use ggforge::matmul::Engine;
+use ggforge::model::{Activations, Cpu, Network, Residency};
+
+mod common;
+use common::tiny::Tiny;
+
+/// What becomes of the model when it is opened, with its layers in memory and with its layers in the file.
+fn open(path: &Path) -> Result<(), Error> {
+    let cpu = Cpu::new(Engine::detect(), 1, Activations::F32)?;
+    let opened = [Residency::Resident, Residency::Streamed].map(|residency| {
+        let model = Model::open(path)?;
+        Network::open(&cpu, &model, 16, residency).map(drop)
+    });
+    let [resident, streamed] = opened;
+    assert_eq!(resident.is_ok(), streamed.is_ok());
+    resident.and(streamed)
+}
+
+/// A change to a sound model.
+type Change = fn(&mut Tiny);
+
+/// What is no number, zero, too many, too few, or contradicts another.
+const HPARAMS: &[(&str, Change, Fault)] = &[
+    ("no layers", |m| m.set("llama.block_count", Value::U32(0)), Fault::HparamRange),
+    ("too many layers", |m| m.set("llama.block_count", Value::U32(600)), Fault::HparamRange),
+    ("all layers there could be", |m| m.set("llama.block_count", Value::U32(u32::MAX)), Fault::HparamRange),
+    ("a layer less", |m| m.set("llama.block_count", Value::U32(1)), Fault::UnmappedTensor),
+    ("a layer more", |m| m.set("llama.block_count", Value::U32(3)), Fault::MissingTensor),
+    ("layers as text", |m| m.set("llama.block_count", Value::from("2")), Fault::ValueType),
+    ("no number of layers", |m| m.unset("llama.block_count"), Fault::ValueType),
+    ("negative layers", |m| m.set("llama.block_count", Value::I32(-1)), Fault::ValueType),
+    ("no heads", |m| m.set("llama.attention.head_count", Value::U32(0)), Fault::HparamRange),
+    ("heads that do not divide", |m| m.set("llama.attention.head_count", Value::U32(3)), Fault::HparamRange),
+    ("heads without end", |m| m.set("llama.attention.head_count", Value::U32(u32::MAX)), Fault::HparamRange),
+    ("no number of heads", |m| m.unset("llama.attention.head_count"), Fault::ValueType),
+    ("more key heads than heads", |m| m.set("llama.attention.head_count_kv", Value::U32(8)), Fault::HparamRange),
+    ("no key heads", |m| m.set("llama.attention.head_count_kv", Value::U32(0)), Fault::HparamRange),
+    ("key heads that do not divide", |m| m.set("llama.attention.head_count_kv", Value::U32(3)), Fault::HparamRange),
+    ("heads for three layers", |m| set_heads(m, vec![4, 4, 4]), Fault::HparamRange),
+    ("a layer without heads", |m| set_heads(m, vec![4, 0]), Fault::HparamRange),
+    ("a width of nothing", |m| m.set("llama.embedding_length", Value::U32(0)), Fault::HparamRange),
+    ("a width of everything", |m| m.set("llama.embedding_length", Value::U32(u32::MAX)), Fault::HparamRange),
+    ("another width", |m| m.set("llama.embedding_length", Value::U32(64)), Fault::ShapeMismatch),
+    ("no width", |m| m.unset("llama.embedding_length"), Fault::ValueType),
+    ("a network of nothing", |m| m.set("llama.feed_forward_length", Value::U32(0)), Fault::HparamRange),
+    ("another network", |m| m.set("llama.feed_forward_length", Value::U32(49)), Fault::ShapeMismatch),
+    ("heads of nothing", |m| m.set("llama.attention.key_length", Value::U32(0)), Fault::HparamRange),
+    ("wide heads", |m| set_widths(m, 16), Fault::ShapeMismatch),
+    ("heads too wide to multiply", |m| set_widths(m, 1 << 23), Fault::HparamRange),
+    ("rotating more than a head", |m| m.set("llama.rope.dimension_count", Value::U32(1 << 31)), Fault::HparamRange),
+    ("rotating half a pair", |m| m.set("llama.rope.dimension_count", Value::U32(7)), Fault::HparamRange),
+    ("rotating nothing", |m| m.set("llama.rope.dimension_count", Value::U32(0)), Fault::HparamRange),
+    ("a base that is no number", |m| m.set("llama.rope.freq_base", Value::F32(f32::NAN)), Fault::HparamRange),
+    ("a base of zero", |m| m.set("llama.rope.freq_base", Value::F32(0.0)), Fault::HparamRange),
+    ("stretching by nothing", |m| set_scaling(m, "linear", 0.0), Fault::HparamRange),
+    ("stretching without end", |m| set_scaling(m, "yarn", f32::INFINITY), Fault::HparamRange),
+    ("factors that are not there", |m| set_scaling(m, "longrope", 1.0), Fault::MissingTensor),
+    ("a context of nothing", |m| m.set("llama.context_length", Value::U32(0)), Fault::HparamRange),
+    ("a context without end", |m| m.set("llama.context_length", Value::U32(u32::MAX)), Fault::HparamRange),
+    ("a vocabulary without end", |m| m.set("llama.vocab_size", Value::U32(1_000_000_000)), Fault::HparamRange),
+    ("an epsilon that is no number", |m| set_eps(m, f32::NAN), Fault::HparamRange),
+    ("an epsilon below zero", |m| set_eps(m, -1e-5), Fault::HparamRange),
+    ("an epsilon without end", |m| set_eps(m, f32::INFINITY), Fault::HparamRange),
+    ("an epsilon of one", |m| set_eps(m, 1.0), Fault::HparamRange),
+];
+
+/// Tensors that are missing, misshapen, too many, or no numbers.
+const TENSORS: &[(&str, Change, Fault)] = &[
+    ("no embedding", |m| m.tensors.retain(|t| t.0 != "token_embd.weight"), Fault::MissingTensor),
+    ("no norm", |m| m.tensors.retain(|t| t.0 != "blk.1.ffn_norm.weight"), Fault::MissingTensor),
+    ("no last norm", |m| m.tensors.retain(|t| t.0 != "output_norm.weight"), Fault::MissingTensor),
+    ("a matrix turned round", |m| m.tensor("blk.0.ffn_down.weight").1.reverse(), Fault::ShapeMismatch),
+    ("a norm of rows", |m| m.tensor("blk.0.attn_norm.weight").1.insert(0, 1), Fault::ShapeMismatch),
+    ("a short bias", |m| m.add("blk.0.attn_q.bias", &[31]), Fault::ShapeMismatch),
+    ("an output for other tokens", |m| grow(m, "output.weight", 65), Fault::ShapeMismatch),
+    ("norms of heads", |m| m.add("blk.0.attn_q_norm.weight", &[8]), Fault::UnmappedTensor),
+    ("a tensor of another model", |m| m.add("blk.0.ssm_a", &[8]), Fault::UnmappedTensor),
+    ("few factors", |m| m.add("rope_freqs.weight", &[3]), Fault::ShapeMismatch),
+    ("a factor of zero", |m| factor(m, 0.0), Fault::HparamRange),
+    ("a factor that is no number", |m| factor(m, f32::NAN), Fault::NonFinite),
+    ("a norm that is no number", |m| m.tensor("blk.1.attn_norm.weight").2[5] = f32::NAN, Fault::NonFinite),
+    ("a norm without end", |m| m.tensor("output_norm.weight").2[31] = f32::INFINITY, Fault::NonFinite),
+];
+
+fn set_heads(m: &mut Tiny, heads: Vec<u32>) {
+    m.set("llama.attention.head_count", Value::Array(Array::U32(heads)));
+}
+
+fn set_widths(m: &mut Tiny, width: u32) {
+    m.set("llama.attention.key_length", Value::U32(width));
+    m.set("llama.attention.value_length", Value::U32(width));
+}
+
+fn set_eps(m: &mut Tiny, eps: f32) {
+    m.set("llama.attention.layer_norm_rms_epsilon", Value::F32(eps));
+}
+
+fn set_scaling(m: &mut Tiny, name: &str, factor: f32) {
+    m.set("llama.rope.scaling.type", Value::from(name));
+    m.set("llama.rope.scaling.factor", Value::F32(factor));
+}
+
+fn grow(m: &mut Tiny, name: &str, n_rows: u64) {
+    m.tensors.retain(|tensor| tensor.0 != name);
+    m.add(name, &[n_rows, 32]);
+}
+
+fn factor(m: &mut Tiny, value: f32) {
+    m.add("rope_freqs.weight", &[4]);
+    m.tensor("rope_freqs.weight").2 = vec![1.0, 1.0, value, 1.0];
+}
+
+#[test]
+fn impossible_models_are_refused_by_the_rule_they_break() {
+    let scratch = common::scratch();
+    for (what, change, expected) in HPARAMS.iter().chain(TENSORS) {
+        let mut tiny = Tiny::new("llama");
+        change(&mut tiny);
+        match open(&tiny.write(scratch.path(), "model")) {
+            Err(Error::Malformed { fault, .. }) if fault == *expected => {}
+            other => panic!("{what}: expected {expected:?}, found {other:?}"),
+        }
+    }
+    open(&Tiny::new("llama").write(scratch.path(), "model")).expect("the model is sound without these changes");
+}
+
+#[test]
+fn what_cannot_be_run_is_named() {
+    let scratch = common::scratch();
+    let cases: [(&str, Change, &str); 5] = [
+        ("mamba", |_| {}, "llama, qwen2, qwen3, phi3 can be run"),
+        ("%s%n%s%n", |_| {}, "llama, qwen2, qwen3, phi3 can be run"),
+        ("llama", |m| m.set("llama.expert_count", Value::U32(8)), "8 experts"),
+        ("llama", |m| set_scaling(m, "spiral", 2.0), "none, linear, yarn and longrope"),
+        ("llama", |m| m.set("llama.attention.value_length", Value::U32(16)), "heads of one width"),
+    ];
+    for (architecture, change, expected) in cases {
+        let mut tiny = Tiny::new(architecture);
+        change(&mut tiny);
+        match open(&tiny.write(scratch.path(), "model")) {
+            Err(error @ Error::Unsupported { .. }) => assert!(error.to_string().contains(expected), "{error}"),
+            other => panic!("{architecture}: expected {expected}, found {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_program_ends_with_exit_code_3() {
+    let scratch = common::scratch();
+    let cases: [(&str, Change); 4] = [
+        ("HparamRange", |m| m.set("llama.block_count", Value::U32(600))),
+        ("HparamRange", |m| set_eps(m, f32::NAN)),
+        ("can be run", |m| m.set("general.architecture", Value::from("rwkv"))),
+        ("MissingTensor", |m| m.tensors.retain(|tensor| tensor.0 != "token_embd.weight")),
+    ];
+    for (expected, change) in cases {
+        let mut tiny = Tiny::new("llama");
+        change(&mut tiny);
+        let path = tiny.write(scratch.path(), "model");
+        let output = common::ggforge().arg("generate").arg(&path).args(["--prompt", "a"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_context_is_not_exceeded_and_unknown_tokens_are_refused() {
+    use ggforge::model::{Batch, Generation, Sampler, Sampling};
+    let scratch = common::scratch();
+    let model = Model::open(Tiny::new("llama").write(scratch.path(), "model")).unwrap();
+    let cpu = Cpu::new(Engine::detect(), 1, Activations::F32).unwrap();
+    let network = Network::open(&cpu, &model, 4, Residency::Resident).unwrap();
+    let evaluate = |tokens: &[u32]| {
+        let whole = 0..tokens.len();
+        network.evaluate(Batch { tokens, sequences: std::slice::from_ref(&whole) }, &mut ()).map(drop)
+    };
+    assert!(evaluate(&[1, 2, 3, 63]).is_ok());
+    assert!(matches!(evaluate(&[1, 2, 3, 64]), Err(Error::Usage(_))));
+    assert!(matches!(evaluate(&[1; 5]), Err(Error::Usage(_))));
+    let sampler = Sampler::new(Sampling::default()).unwrap();
+    let mut generation = Generation::start(&network, &[1, 2, 3], sampler.clone()).unwrap();
+    assert!(generation.next_token().is_ok() && generation.next_token().is_ok());
+    assert!(matches!(generation.next_token(), Err(Error::Usage(_))));
+    assert!(matches!(Generation::start(&network, &[], sampler.clone()), Err(Error::Usage(_))));
+    assert!(matches!(Network::open(&cpu, &model, 0, Residency::Streamed), Err(Error::Usage(_))));
+
+    // A matrix is not looked at when it is opened; that its numbers are none shows in what comes out.
+    let mut tiny = Tiny::new("llama");
+    tiny.tensor("blk.0.ffn_up.weight").2[7] = f32::NAN;
+    let model = Model::open(tiny.write(scratch.path(), "nan")).unwrap();
+    let network = Network::open(&cpu, &model, 4, Residency::Resident).unwrap();
+    let next = Generation::start(&network, &[1], sampler).unwrap().next_token();
+    assert!(matches!(next, Err(Error::Malformed { fault: Fault::NonFinite, .. })), "{next:?}");
+}
