@@ -26,7 +26,7 @@ pub struct Tokenize {
     #[arg(value_name = "MODEL.gguf")]
     model: PathBuf,
     /// The text
-    #[arg(value_name = "TEXT", required_unless_present = "file")]
+    #[arg(value_name = "TEXT")]
     text: Option<String>,
     /// Take the text from a file; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
@@ -71,7 +71,9 @@ impl Tokenize {
             (Some(text), _) => Ok(text.clone()),
             (None, Some(file)) if file == Path::new("-") => text_of("standard input", io::stdin().lock()),
             (None, Some(file)) => read_text(file),
-            (None, None) => Err(ggforge::Error::usage("a text or --file is needed")),
+            (None, None) => {
+                Err(ggforge::Error::usage("a text is needed: give it after the model, or with --file FILE (- for standard input)"))
+            }
         }
     }
 }
