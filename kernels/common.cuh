@@ -147,7 +147,8 @@ DEVICE void copy_async(void* to_shared, const void* from, bool valid = true) {
 #ifdef HOST_SHIM
     shim::copy_async(to_shared, from, valid);
 #else
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)), "l"(from), "r"(valid ? 16 : 0) : "memory");
+    u32 n_bytes = valid ? 16 : 0; // of 16, the others become zero
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to_shared)), "l"(from), "r"(n_bytes) : "memory");
 #endif
 }
 

@@ -70,13 +70,8 @@ DEVICE void dequantize(const u8* blocks, const i32* rows, u32 n_rows, u32 row_le
     copy_wait<0>();
     __syncwarp();
 
-    // A lane past the row's end has nothing to unpack, one across it (plain floats) unpacks what is not there and stores zeros.
     float w[32];
-    u32 column = at.first + 32 * lane;
-    if (column < row_len) Stage<Format>::unpack(piece, lane, w);
-    if (column + 32 > row_len) {
-        for (u32 i = 0; i < 32; i++) w[i] = column + i < row_len ? w[i] : 0.0f;
-    }
+    Stage<Format>::unpack(piece, lane, at.first + 32 * lane, row_len, w);
     __syncwarp();
     Chunk* chunks = (Chunk*)shared[warp];
     for (u32 q = 0; q < Chunks<T>::PER_LANE; q++) chunks[Chunks<T>::place(lane, q)] = Chunks<T>::make(w, q, scale);

@@ -12,6 +12,9 @@
 
 #include "../common.cuh"
 
+// A format whose rows may end within a sub-block of 32.
+struct PlainFloats {};
+
 // Byte i of a word.
 DEVICE u32 byte_of(u32 word, u32 i) { return word >> (8 * i) & 0xff; }
 DEVICE i32 signed_byte_of(u32 word, u32 i) { return (i8)(word >> (8 * i)); }

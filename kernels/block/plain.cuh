@@ -3,7 +3,7 @@
 
 #include "block.cuh"
 
-struct F32 {
+struct F32 : PlainFloats {
     static constexpr u32 LEN = 32, BYTES = 128;
 
     DEVICE static void unpack(const u8* block, u32, float (&w)[32]) {
@@ -11,7 +11,7 @@ struct F32 {
     }
 };
 
-struct F16 {
+struct F16 : PlainFloats {
     static constexpr u32 LEN = 32, BYTES = 64;
 
     DEVICE static void unpack(const u8* block, u32, float (&w)[32]) {
@@ -20,7 +20,7 @@ struct F16 {
 };
 
 // The upper half of an F32.
-struct BF16 {
+struct BF16 : PlainFloats {
     static constexpr u32 LEN = 32, BYTES = 64;
 
     DEVICE static void unpack(const u8* block, u32, float (&w)[32]) {

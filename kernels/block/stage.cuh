@@ -25,13 +25,17 @@ struct Stage {
         u32 n_bytes = (u32)row_bytes(row_len - first < PIECE_LEN ? row_len - first : PIECE_LEN);
         u32 before = (u32)((u64)from % 16);
         u32 n_chunks = (before + n_bytes + 15) / 16;
+#pragma unroll 1
         for (u32 c = lane; c < n_chunks; c += WARP) copy_async(to + 16 * c, from - before + 16 * c);
         return to + before;
     }
 
-    // The 32 weights of the lane's sub-block.
-    DEVICE static void unpack(const u8* piece, u32 lane, float (&w)[32]) {
+    // The 32 weights of the lane's sub-block, which begins at `column` of the row; zeros past the row's end.
+    DEVICE static void unpack(const u8* piece, u32 lane, u32 column, u32 row_len, float (&w)[32]) {
         constexpr u32 SUBS = Format::LEN / 32;
-        Format::unpack(piece + lane / SUBS * Format::BYTES, lane % SUBS, w);
+        if (column < row_len) Format::unpack(piece + lane / SUBS * Format::BYTES, lane % SUBS, w);
+        if (__is_base_of(PlainFloats, Format) ? column + 32 > row_len : column >= row_len) {
+            for (u32 i = 0; i < 32; i++) w[i] = column + i < row_len ? w[i] : 0.0f;
+        }
     }
 };

@@ -1,0 +1,178 @@
+// What happens between products, row by row in f32: norms, RoPE, SwiGLU, sums; and the step from f32 to the fp16 operand of a product.
+//
+// An fp16 row comes with a power of two, so that neither its largest value overflows nor its small ones vanish: `a * row_scale` is the
+// value, exactly. The largest magnitude of a row becomes 2^10 .. 2^11, so what lies 2^24 below it is still a normal half.
+//
+// One block of 256 threads per row. Sums run in a fixed order: thread t adds elements t, t + 256, ..; then lanes, then warps.
+
+#include "common.cuh"
+
+constexpr u32 THREADS = 256, WARPS = THREADS / WARP;
+
+struct Sum {
+    DEVICE static float of_two(float a, float b) { return a + b; }
+};
+
+struct Max {
+    DEVICE static float of_two(float a, float b) { return fmaxf(a, b); }
+};
+
+// What all threads of the block give, combined; every thread gets it.
+template <class Operation>
+DEVICE float of_block(float x) {
+    __shared__ float of_warp[WARPS];
+    for (u32 apart = 16; apart; apart /= 2) x = Operation::of_two(x, __shfl_xor_sync(ALL_LANES, x, apart));
+    __syncthreads(); // of_warp may still be read
+    if (threadIdx.x % WARP == 0) of_warp[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float all = of_warp[0];
+    for (u32 i = 1; i < WARPS; i++) all = Operation::of_two(all, of_warp[i]);
+    return all;
+}
+
+// A power of two and its inverse, for a row whose largest magnitude is `largest`.
+struct RowScale {
+    float scale, inverse;
+
+    DEVICE RowScale(float largest) {
+        // The biased exponent of 2^-10 times the largest; 0 has no exponent, and infinity and NaN keep what they are.
+        i32 exponent = (i32)(as_bits(largest) >> 23 & 255) - 10;
+        if (largest == 0.0f || exponent == 245) exponent = 127;
+        exponent = exponent < 1 ? 1 : exponent > 253 ? 253 : exponent;
+        scale = as_float((u32)exponent << 23);
+        inverse = as_float((u32)(254 - exponent) << 23);
+    }
+};
+
+// Writes a row as halves: value(i) for i < row_len, then zeros up to ld. A thread writes two at a time.
+template <class Value>
+DEVICE void store_row(half* out, u32 row_len, u32 ld, float inverse, Value value) {
+    for (u32 i = 2 * threadIdx.x; i < ld; i += 2 * THREADS) {
+        float low = i < row_len ? value(i) * inverse : 0.0f, high = i + 1 < row_len ? value(i + 1) * inverse : 0.0f;
+        *(u32*)(out + i) = pack_f16(low, high);
+    }
+}
+
+// 1 / sqrt(mean of squares + eps)
+DEVICE float inverse_rms(const float* x, u32 row_len, float eps) {
+    float sum = 0.0f;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) sum = fmaf(x[i], x[i], sum);
+    return 1.0f / sqrtf(of_block<Sum>(sum) / (float)row_len + eps);
+}
+
+// out[row, i] = x[row, i] * inverse_rms * weight[i], as fp16 with row_scale[row]
+extern "C" __global__ void __launch_bounds__(THREADS)
+    rmsnorm_f16(const float* x, u32 ld_x, const float* weight, float eps, u32 row_len, half* out, u32 ld_out, float* row_scale) {
+    u32 row = blockIdx.x;
+    x += (u64)row * ld_x;
+    float norm = inverse_rms(x, row_len, eps), largest = 0.0f;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) largest = fmaxf(largest, fabsf(x[i] * norm * weight[i]));
+    RowScale scale(of_block<Max>(largest));
+    store_row(out + (u64)row * ld_out, row_len, ld_out, scale.inverse, [=](u32 i) { return x[i] * norm * weight[i]; });
+    if (threadIdx.x == 0) row_scale[row] = scale.scale;
+}
+
+// The same in f32; `out` may be `x`.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    rmsnorm_f32(const float* x, u32 ld_x, const float* weight, float eps, u32 row_len, float* out, u32 ld_out) {
+    x += (u64)blockIdx.x * ld_x;
+    out += (u64)blockIdx.x * ld_out;
+    float norm = inverse_rms(x, row_len, eps);
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) out[i] = x[i] * norm * weight[i];
+}
+
+// out[row, :] = x[row, :] as fp16 with row_scale[row]
+extern "C" __global__ void __launch_bounds__(THREADS)
+    rows_f16(const float* x, u32 ld_x, u32 row_len, half* out, u32 ld_out, float* row_scale) {
+    u32 row = blockIdx.x;
+    x += (u64)row * ld_x;
+    float largest = 0.0f;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) largest = fmaxf(largest, fabsf(x[i]));
+    RowScale scale(of_block<Max>(largest));
+    store_row(out + (u64)row * ld_out, row_len, ld_out, scale.inverse, [=](u32 i) { return x[i]; });
+    if (threadIdx.x == 0) row_scale[row] = scale.scale;
+}
+
+// out[row, i] = silu(gate[row, i]) * up[row, i] as fp16 with row_scale[row]
+extern "C" __global__ void __launch_bounds__(THREADS)
+    swiglu_f16(const float* gate, const float* up, u32 ld, u32 row_len, half* out, u32 ld_out, float* row_scale) {
+    u32 row = blockIdx.x;
+    gate += (u64)row * ld;
+    up += (u64)row * ld;
+    float largest = 0.0f;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) largest = fmaxf(largest, fabsf(silu(gate[i]) * up[i]));
+    RowScale scale(of_block<Max>(largest));
+    store_row(out + (u64)row * ld_out, row_len, ld_out, scale.inverse, [=](u32 i) { return silu(gate[i]) * up[i]; });
+    if (threadIdx.x == 0) row_scale[row] = scale.scale;
+}
+
+// Turns the pairs of every head by the angles of the token's position: (a, b) -> (a cos - b sin, b cos + a sin), as fp16.
+//   x: [n_tokens, n_heads * head_len]; cos_sin: [n_positions, rot_len / 2, 2]; pairs are neighbours, or rot_len / 2 apart (neox)
+extern "C" __global__ void __launch_bounds__(THREADS)
+    rope_f16(const float* x, u32 ld_x, u32 n_heads, u32 head_len, u32 rot_len, const float* cos_sin, const i32* positions, u32 neox,
+             const i32* slots, half* out, u32 ld_out) {
+    u32 token = blockIdx.x, pairs = rot_len / 2;
+    x += (u64)token * ld_x;
+    out += (u64)(slots ? slots[token] : token) * ld_out;
+    const float* angles = pairs ? cos_sin + (u64)positions[token] * rot_len : nullptr;
+    for (u32 i = threadIdx.x; i < n_heads * head_len; i += THREADS) {
+        u32 at = i % head_len;
+        if (at >= rot_len) {
+            out[i] = to_f16(x[i]);
+            continue;
+        }
+        u32 pair = neox ? at % pairs : at / 2, apart = neox ? pairs : 1;
+        bool is_first = neox ? at < pairs : at % 2 == 0;
+        float cosine = angles[2 * pair], sine = angles[2 * pair + 1];
+        float turned = is_first ? x[i] * cosine - x[i + apart] * sine : x[i] * cosine + x[i - apart] * sine;
+        out[i] = to_f16(turned);
+    }
+}
+
+// x += y
+extern "C" __global__ void __launch_bounds__(THREADS) add_f32(float* x, const float* y, u64 len) {
+    for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < len; i += (u64)gridDim.x * THREADS) x[i] += y[i];
+}
+
+// partial[block] = the largest magnitude of the block's share of x; infinity where it is not a number
+extern "C" __global__ void __launch_bounds__(THREADS) magnitude(const float* x, u64 len, float* partial) {
+    float largest = 0.0f;
+    for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < len; i += (u64)gridDim.x * THREADS) {
+        largest = fmaxf(largest, x[i] == x[i] ? fabsf(x[i]) : infinity());
+    }
+    largest = of_block<Max>(largest);
+    if (threadIdx.x == 0) partial[blockIdx.x] = largest;
+}
+
+// partial[chunk, column] = sum over the chunk's rows of (a * row_scale)^2, in f64: what an importance matrix collects
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sum_squares(const half* a, u32 lda, const float* row_scale, u32 n_rows, u32 n_cols, double* partial) {
+    u32 column = blockIdx.x * THREADS + threadIdx.x, per_chunk = ceil_div(n_rows, gridDim.y);
+    if (column >= n_cols) return;
+    u32 first = blockIdx.y * per_chunk, end = first + per_chunk < n_rows ? first + per_chunk : n_rows;
+    double sum = 0.0;
+    for (u32 row = first; row < end; row++) {
+        float x = to_f32(a[(u64)row * lda + column]) * (row_scale ? row_scale[row] : 1.0f);
+        sum += (double)x * (double)x;
+    }
+    partial[(u64)blockIdx.y * n_cols + column] = sum;
+}
+
+// sums[column] += partial[0, column] + partial[1, column] + ..
+extern "C" __global__ void __launch_bounds__(THREADS) fold_columns(const double* partial, u32 n_chunks, u32 n_cols, double* sums) {
+    u32 column = blockIdx.x * THREADS + threadIdx.x;
+    if (column >= n_cols) return;
+    double sum = 0.0;
+    for (u32 chunk = 0; chunk < n_chunks; chunk++) sum += partial[(u64)chunk * n_cols + column];
+    sums[column] += sum;
+}
+
+KERNEL(rmsnorm_f16)
+KERNEL(rmsnorm_f32)
+KERNEL(rows_f16)
+KERNEL(swiglu_f16)
+KERNEL(rope_f16)
+KERNEL(add_f32)
+KERNEL(magnitude)
+KERNEL(sum_squares)
+KERNEL(fold_columns)

@@ -1,0 +1,216 @@
+//! Products, against f64.
+
+use ggforge::quant::Format;
+use ggforge::simd::Level;
+use half::f16;
+
+use crate::common::Paint;
+use crate::formats::{dequantized, formats};
+use crate::shim::{Argument, Buffer, NULL, Shim, arguments, shim};
+
+/// Sums in f32 of at most a few hundred products: an error of some 2^-24 of what was summed for each step of 16.
+const SUM_ERROR: f64 = 1.0 / (1 << 20) as f64;
+
+/// `[n_rows, ld]` halves; what lies past `len` in a row is NaN, and nobody may read it.
+pub struct Halves {
+    pub values: Vec<f16>,
+    pub ld: usize,
+}
+
+impl Halves {
+    pub fn random(n_rows: usize, len: usize, ld: usize, paint: &mut Paint) -> Halves {
+        let mut values = vec![f16::NAN; n_rows * ld];
+        for row in values.chunks_mut(ld) {
+            row[..len].fill_with(|| f16::from_f32(paint.gaussian()));
+        }
+        Halves { values, ld }
+    }
+
+    pub fn get(&self, row: usize, column: usize) -> f64 {
+        self.values[row * self.ld + column].to_f64()
+    }
+}
+
+/// The product of a row of each, and of their magnitudes.
+fn dot(a: &Halves, i: usize, b: &Halves, j: usize, k: usize) -> (f64, f64) {
+    (0..k).fold((0.0, 0.0), |(sum, magnitudes), at| {
+        let product = a.get(i, at) * b.get(j, at);
+        (sum + product, magnitudes + product.abs())
+    })
+}
+
+struct Gemm {
+    tile: &'static str,
+    tile_columns: usize,
+    block: u32,
+    shared_bytes: usize,
+}
+
+const GEMMS: [Gemm; 2] = [
+    Gemm { tile: "128x128", tile_columns: 128, block: 128, shared_bytes: 65536 },
+    Gemm { tile: "128x256", tile_columns: 256, block: 256, shared_bytes: 98304 },
+];
+
+/// Rows and columns that fill no tile, one tile, and more than one; `k` less than a step, no multiple of it, and more than are under way.
+const SHAPES: [(usize, usize, usize); 7] =
+    [(1, 1, 8), (7, 33, 40), (33, 7, 32), (129, 129, 72), (1, 257, 264), (33, 300, 136), (128, 256, 64)];
+
+/// An operand's rows begin at multiples of eight; some have room after them.
+fn padded(len: usize) -> usize {
+    len + 8 * (len % 3)
+}
+
+fn powers_of_two(n: usize) -> Vec<f32> {
+    (0..n).map(|i| 2f32.powi(i as i32 % 7 - 3)).collect()
+}
+
+#[test]
+fn gemm_equals_f64() {
+    let Some(shim) = shim() else { return };
+    for gemm in &GEMMS {
+        for (case, (m, n, k)) in SHAPES.into_iter().enumerate() {
+            check_gemm(shim, gemm, m, n, k, case % 2 == 0);
+            check_swiglu(shim, gemm, m, n, k);
+        }
+    }
+}
+
+fn check_gemm(shim: &Shim, gemm: &Gemm, m: usize, n: usize, k: usize, scaled: bool) {
+    let mut paint = Paint::new((m * 1000 + n * 10 + k) as u64);
+    let (a, b) = (Halves::random(m, k, padded(k), &mut paint), Halves::random(n, k, padded(k), &mut paint));
+    let (row_scale, bias) = (powers_of_two(m), paint.weights(n, Paint::gaussian));
+    let (alpha, ldc) = (0.25f32, n.next_multiple_of(2));
+    let before = paint.weights(m * ldc, Paint::gaussian);
+    let (a_on, b_on, scale_on, bias_on) =
+        (Buffer::new(&a.values), Buffer::new(&b.values), Buffer::new(&row_scale), Buffer::new(&bias));
+    let grid = (m.div_ceil(128) * n.div_ceil(gemm.tile_columns)) as u32;
+    for add in [false, true] {
+        let c = Buffer::new(&before);
+        let nullable = |buffer| if scaled { Argument::Buffer(buffer) } else { NULL };
+        let arguments = arguments![&a_on, &b_on, &c, nullable(&scale_on), nullable(&bias_on), m, n, k, a.ld, b.ld, ldc, alpha];
+        let kernel = format!("gemm_{}_{}", gemm.tile, if add { "add" } else { "store" });
+        shim.launch(&kernel, &[grid], gemm.block, gemm.shared_bytes, &arguments);
+        let c = c.to_vec();
+        for (i, row) in c.chunks(ldc).enumerate() {
+            for (j, &got) in row[..n].iter().enumerate() {
+                let (sum, magnitudes) = dot(&a, i, &b, j, k);
+                let scale = f64::from(alpha) * if scaled { f64::from(row_scale[i]) } else { 1.0 };
+                let bias = if scaled { f64::from(bias[j]) } else { 0.0 };
+                let old = if add { f64::from(before[i * ldc + j]) } else { 0.0 };
+                let bound = SUM_ERROR * (magnitudes * scale + bias.abs() + old.abs());
+                let expected = sum * scale + bias + old;
+                assert!(
+                    (f64::from(got) - expected).abs() <= bound,
+                    "{kernel} {m}x{n}x{k}: c[{i}, {j}] is {got}, expected {expected}"
+                );
+            }
+            assert!(row[n..] == before[i * ldc + n..(i + 1) * ldc], "{kernel} {m}x{n}x{k}: writes past column {n} of row {i}");
+        }
+    }
+}
+
+fn check_swiglu(shim: &Shim, gemm: &Gemm, m: usize, n: usize, k: usize) {
+    let mut paint = Paint::new((m * 1000 + n * 10 + k + 1) as u64);
+    let a = Halves::random(m, k, padded(k), &mut paint);
+    let (gate, up) = (Halves::random(n, k, padded(k), &mut paint), Halves::random(n, k, padded(k), &mut paint));
+    let (alpha_gate, alpha_up, row_scale) = (0.125f32, 2f32, powers_of_two(m));
+    let ldc = n.next_multiple_of(2);
+    let c = Buffer::<f32>::unwritten(m * ldc);
+    let (a_on, gate_on, up_on, scale_on) =
+        (Buffer::new(&a.values), Buffer::new(&gate.values), Buffer::new(&up.values), Buffer::new(&row_scale));
+    let grid = (m.div_ceil(128) * n.div_ceil(gemm.tile_columns / 2)) as u32;
+    let arguments = arguments![&a_on, &gate_on, &up_on, &c, &scale_on, m, n, k, a.ld, gate.ld, ldc, alpha_gate, alpha_up];
+    let kernel = format!("gemm_{}_swiglu", gemm.tile);
+    shim.launch(&kernel, &[grid], gemm.block, gemm.shared_bytes, &arguments);
+    let c = c.to_vec();
+    for i in 0..m {
+        for j in 0..n {
+            let (g, g_magnitudes) = dot(&a, i, &gate, j, k);
+            let (u, u_magnitudes) = dot(&a, i, &up, j, k);
+            let (to_g, to_u) = (f64::from(alpha_gate * row_scale[i]), f64::from(alpha_up * row_scale[i]));
+            let (g, u) = (g * to_g, u * to_u);
+            let expected = g / (1.0 + (-g).exp()) * u;
+            // The slope of silu is at most 1.1.
+            let bound = 2.0 * SUM_ERROR * (g_magnitudes * to_g * u.abs() + g.abs() * u_magnitudes * to_u) + 1e-6 * expected.abs();
+            let got = f64::from(c[i * ldc + j]);
+            assert!((got - expected).abs() <= bound, "{kernel} {m}x{n}x{k}: c[{i}, {j}] is {got}, expected {expected}");
+        }
+    }
+}
+
+/// Blocks of bell-shaped weights.
+fn quantized(format: Format, n_rows: usize, row_len: usize, paint: &mut Paint) -> Vec<u8> {
+    let weights = paint.weights(n_rows * row_len, Paint::bell);
+    let importance = vec![1.0; row_len];
+    let row_bytes = format.row_bytes(row_len as u64).expect("whole blocks") as usize;
+    let mut blocks = vec![0; n_rows * row_bytes];
+    for (weights, blocks) in weights.chunks(row_len).zip(blocks.chunks_mut(row_bytes)) {
+        let importance = format.needs_importance().then_some(&importance[..]);
+        format.quantize_rows(Level::detect(), weights, row_len, importance, blocks).expect("finite weights");
+    }
+    blocks
+}
+
+#[test]
+fn gemv_equals_f64() {
+    let Some(shim) = shim() else { return };
+    for format in formats() {
+        let row_lens: &[usize] = if format.block_len() == 1 { &[7, 129, 2090] } else { &[256, 1280, 3328] };
+        for (case, &row_len) in row_lens.iter().enumerate() {
+            for (n_rows, batch) in [(1, 1), (33, 1), (7, 8), (9, 3)] {
+                check_gemv(shim, format, n_rows, row_len, batch, case % 2 == 0);
+            }
+        }
+    }
+}
+
+fn check_gemv(shim: &Shim, format: Format, n_rows: usize, row_len: usize, batch: usize, scaled: bool) {
+    let mut paint = Paint::new((n_rows * 10_000 + row_len) as u64 + u64::from(format.id()));
+    let blocks = quantized(format, n_rows, row_len, &mut paint);
+    let weights = dequantized(format, &blocks);
+    let filled = row_len.next_multiple_of(8);
+    let mut x = Halves::random(batch, row_len, filled + 8, &mut paint);
+    for row in x.values.chunks_mut(x.ld) {
+        row[row_len..filled].fill(f16::ZERO);
+    }
+    let (row_scale, bias, ldy) = (powers_of_two(batch), paint.weights(n_rows, Paint::gaussian), n_rows + 1);
+    let before = paint.weights(batch * ldy, Paint::gaussian);
+    let y = Buffer::new(&before);
+    let (blocks_on, x_on, scale_on, bias_on) =
+        (Buffer::new(&blocks), Buffer::new(&x.values), Buffer::new(&row_scale), Buffer::new(&bias));
+    let nullable = |buffer| if scaled { Argument::Buffer(buffer) } else { NULL };
+    let arguments = arguments![
+        &blocks_on,
+        &x_on,
+        x.ld,
+        nullable(&scale_on),
+        nullable(&bias_on),
+        &y,
+        ldy,
+        n_rows,
+        row_len,
+        batch,
+        u32::from(scaled)
+    ];
+    let kernel = format!("gemv_{format}_{}", if batch == 1 { 1 } else { 8 });
+    shim.launch(&kernel, &[n_rows.div_ceil(8) as u32], 128, 0, &arguments);
+    let y = y.to_vec();
+    for i in 0..batch {
+        for row in 0..n_rows {
+            let products = (0..row_len).map(|k| f64::from(weights[row * row_len + k]) * x.get(i, k));
+            let (sum, magnitudes) = products.fold((0.0, 0.0), |(sum, all), product| (sum + product, all + product.abs()));
+            let (scale, bias, old) = match scaled {
+                true => (f64::from(row_scale[i]), f64::from(bias[row]), f64::from(before[i * ldy + row])),
+                false => (1.0, 0.0, 0.0),
+            };
+            let expected = sum * scale + bias + old;
+            let bound = SUM_ERROR * (magnitudes * scale + bias.abs() + old.abs());
+            let got = f64::from(y[i * ldy + row]);
+            assert!(
+                (got - expected).abs() <= bound,
+                "{kernel} {n_rows} rows of {row_len}, batch {batch}: y[{i}, {row}] is {got}, expected {expected}"
+            );
+        }
+        assert!(y[i * ldy + n_rows] == before[i * ldy + n_rows], "{kernel}: writes past row {n_rows}");
+    }
+}
