@@ -88,7 +88,7 @@
     doc = "[`error`] < [`simd`], [`report`] < [`quant`] < [`source`] < [`gguf`], [`hf`] < [`tokenizer`], [`arch`],"
 )]
 #![cfg_attr(all(feature = "convert", not(feature = "eval")), doc = "[`imatrix`] < [`plan`] < [`pipeline`].")]
-#![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`] < [`model`].")]
+#![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`] < [`model`] < [`eval`].")]
 #![cfg_attr(feature = "cuda", doc = "Beside them stands [`cuda`].")]
 #![cfg_attr(not(feature = "convert"), doc = "[`error`] < [`simd`] < [`quant`] < [`source`] < [`gguf`].")]
 
@@ -102,6 +102,8 @@ pub mod source;
 pub mod arch;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "eval")]
+pub mod eval;
 #[cfg(feature = "convert")]
 pub mod hf;
 #[cfg(feature = "convert")]

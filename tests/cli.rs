@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use common::{fixture, ggforge, root, scratch, succeeds, tool};
 use serde_json::Value;
 
-const COMMANDS: &[&str] = &["convert", "quantize", "inspect", "tokenize", "imatrix", "completions"];
+const COMMANDS: &[&str] = &["convert", "quantize", "inspect", "tokenize", "error", "imatrix", "completions"];
 
 /// Runs the program in `dir` with a line of arguments as a shell would split it.
 fn run(dir: &Path, arguments: &str) -> Output {
@@ -117,6 +117,9 @@ fn every_example_of_the_help_works() {
             }
             if example.contains("inspect llama.gguf") || example.contains("tokenize") {
                 assert_code(&run(path, "convert Llama-3.2-1B --type Q8_0 --output llama.gguf"), 0);
+            }
+            if example.contains("ggforge error") {
+                assert_code(&run(path, "convert Llama-3.2-1B --type Q4_K_M --output llama-Q4_K_M.gguf"), 0);
             }
             let mut shell = Command::new("sh");
             shell.current_dir(path).env("HOME", path).env("PATH", format!("{program_dir}:/usr/bin:/bin")).args(["-c", &example]);

@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["plan"],
     &["pipeline", "matmul", "cuda"],
     &["model"],
+    &["eval"],
 ];
 
 fn rank(module: &str) -> Option<usize> {

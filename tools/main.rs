@@ -9,6 +9,7 @@ mod completions;
 mod convert;
 mod device;
 mod devices;
+mod error;
 mod exit;
 mod generate;
 mod imatrix;
@@ -35,6 +36,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<inspect::Inspect>(),
     Entry::of::<tokenize::Tokenize>(),
     Entry::of::<generate::Generate>(),
+    Entry::of::<error::ErrorCommand>(),
     Entry::of::<imatrix::Imatrix>(),
     Entry::of::<bench::Bench>(),
     Entry::of::<devices::Devices>(),

@@ -142,7 +142,7 @@ impl OutputOptions {
         };
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
         let started = Instant::now();
-        let bar = Bar::new(session);
+        let bar = Bar::new(session, "converting");
         let written = pipeline::run(&plan, source, &paths, &options, &|progress| bar.show(progress), stop.flag());
         drop(bar);
         written.map_err(|error| match (error, stop.signal()) {

@@ -19,28 +19,34 @@ pub struct Bar {
 }
 
 impl Bar {
-    pub fn new(session: &Session) -> Bar {
+    /// `what` is being done, in one word.
+    pub fn new(session: &Session, what: &'static str) -> Bar {
         let bar = ProgressBar::with_draw_target(None, target(session));
         let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
-        bar.set_message("converting");
+        bar.set_message(what);
         Bar { bar, done_bytes: AtomicU64::new(0) }
     }
 
     /// Shows how far the run has come; may be called from any thread.
     pub fn show(&self, progress: Progress) {
         match progress {
-            Progress::Converted { done_bytes, total_bytes } => {
-                self.bar.set_length(total_bytes);
-                let before = self.done_bytes.fetch_max(done_bytes, Ordering::Relaxed);
-                self.bar.inc(done_bytes.saturating_sub(before));
-            }
+            Progress::Converted { done_bytes, total_bytes } => self.show_bytes(done_bytes, total_bytes),
             Progress::Syncing => {
                 self.bar.set_style(ProgressStyle::with_template("{msg} {elapsed}").expect("a fixed template"));
                 self.bar.set_message("bringing the output to the disk");
                 self.bar.enable_steady_tick(Duration::from_millis(200));
             }
         }
+    }
+}
+
+impl Bar {
+    /// As [`Bar::show`], for what is counted in bytes.
+    pub fn show_bytes(&self, done_bytes: u64, total_bytes: u64) {
+        self.bar.set_length(total_bytes);
+        let before = self.done_bytes.fetch_max(done_bytes, Ordering::Relaxed);
+        self.bar.inc(done_bytes.saturating_sub(before));
     }
 }
 

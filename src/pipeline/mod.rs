@@ -156,6 +156,14 @@ pub fn run(
     Ok(files.into_iter().map(|f| Written { output: f.output, path: f.path, file_bytes: f.layout.file_bytes }).collect())
 }
 
+/// Refuses what [`write_file`] would refuse, before there is anything to write.
+///
+/// # Errors
+/// As for [`write_file`].
+pub fn check_target(path: &Path, existing: Existing, inputs: &[PathBuf]) -> Result<()> {
+    target::check_one(path, &target::identities(inputs), existing)
+}
+
 /// Writes a small file that is in memory already, with the same promises as [`run`].
 ///
 /// # Errors

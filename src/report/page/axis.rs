@@ -115,11 +115,15 @@ fn linear_marks(min: f64, max: f64, n_max: f64) -> Vec<f64> {
     (first..=last).map(|i| i as f64 * step).collect()
 }
 
-/// Powers of ten, every second or third where there are many, with 2 and 5 times them where there are few.
+/// Powers of ten, every second or third where there are many, with multiples of them where there are few.
 fn log_marks(low: f64, high: f64, n_max: f64) -> Vec<f64> {
     let n_decades = high - low;
     let (first, last) = (low.floor() as i32, high.ceil() as i32);
-    let factors: &[f64] = if n_decades * 3.0 < n_max { &[1.0, 2.0, 5.0] } else { &[1.0] };
+    let factors: &[f64] = match n_max / n_decades {
+        per_decade if per_decade > 6.0 => &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0],
+        per_decade if per_decade > 3.0 => &[1.0, 2.0, 5.0],
+        _ => &[1.0],
+    };
     let step = (n_decades / n_max.max(1.0)).ceil().max(1.0) as usize;
     let marks = (first..=last).step_by(step).flat_map(|exponent| factors.iter().map(move |factor| factor * 10f64.powi(exponent)));
     let slack = 1e-9;
@@ -152,7 +156,7 @@ mod tests {
         assert_eq!(labels(&Axis::between(0.0, 1.0, 0.0, 100.0), 20.0), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
         assert_eq!(labels(&Axis::between(256.0, 511.0, 0.0, 300.0), 60.0), ["300", "400", "500"]);
         assert_eq!(labels(&Axis::log([0.002, 0.9].into_iter(), 0.0, 100.0), 40.0), ["0.001", "0.1"]);
-        assert_eq!(labels(&Axis::log([0.002, 0.09].into_iter(), 0.0, 300.0), 20.0)[..4], ["0.001", "0.002", "0.005", "0.01"]);
+        assert_eq!(labels(&Axis::log([0.002, 0.09].into_iter(), 0.0, 300.0), 30.0)[..4], ["0.001", "0.002", "0.005", "0.01"]);
         assert_eq!([plain(1e-5), plain(0.0), plain(1500.0)], ["1e-5", "0", "1500"].map(String::from));
     }
 

@@ -1,0 +1,228 @@
+//! `ggforge error`: what quantizing did to the weights.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use ggforge::eval::tensor_error::{self, FileError, Options, SortBy, Watch, Weights};
+use ggforge::gguf::Model;
+use ggforge::hf::Folder;
+use ggforge::imatrix::Imatrix;
+use ggforge::pipeline::{self, Existing};
+use ggforge::plan::{self, ConvertOptions, Plan};
+use ggforge::report::{Table, json_text, printable};
+use ggforge::source::TensorSource;
+use serde_json::json;
+
+use crate::exit::{self, Failure};
+use crate::signals::Stop;
+use crate::terminal::Bar;
+use crate::{Run, Session};
+
+/// Compare the weights of quantized files with those they were made from
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ggforge error llama-F16.gguf llama-Q4_K_M.gguf
+  ggforge error models/Llama-3.2-1B llama-Q4_K_M.gguf --imatrix imatrix.gguf
+  ggforge error llama-F16.gguf llama-Q4_K_M.gguf --report error.html --force
+
+Relative MSE is |w - q|^2 / |w|^2 with w the weights of BASE and q those of
+the file; SQNR is the same in decibels, of which 6 are one bit. An alpha above
+1 says that q has shrunk by that factor. With --imatrix each weight's error
+counts as much as its column. How much a model's predictions suffer is another
+question.")]
+pub struct ErrorCommand {
+    /// What the files were made from: GGUF file, any shard, or model folder
+    base: PathBuf,
+    /// GGUF files to compare with it, or any shard of each
+    #[arg(value_name = "QUANT", required = true)]
+    files: Vec<PathBuf>,
+    /// Give figures weighted by this importance matrix too
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Order of the tensors
+    #[arg(long, value_enum, default_value = "file")]
+    sort: Sort,
+    /// List so many of the worst rows of each file
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    worst: usize,
+    /// Compare only tensors whose name contains this; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Leave out tensors whose name contains this; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    skip: Vec<String>,
+    /// Write a page with plots
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Replace an existing page
+    #[arg(long, requires = "report")]
+    force: bool,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Orders of the tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// As in the file
+    File,
+    /// Largest relative MSE first
+    Mse,
+    /// Largest weighted relative MSE first
+    Weighted,
+    /// Largest error of one weight first
+    Max,
+    /// Smallest cosine first
+    Cosine,
+    /// Alpha farthest from 1 first
+    Alpha,
+    /// Largest tensor first
+    Size,
+}
+
+impl From<Sort> for SortBy {
+    fn from(sort: Sort) -> SortBy {
+        match sort {
+            Sort::File => SortBy::File,
+            Sort::Mse => SortBy::Mse,
+            Sort::Weighted => SortBy::Weighted,
+            Sort::Max => SortBy::Max,
+            Sort::Cosine => SortBy::Cosine,
+            Sort::Alpha => SortBy::Alpha,
+            Sort::Size => SortBy::Size,
+        }
+    }
+}
+
+impl Run for ErrorCommand {
+    const NAME: &'static str = "error";
+
+    fn run(self, session: &Session) -> Result<(), Failure> {
+        let imatrix = self.imatrix.as_ref().map(Imatrix::open).transpose()?;
+        let base = Base::open(&self.base)?;
+        let models = self.files.iter().map(Model::open).collect::<ggforge::Result<Vec<Model>>>()?;
+        let weights = models.iter().map(Weights::of_gguf).collect::<ggforge::Result<Vec<_>>>()?;
+        let inputs = self.inputs(&base, &models);
+        if let Some(report) = &self.report {
+            // A page that cannot be written is better found before the work than after it.
+            pipeline::check_target(report, self.existing(), &inputs)?;
+        }
+        let options = Options {
+            threads: session.threads,
+            imatrix: imatrix.as_ref(),
+            worst_rows: self.worst,
+            only: self.only.clone(),
+            skip: self.skip.clone(),
+            ..Options::default()
+        };
+
+        let stop = Stop::on_signals().map_err(|e| ggforge::Error::io("signal", "handle", e))?;
+        let started = Instant::now();
+        let bar = Bar::new(session, "comparing");
+        let watch = Watch { progress: &|done, total| bar.show_bytes(done, total), stop: stop.flag() };
+        let found = tensor_error::measure(&base.weights()?, &weights, &options, watch);
+        drop(bar);
+        let files = found.map_err(|error| match (error, stop.signal()) {
+            (ggforge::Error::Interrupted, Some(signal)) => Failure::Signal(signal),
+            (error, _) => Failure::Library(error, None),
+        })?;
+        let seconds = started.elapsed().as_secs_f64();
+
+        if let Some(path) = &self.report {
+            let page = tensor_error::page(&self.base, self.facts(), &files, self.sort.into(), self.worst);
+            pipeline::write_file(path, page.html().as_bytes(), self.existing(), &inputs)?;
+        }
+        if self.json {
+            return exit::print(&json_text(&self.as_json(&files)));
+        }
+        let mut text = self.as_text(&files);
+        if !session.quiet {
+            text += &format!("\ncompared in {seconds:.1} s\n");
+        }
+        exit::print(&text)
+    }
+}
+
+impl ErrorCommand {
+    fn existing(&self) -> Existing {
+        if self.force { Existing::Replace } else { Existing::Refuse }
+    }
+
+    /// Files that the page may not replace.
+    fn inputs(&self, base: &Base, models: &[Model]) -> Vec<PathBuf> {
+        let sources = std::iter::once(base.source()).chain(models.iter().map(|model| model as &dyn TensorSource));
+        let files = sources.flat_map(|source| source.files()).map(|file| file.path().to_owned());
+        files.chain(self.imatrix.clone()).collect()
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let shown = |path: &Path| path.to_string_lossy().into_owned();
+        let mut facts = vec![("base".to_owned(), shown(&self.base))];
+        facts.extend(self.imatrix.as_ref().map(|path| ("importance matrix".to_owned(), shown(path))));
+        facts
+    }
+
+    fn as_json(&self, files: &[FileError]) -> serde_json::Value {
+        json!({
+            "base": self.base.to_string_lossy(),
+            "imatrix": self.imatrix.as_ref().map(|path| path.to_string_lossy()),
+            "files": files.iter().map(|file| tensor_error::file_json(file, self.sort.into())).collect::<Vec<_>>(),
+        })
+    }
+
+    fn as_text(&self, files: &[FileError]) -> String {
+        let mut text = format!("weights against {}\n", printable(self.base.as_os_str().as_encoded_bytes()));
+        text += &tensor_error::files_table(files).text();
+        for file in files {
+            let name = printable(file.path.as_os_str().as_encoded_bytes());
+            if file.total().sums.ee == 0.0 {
+                text += &format!("\n{name}: no weight differs\n");
+                continue;
+            }
+            let mut section = |title: &str, table: Table| {
+                if !table.is_empty() {
+                    text += &format!("\n{name}: {title}\n{}", table.text());
+                }
+            };
+            section("roles", tensor_error::roles_table(file));
+            section("tensors", tensor_error::tensors_table(file, self.sort.into()));
+            section("worst rows", tensor_error::worst_rows_table(file, self.worst));
+        }
+        text
+    }
+}
+
+/// What the files are compared with.
+enum Base {
+    File(Box<Model>),
+    /// A model folder, and how it would be converted.
+    Folder(Box<Folder>, Plan),
+}
+
+impl Base {
+    fn open(path: &Path) -> ggforge::Result<Base> {
+        if !path.is_dir() {
+            return Ok(Base::File(Box::new(Model::open(path)?)));
+        }
+        let folder = Folder::open(path)?;
+        let plan = plan::convert(&folder, &ConvertOptions::default())?;
+        Ok(Base::Folder(Box::new(folder), plan))
+    }
+
+    fn weights(&self) -> ggforge::Result<Weights<'_>> {
+        match self {
+            Base::File(model) => Weights::of_gguf(model),
+            Base::Folder(folder, plan) => Weights::of_plan(folder.path(), folder.as_ref(), &plan.outputs[0]),
+        }
+    }
+
+    fn source(&self) -> &dyn TensorSource {
+        match self {
+            Base::File(model) => model.as_ref(),
+            Base::Folder(folder, _) => folder.as_ref(),
+        }
+    }
+}
