@@ -33,8 +33,8 @@
 //! round trips and the hard inputs, `tests/ggml.rs` compares ten million weights with ggml, `benches/formats.rs` times it.
 //!
 //! How to be exact and fast:
-//! - A search runs across sub-blocks: turn sixteen of them round (`k::lanes_of_sub_blocks`), so that lane `j` is sub-block `j`, and
-//!   write ggml's scalar algorithm once, in its order of operations, with `select` for its branches (`k/affine.rs`). A sum may be
+//! - A search runs across sub-blocks: turn sixteen of them round (`search::lanes_of_sub_blocks`), so that lane `j` is sub-block `j`, and
+//!   write ggml's scalar algorithm once, in its order of operations, with `select` for its branches (`search/affine.rs`). A sum may be
 //!   reordered only where it is exact. What has no search works along the block (`simple/`).
 //! - Keep what makes the quants (the winning scale), not the quants: they are a function of it.
 //! - `nearest_int` of the lanes is ggml's, odd values included; `truncate` is x86's conversion, which C's casts become.
@@ -52,6 +52,7 @@ mod iq;
 mod iq4;
 mod k;
 mod plain;
+mod search;
 mod simple;
 mod ternary;
 

@@ -7,7 +7,7 @@
 
 use super::lattice::{Eight, LEVELS, Lattice, place};
 use super::{IQ1_SHIFT, grids};
-use crate::quant::k::lanes_of_sub_blocks;
+use crate::quant::search::lanes_of_sub_blocks;
 use crate::simd::{F32x16, I32x16, Mask, Simd};
 use std::sync::LazyLock;
 

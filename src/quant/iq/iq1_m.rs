@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::iq1::{DOWN, Found, Sorted, Split, SubBlocks, UP, Values, settle};
 use super::{LEN, batches, grids, iq1_s, scales_of_super_block, shifted, sums_of_squares, sums_of_super_blocks, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::k::lanes_of_sub_blocks;
+use crate::quant::search::lanes_of_sub_blocks;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.

@@ -5,7 +5,7 @@
 //! together, each in its lane; only the choice of a point runs across its candidates.
 
 use super::lattice::{Eight, LEVELS, Lattice, place};
-use crate::quant::k::lanes_of_sub_blocks;
+use crate::quant::search::lanes_of_sub_blocks;
 use crate::simd::{F32x16, I32x16, Mask, Simd};
 
 /// What the three levels stand for during the search.

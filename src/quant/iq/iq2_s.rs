@@ -16,7 +16,7 @@ use super::iq2::{Found, MAX_Q, Search, SubBlocks, pack_nibbles};
 use super::lattice::Lattice;
 use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, sums_of_squares, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::k::lanes_of_sub_blocks;
+use crate::quant::search::lanes_of_sub_blocks;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.

@@ -16,7 +16,7 @@ use super::iq2::{Found, Search, SubBlocks};
 use super::lattice::Lattice;
 use super::{IQ2_VALUES, LEN, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::k::positive;
+use crate::quant::search::positive;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.

@@ -7,7 +7,7 @@
 
 use super::candidates::{Candidates, Four, POINT_0, VALUES, u16_at};
 use super::{LEN, batches};
-use crate::quant::k::{lanes_of_sub_blocks, sums_of_squares};
+use crate::quant::search::{lanes_of_sub_blocks, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// A format that is searched for in this way.

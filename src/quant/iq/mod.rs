@@ -26,11 +26,8 @@ pub(super) use iq2_xxs::IQ2_XXS;
 pub(super) use iq3_s::IQ3_S;
 pub(super) use iq3_xxs::IQ3_XXS;
 
-use super::k::{lanes_of_sub_blocks, nearest_int, sums_of_squares};
+use super::search::{SUPER_BLOCK_LEN as LEN, lanes_of_sub_blocks, nearest_int, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
-
-/// Weights per super-block.
-const LEN: usize = 256;
 
 /// The magnitudes of the three levels of the IQ2 grids.
 const IQ2_VALUES: [u8; 3] = [8, 25, 43];

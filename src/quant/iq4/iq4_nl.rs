@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Nearest, inverse, pack, padded, search, unpack, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::k::lanes_of_sub_blocks;
+use crate::quant::search::lanes_of_sub_blocks;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.

@@ -9,9 +9,11 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::affine::{Error, Fit, Trials, largest, search};
-use super::{LEN, Lanes, TwoBits, lanes_of_sub_blocks, nearest_int, pack_two_bits, positive, sums_of_squares, unpack_two_bits};
+use super::affine::largest;
+use super::{LEN, TwoBits, pack_two_bits, unpack_two_bits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::search::affine::{Error, Fit, Trials, search};
+use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, positive, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.

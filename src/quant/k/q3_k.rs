@@ -12,9 +12,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::symmetric::{self, refine};
-use super::{LEN, Lanes, TwoBits, lanes_of_sub_blocks, nearest_int, pack_two_bits, sums_of_squares, unpack_two_bits};
+use super::{LEN, TwoBits, pack_two_bits, unpack_two_bits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::search::symmetric::{self, refine};
+use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.

@@ -7,8 +7,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::affine::{self, Affine, Error, Scales, SuperBlock, Trials};
+use super::affine::{self, Affine, Scales, SuperBlock};
 use crate::quant::block::{Block, Dequantize, Quantize};
+use crate::quant::search::affine::{Error, Trials};
 use crate::simd::{I32x16, Simd};
 
 /// The bytes of a block.

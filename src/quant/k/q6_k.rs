@@ -10,9 +10,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::symmetric::{Fit, search};
-use super::{ALL_ZERO, LEN, lanes_of_sub_blocks, nearest_int};
+use super::LEN;
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::search::symmetric::{Fit, search};
+use crate::quant::search::{ALL_ZERO, lanes_of_sub_blocks, nearest_int};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.

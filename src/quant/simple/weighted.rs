@@ -1,11 +1,11 @@
 //! The same formats with importance: a search of the scale, and of the minimum, in which every error is weighted.
 //!
-//! The searches are those of the K formats, in sixteen lanes, each on its own block. A weight counts as much as its importance times
+//! The searches are those of `search/`, in sixteen lanes, each on its own block. A weight counts as much as its importance times
 //! `sqrt(sigma2 + w^2)`, `sigma2` being the mean square of the row.
 
 use super::halves;
 use crate::quant::block::Block;
-use crate::quant::k::{Lanes, affine, symmetric};
+use crate::quant::search::{Lanes, affine, symmetric};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// Weights of the sixteen blocks that are searched at a time.

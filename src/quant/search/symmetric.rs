@@ -69,7 +69,7 @@ fn sums<S: Simd, const N: usize>(
 
 /// What [`refine`] found for sixteen sub-blocks.
 #[derive(Clone, Copy)]
-pub(super) struct Refined<S: Simd, const N: usize> {
+pub(in crate::quant) struct Refined<S: Simd, const N: usize> {
     pub scale: F32x16<S>,
     /// From 0 to `2n - 1`, as they are stored; 0 in a sub-block that is all zero.
     pub quants: [F32x16<S>; N],
@@ -92,7 +92,11 @@ const ROUNDS: usize = 5;
 /// they fit the others best, a weight counting as much as its square. `G` groups of sixteen sub-blocks advance in step, so that one's
 /// divisions do not hold up the others: with two an eighth faster with AVX-512.
 #[inline(always)]
-pub(super) fn refine<S: Simd, const N: usize, const G: usize>(simd: S, groups: &[[F32x16<S>; N]; G], n: i32) -> [Refined<S, N>; G] {
+pub(in crate::quant) fn refine<S: Simd, const N: usize, const G: usize>(
+    simd: S,
+    groups: &[[F32x16<S>; N]; G],
+    n: i32,
+) -> [Refined<S, N>; G] {
     let zero = F32x16::splat(simd, 0.0);
     let mut moving = [Moving::new(simd, &groups[0], n); G];
     for g in 1..G {
