@@ -30,7 +30,7 @@
 //! 3. The line: `Traits::of::<family::NAME>()`, or `Traits::readable` without `Quantize`, or `Traits::activations`.
 //!
 //! Tests and benchmark find it by itself: golden blocks of all formats are in `fixtures/golden`; `tests/formats.rs` has the
-//! round trips and the hard inputs, `tests/ggml.rs` compares ten million weights with ggml, `benches/formats.rs` times it.
+//! round trips and the hard inputs, `tests/ggml.rs` compares ten million weights with ggml, `ggforge bench formats` times it.
 //!
 //! How to be exact and fast:
 //! - A search runs across sub-blocks: turn sixteen of them round (`search::lanes_of_sub_blocks`), so that lane `j` is sub-block `j`, and

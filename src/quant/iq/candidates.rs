@@ -1,14 +1,10 @@
-//! For every combination of four levels, the grid points that come into question for it, laid out for a search in lanes.
+//! For every combination of levels, the grid points that come into question for it, laid out for a search in lanes.
 //!
-//! Rounding four weights gives a combination of levels, a *place*, which may be no grid point. ggml then takes the best of the points
-//! at the few smallest distances from it (two for IQ3_XXS, three for IQ3_S), in order of distance, then index, and the first of
-//! equals wins. These lists follow from the grid alone and are made once, in some milliseconds. Of 4096 lists 97 % have up to 16
-//! candidates; a place on the grid has itself.
+//! Rounding the weights of a point gives a combination of levels, a *place*. Where it is no grid point, ggml looks for the best point
+//! among those of the few smallest distances to it (two distances for IQ2_XXS, say), in order of distance, then index, and the first
+//! of equals wins. The lists follow from the grid alone and are made once, in some milliseconds.
 
 use crate::simd::{F32x16, I32x16, Simd};
-
-/// Places: three bits for each of four levels, the first weight's lowest, as in `grids.rs`.
-const N_PLACES: usize = 1 << 12;
 
 /// The candidates of every place.
 pub(super) struct Candidates {
@@ -16,56 +12,36 @@ pub(super) struct Candidates {
     index: Vec<Option<u16>>,
     /// The candidates of place `p` are `chunks[starts[p]..starts[p + 1]]`.
     starts: Vec<u32>,
-    /// Sixteen candidates each, as [`Point`]s. Lane `j` of `n` chunks holds candidates `j * n` and following, so that the first of equals
-    /// is in the lowest lane, and there in the first chunk; the last candidate fills up.
+    /// Sixteen candidates each. Lane `j` of `n` chunks holds candidates `j * n` and following, so that the first of equals is in the
+    /// lowest lane, and there in the first chunk; the last candidate fills up.
     chunks: Vec<[u8; 32]>,
 }
 
-/// The levels of a grid point in four bits each, the first weight's lowest, of which the last bit is set for the second and fourth:
-/// the entries of [`Four`]'s tables.
-pub(super) type Point = u16;
-
-/// The point of place 0.
-pub(super) const POINT_0: Point = 0x8080;
-
-const fn point(place: u16) -> Point {
-    POINT_0 | (place & 7) | (place & 7 << 3) << 1 | (place & 7 << 6) << 2 | (place & 7 << 9) << 3
-}
-
-/// Undoes [`point`].
-#[inline(always)]
-fn place(point: Point) -> usize {
-    usize::from((point & 7) | (point >> 1 & 7 << 3) | (point >> 2 & 7 << 6) | (point >> 3 & 7 << 9))
-}
-
 impl Candidates {
-    /// `places`: a table of `grids.rs`; the candidates are those at the `n_distances` smallest distances.
-    pub fn new(places: &[u16], n_distances: usize) -> Candidates {
-        let mut candidates = Candidates { index: Vec::new(), starts: vec![0], chunks: Vec::new() };
-        for place in 0..N_PLACES as u16 {
-            let level = |place: u16, i: u32| place >> (3 * i) & 7;
-            let distance = |&other: &u16| (0..4).map(|i| level(place, i).abs_diff(level(other, i)).pow(2)).sum();
-            candidates.add_place(places, &places.iter().map(distance).collect::<Vec<u16>>(), n_distances);
-        }
-        candidates
+    /// No place yet.
+    pub fn new() -> Candidates {
+        Candidates { index: Vec::new(), starts: vec![0], chunks: Vec::new() }
     }
 
-    /// The next place, whose distance to every grid point is given.
-    fn add_place(&mut self, places: &[u16], distances: &[u16], n_distances: usize) {
-        let mut order: Vec<usize> = (0..places.len()).collect();
-        let mut kinds = distances.to_vec();
-        kinds.sort_unstable();
-        kinds.dedup();
-        let on_grid = kinds[0] == 0;
-        let farthest = if on_grid { 0 } else { kinds[n_distances - 1] };
-        order.retain(|&p| distances[p] <= farthest);
+    /// Adds the next place: `distances` are those to every point, and the candidates are the points at the `n_distances` smallest, or at
+    /// 0 where the place is a point. `points`: what stands for each in the lists.
+    pub fn add_place(&mut self, points: &[u16], distances: &[u8], n_distances: usize) {
+        let next = |above: Option<u8>| distances.iter().map(|&d| if above.is_none_or(|a| d > a) { d } else { u8::MAX }).min();
+        let mut farthest = next(None).expect("a grid has points");
+        let on_grid = farthest == 0;
+        if !on_grid {
+            for _ in 1..n_distances {
+                farthest = next(Some(farthest)).expect("a grid has points");
+            }
+        }
+        let mut order: Vec<usize> = (0..points.len()).filter(|&p| distances[p] <= farthest).collect();
         order.sort_by_key(|&p| distances[p]);
         let n_chunks = order.len().div_ceil(16);
         for chunk in 0..n_chunks {
             let mut lanes = [0; 32];
             for lane in 0..16 {
                 let candidate = order[(lane * n_chunks + chunk).min(order.len() - 1)];
-                lanes[2 * lane..][..2].copy_from_slice(&point(places[candidate]).to_le_bytes());
+                lanes[2 * lane..][..2].copy_from_slice(&points[candidate].to_le_bytes());
             }
             self.chunks.push(lanes);
         }
@@ -73,82 +49,35 @@ impl Candidates {
         self.index.push(on_grid.then(|| order[0] as u16));
     }
 
+    /// Index in a file of the point at a place, where there is one.
     #[inline(always)]
-    pub fn is_on_grid(&self, place: u16) -> bool {
-        self.index[usize::from(place)].is_some()
+    pub fn index(&self, place: usize) -> Option<u16> {
+        self.index[place]
     }
 
-    /// Index in a file of a point.
+    /// The candidates of a place, sixteen at a time; never none.
     #[inline(always)]
-    pub fn index(&self, point: Point) -> u16 {
-        self.index[place(point)].expect("every candidate is on the grid")
-    }
-
-    /// The candidate at the least weighted distance.
-    #[inline(always)]
-    pub fn nearest<S: Simd>(&self, simd: S, place: u16, four: &Four<S>, scale: f32) -> Point {
-        let costs = four.costs(simd, scale);
-        let at = usize::from(place);
-        let chunks = &self.chunks[self.starts[at] as usize..self.starts[at + 1] as usize];
-        let mut nearest = I32x16::load_u16(simd, &chunks[0]);
-        let mut least = cost(costs, nearest);
-        for chunk in &chunks[1..] {
-            let others = I32x16::load_u16(simd, chunk);
-            let of_others = cost(costs, others);
-            let less = of_others.lt(least);
-            least = of_others.min(least);
-            nearest = less.select(others.to_float_bits(), nearest.to_float_bits()).to_bits();
-        }
-        let first = least.eq(F32x16::splat(simd, least.reduce_min())).bits().trailing_zeros() as usize;
-        // There is always a least lane; the mask says so to the compiler.
-        u16_at(&nearest.to_u16(), first & 15)
+    pub fn of(&self, place: usize) -> &[[u8; 32]] {
+        &self.chunks[self.starts[place] as usize..self.starts[place + 1] as usize]
     }
 }
 
-/// What sixteen candidates cost, added from the first weight to the last.
+/// Of sixteen candidates and their costs, the first of the cheapest.
 #[inline(always)]
-fn cost<S: Simd>(costs: [F32x16<S>; 2], points: I32x16<S>) -> F32x16<S> {
-    costs[0].lookup_lower(points)
-        + costs[0].lookup_upper(points.shr::<4>())
-        + costs[1].lookup_lower(points.shr::<8>())
-        + costs[1].lookup_upper(points.shr::<12>())
-}
-
-/// Four weights of one sub-block: the first and third in the lower eight lanes, the second and fourth in the upper.
-#[derive(Clone, Copy)]
-pub(super) struct Four<S: Simd> {
-    x: [F32x16<S>; 2],
-    w: [F32x16<S>; 2],
-}
-
-/// What the levels stand for, twice.
-pub(super) const VALUES: [f32; 16] = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0, 1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
-
-impl<S: Simd> Four<S> {
-    /// `w`: how much the distance of each weight counts.
-    #[inline(always)]
-    pub fn new(simd: S, x: &[f32; 4], w: &[f32; 4]) -> Self {
-        Four { x: [halves(simd, x[0], x[1]), halves(simd, x[2], x[3])], w: [halves(simd, w[0], w[1]), halves(simd, w[2], w[3])] }
-    }
-
-    /// What every level of every weight costs.
-    #[inline(always)]
-    fn costs(&self, simd: S, scale: f32) -> [F32x16<S>; 2] {
-        let values = F32x16::splat(simd, scale) * F32x16::load(simd, &VALUES);
-        let miss = [values - self.x[0], values - self.x[1]];
-        [self.w[0] * miss[0] * miss[0], self.w[1] * miss[1] * miss[1]]
-    }
-}
-
-#[inline(always)]
-fn halves<S: Simd>(simd: S, lower: f32, upper: f32) -> F32x16<S> {
-    let mut lanes = [lower; 16];
-    lanes[8..].fill(upper);
-    F32x16::load(simd, &lanes)
+pub(super) fn first_cheapest<S: Simd>(simd: S, candidates: I32x16<S>, costs: F32x16<S>) -> u16 {
+    let first = costs.eq(F32x16::splat(simd, costs.reduce_min())).bits().trailing_zeros() as usize;
+    // There is always a cheapest lane; the mask says so to the compiler.
+    u16_at(&candidates.to_u16(), first & 15)
 }
 
 /// Number `i` of sixteen.
 #[inline(always)]
 pub(super) fn u16_at(of: &[u8; 32], i: usize) -> u16 {
     u16::from_le_bytes([of[2 * i], of[2 * i + 1]])
+}
+
+/// Sets number `i` of sixteen.
+#[inline(always)]
+pub(super) fn set_u16_at(of: &mut [u8; 32], i: usize, value: u16) {
+    of[2 * i..][..2].copy_from_slice(&value.to_le_bytes());
 }

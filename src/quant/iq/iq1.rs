@@ -5,13 +5,14 @@
 //! It is best where `(sum w*x*q)^2 / (sum w*q*q)` is largest. Then every eight levels become the best grid point near them. Sixteen
 //! sub-blocks advance together, each in its lane; only the choice of a point runs across its candidates.
 
-use super::lattice::{Eight, LEVELS, Lattice, place};
+use super::candidates::{set_u16_at, u16_at};
+use super::eights::{Eight, Eights, LEVELS, place};
 use super::{IQ1_SHIFT, grids};
 use crate::quant::search::lanes_of_sub_blocks;
 use crate::simd::{F32x16, I32x16, Mask, Simd};
 use std::sync::LazyLock;
 
-static LATTICE: LazyLock<Lattice> = LazyLock::new(|| Lattice::new(&grids::IQ1_S, 3));
+static GRID: LazyLock<Eights> = LazyLock::new(|| Eights::new(&grids::IQ1_S, 3));
 
 /// What the levels stand for, where they are shifted up and where down.
 pub(super) const UP: [f32; 4] = [IQ1_SHIFT - 1.0, IQ1_SHIFT, IQ1_SHIFT + 1.0, 0.0];
@@ -210,8 +211,8 @@ pub(super) fn settle<S: Simd, const N: usize>(
     for k in 0..N / 8 {
         let points = skip.choose(none, I32x16::load_u16(simd, &points[k])).to_u16();
         for lane in 0..16 {
-            let point = u16::from_le_bytes([points[2 * lane], points[2 * lane + 1]]);
-            found.points[lane][k] = LATTICE.index(place(point)).unwrap_or(0);
+            let point = u16_at(&points, lane);
+            found.points[lane][k] = GRID.index(place(point)).unwrap_or(0);
         }
     }
     found
@@ -262,11 +263,11 @@ fn points<S: Simd, const N: usize>(
     let mut off_grid = 0;
     for lane in 0..16 {
         for k in 0..N / 8 {
-            let place = usize::from(u16::from_le_bytes([places[k][2 * lane], places[k][2 * lane + 1]]));
-            off_grid |= u16::from(LATTICE.index(place).is_none()) << lane;
+            let place = usize::from(u16_at(&places[k], lane));
+            off_grid |= u16::from(GRID.index(place).is_none()) << lane;
             let values = if down[lane] >> k & 1 == 1 { &DOWN } else { &UP };
-            let point = LATTICE.nearest(simd, place, &eights[lane][k], scales[lane], values);
-            points[k][2 * lane..][..2].copy_from_slice(&point.to_le_bytes());
+            let point = GRID.nearest(simd, place, &eights[lane][k], scales[lane], values);
+            set_u16_at(&mut points[k], lane, point);
         }
     }
     (points, I32x16::spread(simd, off_grid, 1).has(1))

@@ -12,9 +12,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::iq1::{DOWN, Found, Sorted, Split, SubBlocks, UP, Values, settle};
-use super::{LEN, batches, grids, iq1_s, scales_of_super_block, shifted, sums_of_squares, sums_of_super_blocks, weighting};
+use super::{LEN, batches, grids, iq1_s, scales_of_super_block, shifted, sums_of_squares, sums_of_super_blocks};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::search::lanes_of_sub_blocks;
+use crate::quant::search::{Lanes, lanes_of_sub_blocks};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -81,7 +81,7 @@ impl Quantize for IQ1_M {
                 let own = LEN * i..LEN * (i + 1);
                 let sigma2 = F32x16::splat(simd, 2.0 * squares[i] / 256.0);
                 let w: [F32x16<S>; 16] = match importance {
-                    Some(importance) => weighting(simd, &weights[own.clone()], &importance[own.clone()], sigma2),
+                    Some(importance) => Lanes::<S, 16>::weighted(simd, &weights[own.clone()], &importance[own.clone()], sigma2).w,
                     None => squared(lanes_of_sub_blocks(simd, &weights[own.clone()])),
                 };
                 let sub_blocks = SubBlocks::new(simd, &weights[own.clone()], w);

@@ -11,8 +11,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::iq1::{DOWN, Found, Sorted, Split, SubBlocks, UP, settle};
-use super::{IQ1_VALUES, LEN, batches, expand, grids, scales_of_super_block, shifted, sums_of_squares, weighting};
+use super::{IQ1_VALUES, LEN, batches, expand, grids, scales_of_super_block, shifted, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::search::Lanes;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -70,7 +71,7 @@ impl Quantize for IQ1_S {
                 padded[1][..own.len()].copy_from_slice(&importance[own]);
                 let mut sigma2 = [2.0 * squares[2 * i] / 256.0; 16];
                 sigma2[8..].fill(2.0 * squares[2 * i + 1] / 256.0);
-                let w = weighting::<S, 32>(simd, &padded[0], &padded[1], F32x16::load(simd, &sigma2));
+                let w = Lanes::<S, 32>::weighted(simd, &padded[0], &padded[1], F32x16::load(simd, &sigma2)).w;
                 let sub_blocks = SubBlocks::new(simd, &padded[0], w);
                 let sorted = sub_blocks.sorted(simd);
                 let found = settle(simd, &sub_blocks, &sorted, split(simd, &sorted), sub_blocks.all_below(simd, ALL_ZERO));

@@ -4,7 +4,8 @@
 //! points best (weighted least squares) is found; it is best where `(sum w*x*q)^2 / (sum w*q*q)` is largest. Sixteen sub-blocks advance
 //! together, each in its lane; only the choice of a point runs across its candidates.
 
-use super::lattice::{Eight, LEVELS, Lattice, place};
+use super::candidates::u16_at;
+use super::eights::{Eight, Eights, LEVELS, place};
 use crate::quant::search::lanes_of_sub_blocks;
 use crate::simd::{F32x16, I32x16, Mask, Simd};
 
@@ -83,7 +84,7 @@ struct Fit<S: Simd> {
     scale: F32x16<S>,
     /// Of weights `8*k` and following, bits as in `grids.rs`.
     points: [I32x16<S>; 4],
-    /// What the weights were rounded to; see [`Lattice`].
+    /// What the weights were rounded to; see [`Eights`].
     places: [I32x16<S>; 4],
     quality: F32x16<S>,
 }
@@ -91,7 +92,7 @@ struct Fit<S: Simd> {
 /// A search among sixteen sub-blocks.
 pub(super) struct Search<'a, S: Simd, const N: usize> {
     simd: S,
-    lattice: &'a Lattice,
+    grid: &'a Eights,
     blocks: &'a SubBlocks<S, N>,
     eights: [[Eight; 4]; 16],
     fit: Fit<S>,
@@ -100,7 +101,7 @@ pub(super) struct Search<'a, S: Simd, const N: usize> {
 impl<'a, S: Simd, const N: usize> Search<'a, S, N> {
     /// Starts with `scale` and the lowest point.
     #[inline(always)]
-    pub fn new(simd: S, lattice: &'a Lattice, blocks: &'a SubBlocks<S, N>, scale: F32x16<S>) -> Self {
+    pub fn new(simd: S, grid: &'a Eights, blocks: &'a SubBlocks<S, N>, scale: F32x16<S>) -> Self {
         let mut roots = blocks.w;
         for i in 0..N {
             roots[i] = roots[i].sqrt();
@@ -108,7 +109,7 @@ impl<'a, S: Simd, const N: usize> Search<'a, S, N> {
         let eights = Eight::of_sub_blocks(&blocks.x, &roots);
         let lowest = [I32x16::splat(simd, 0); 4];
         let fit = Fit { scale, points: lowest, places: lowest, quality: F32x16::splat(simd, 0.0) };
-        Search { simd, lattice, blocks, eights, fit }
+        Search { simd, grid, blocks, eights, fit }
     }
 
     /// Tries scales around the one that makes `max` the highest level: `max / (MAX_Q + i/10)` for `i` from `-n` to `n`.
@@ -164,8 +165,8 @@ impl<'a, S: Simd, const N: usize> Search<'a, S, N> {
             let places = self.fit.places[k].to_u16();
             let mut bits = 0;
             for lane in 0..16 {
-                let place = u16::from_le_bytes([places[2 * lane], places[2 * lane + 1]]);
-                bits |= u16::from(self.lattice.index(usize::from(place)).is_none()) << lane;
+                let place = u16_at(&places, lane);
+                bits |= u16::from(self.grid.index(usize::from(place)).is_none()) << lane;
             }
             off[k] = I32x16::spread(self.simd, bits, 1).has(1);
         }
@@ -196,8 +197,8 @@ impl<'a, S: Simd, const N: usize> Search<'a, S, N> {
         for k in 0..N / 8 {
             let (places, mut chosen) = (places[k].to_u16(), [0; 32]);
             for lane in 0..16 {
-                let place = u16::from_le_bytes([places[2 * lane], places[2 * lane + 1]]);
-                let point = self.lattice.nearest(self.simd, usize::from(place), &self.eights[lane][k], scales[lane], &VALUES);
+                let place = u16_at(&places, lane);
+                let point = self.grid.nearest(self.simd, usize::from(place), &self.eights[lane][k], scales[lane], &VALUES);
                 chosen[2 * lane..][..2].copy_from_slice(&point.to_le_bytes());
             }
             points[k] = I32x16::load_u16(self.simd, &chosen);
@@ -234,8 +235,7 @@ impl<'a, S: Simd, const N: usize> Search<'a, S, N> {
             let signs = negative.choose(self.blocks.signs[k] ^ I32x16::splat(simd, 0xff), self.blocks.signs[k]);
             let signs = skip.choose(none, signs).to_u8();
             for lane in 0..16 {
-                found.points[lane][k] =
-                    self.lattice.index(place(u16::from_le_bytes([points[2 * lane], points[2 * lane + 1]]))).unwrap_or(0);
+                found.points[lane][k] = self.grid.index(place(u16_at(&points, lane))).unwrap_or(0);
                 found.signs[lane][k] = signs[lane];
             }
         }

@@ -12,11 +12,11 @@ use std::sync::LazyLock;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::eights::Eights;
 use super::iq2::{Found, MAX_Q, Search, SubBlocks, pack_nibbles};
-use super::lattice::Lattice;
-use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, sums_of_squares, weighting};
+use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::search::lanes_of_sub_blocks;
+use crate::quant::search::{Lanes, lanes_of_sub_blocks};
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -54,7 +54,7 @@ impl Dequantize for IQ2_S {
     }
 }
 
-static LATTICE: LazyLock<Lattice> = LazyLock::new(|| Lattice::new(&grids::IQ2_S, 1));
+static GRID: LazyLock<Eights> = LazyLock::new(|| Eights::new(&grids::IQ2_S, 1));
 
 /// Sub-blocks whose largest magnitude is below this count as all zero.
 const ALL_ZERO: f32 = 1e-8;
@@ -70,7 +70,7 @@ impl Quantize for IQ2_S {
                 let own = super::LEN * i..super::LEN * (i + 1);
                 let sigma2 = F32x16::splat(simd, 2.0 * squares[i] / 256.0);
                 let w = match importance {
-                    Some(importance) => weighting(simd, &weights[own.clone()], &importance[own.clone()], sigma2),
+                    Some(importance) => Lanes::<S, 16>::weighted(simd, &weights[own.clone()], &importance[own.clone()], sigma2).w,
                     None => own_weighting(simd, &weights[own.clone()], sigma2),
                 };
                 *block = pack(simd, &search(simd, &SubBlocks::new(simd, &weights[own], w)));
@@ -96,7 +96,7 @@ fn own_weighting<S: Simd>(simd: S, weights: &[f32], sigma2: F32x16<S>) -> [F32x1
 
 #[inline(always)]
 fn search<S: Simd>(simd: S, blocks: &SubBlocks<S, 16>) -> Found {
-    let mut search = Search::new(simd, &LATTICE, blocks, blocks.max / F32x16::splat(simd, MAX_Q));
+    let mut search = Search::new(simd, &GRID, blocks, blocks.max / F32x16::splat(simd, MAX_Q));
     search.try_scales(blocks.max, 9);
     search.settle(search.off_grid());
     search.finish(blocks.max.lt(F32x16::splat(simd, ALL_ZERO)))

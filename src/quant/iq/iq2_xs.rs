@@ -12,10 +12,11 @@ use std::sync::LazyLock;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::eights::Eights;
 use super::iq2::{Found, MAX_Q, Search, SubBlocks, pack_nibbles};
-use super::lattice::Lattice;
-use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares, weighting};
+use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::search::Lanes;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -51,7 +52,7 @@ impl Dequantize for IQ2_XS {
     }
 }
 
-static LATTICE: LazyLock<Lattice> = LazyLock::new(|| Lattice::new(&grids::IQ2_XS, 2));
+static GRID: LazyLock<Eights> = LazyLock::new(|| Eights::new(&grids::IQ2_XS, 2));
 
 /// Sub-blocks whose largest magnitude is below this count as all zero.
 const ALL_ZERO: f32 = 1e-15;
@@ -68,7 +69,7 @@ impl Quantize for IQ2_XS {
             for (i, block) in blocks.iter_mut().enumerate() {
                 let own = super::LEN * i..super::LEN * (i + 1);
                 let sigma2 = F32x16::splat(simd, squares[i] / 256.0);
-                let w = weighting::<S, 16>(simd, &weights[own.clone()], &importance[own.clone()], sigma2);
+                let w = Lanes::<S, 16>::weighted(simd, &weights[own.clone()], &importance[own.clone()], sigma2).w;
                 *block = pack(simd, &search(simd, &SubBlocks::new(simd, &weights[own], w).with_even_signs(simd)));
                 if !squares[i].is_finite() {
                     // Everything counts infinitely much; ggml can take the weight that matters for a zero.
@@ -86,7 +87,7 @@ impl Quantize for IQ2_XS {
 
 #[inline(always)]
 fn search<S: Simd>(simd: S, blocks: &SubBlocks<S, 16>) -> Found {
-    let mut search = Search::new(simd, &LATTICE, blocks, blocks.max / F32x16::splat(simd, MAX_Q));
+    let mut search = Search::new(simd, &GRID, blocks, blocks.max / F32x16::splat(simd, MAX_Q));
     search.try_scales(blocks.max, 9);
     search.settle(search.off_grid());
     search.finish(blocks.max.lt(F32x16::splat(simd, ALL_ZERO)))

@@ -12,11 +12,11 @@ use std::sync::LazyLock;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::eights::Eights;
 use super::iq2::{Found, Search, SubBlocks};
-use super::lattice::Lattice;
-use super::{IQ2_VALUES, LEN, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares, weighting};
+use super::{IQ2_VALUES, LEN, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::search::positive;
+use crate::quant::search::{Lanes, positive};
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -59,7 +59,7 @@ impl Dequantize for IQ2_XXS {
     }
 }
 
-static LATTICE: LazyLock<Lattice> = LazyLock::new(|| Lattice::new(&grids::IQ2_XXS, 2));
+static GRID: LazyLock<Eights> = LazyLock::new(|| Eights::new(&grids::IQ2_XXS, 2));
 
 /// Sub-blocks whose largest magnitude is below this count as all zero.
 const ALL_ZERO: f32 = 1e-15;
@@ -80,7 +80,7 @@ impl Quantize for IQ2_XXS {
                 padded[1][..own.len()].copy_from_slice(&importance[own]);
                 let mut sigma2 = [squares[2 * i] / 256.0; 16];
                 sigma2[8..].fill(squares[2 * i + 1] / 256.0);
-                let w = weighting::<S, 32>(simd, &padded[0], &padded[1], F32x16::load(simd, &sigma2));
+                let w = Lanes::<S, 32>::weighted(simd, &padded[0], &padded[1], F32x16::load(simd, &sigma2)).w;
                 let found = search(simd, &SubBlocks::new(simd, &padded[0], w).with_even_signs(simd));
                 for (at, block) in pair.iter_mut().enumerate() {
                     *block = pack(simd, &found, 8 * at);
@@ -103,7 +103,7 @@ impl Quantize for IQ2_XXS {
 fn search<S: Simd>(simd: S, blocks: &SubBlocks<S, 32>) -> Found {
     let scale = positive::search(simd, &blocks.x, &blocks.w, 4).scale;
     let max = scale * F32x16::splat(simd, 3.0);
-    let mut search = Search::new(simd, &LATTICE, blocks, scale);
+    let mut search = Search::new(simd, &GRID, blocks, scale);
     search.try_scales(max, 6);
     search.settle(search.all());
     search.finish(blocks.max.lt(F32x16::splat(simd, ALL_ZERO)) | max.le(F32x16::splat(simd, 0.0)))

@@ -5,7 +5,8 @@
 //! points are chosen once more. Sixteen sub-blocks advance together, each in its lane; only the choice of a point runs across its
 //! candidates.
 
-use super::candidates::{Candidates, Four, POINT_0, VALUES, u16_at};
+use super::candidates::{set_u16_at, u16_at};
+use super::fours::{Four, Fours, POINT_0, VALUES};
 use super::{LEN, batches};
 use crate::quant::search::{lanes_of_sub_blocks, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
@@ -111,7 +112,7 @@ impl SubBlocks {
 
 /// How a format searches.
 pub(super) struct Search {
-    pub candidates: Candidates,
+    pub grid: Fours,
     /// Trial scales map the largest weight to `15 + 0.2 * i`, `i` from `-n` to `n`.
     pub n: i32,
     /// Sub-blocks whose weights are all below this count as zero.
@@ -137,14 +138,14 @@ pub(super) struct Found {
 const N_TRIALS_MAX: usize = 31;
 
 /// A number for each of the eight fours of each of sixteen sub-blocks.
-type Fours = [[u8; 32]; 8];
+type Numbers = [[u8; 32]; 8];
 
 /// A trial scale, the places that weights are rounded to, and the points near them.
 #[derive(Clone, Copy)]
 struct Trial {
     scales: [f32; 16],
-    places: Fours,
-    points: Fours,
+    places: Numbers,
+    points: Numbers,
 }
 
 /// Sixteen sub-blocks side by side.
@@ -170,7 +171,7 @@ impl Search {
             for k in 0..8 {
                 let four = blocks.four(simd, lane, k);
                 for trial in &mut *trials {
-                    let point = self.candidates.nearest(simd, u16_at(&trial.places[k], lane), &four, trial.scales[lane]);
+                    let point = self.grid.nearest(simd, u16_at(&trial.places[k], lane), &four, trial.scales[lane]);
                     set_u16_at(&mut trial.points[k], lane, point);
                 }
             }
@@ -197,13 +198,12 @@ impl Search {
         let mut settled = 0;
         for lane in 0..16 {
             let trial = trials.get(winner[lane] as usize);
-            let is_off =
-                |k: usize| trial.map_or(self.settle_all, |trial| !self.candidates.is_on_grid(u16_at(&trial.places[k], lane)));
+            let is_off = |k: usize| trial.map_or(self.settle_all, |trial| !self.grid.is_on_grid(u16_at(&trial.places[k], lane)));
             let again = scales[lane] > 0.0 && (0..8).any(is_off);
             settled |= u16::from(again) << lane;
             for k in 0..8 {
                 let point = if again && (self.settle_all || is_off(k)) {
-                    self.candidates.nearest(simd, u16_at(&places[k], lane), &blocks.four(simd, lane, k), scales[lane])
+                    self.grid.nearest(simd, u16_at(&places[k], lane), &blocks.four(simd, lane, k), scales[lane])
                 } else {
                     trial.map_or(POINT_0, |trial| u16_at(&trial.points[k], lane))
                 };
@@ -219,7 +219,7 @@ impl Search {
 
     /// Scales without sign, and points by index.
     #[inline(always)]
-    fn found<S: Simd>(&self, scale: F32x16<S>, zeros: u16, points: &Fours, signs: &[[u8; 4]; 16]) -> Found {
+    fn found<S: Simd>(&self, scale: F32x16<S>, zeros: u16, points: &Numbers, signs: &[[u8; 4]; 16]) -> Found {
         let mut found = Found { scales: scale.to_array(), zeros, points: [[0; 8]; 16], signs: *signs };
         for lane in 0..16 {
             if found.scales[lane] < 0.0 {
@@ -227,7 +227,7 @@ impl Search {
                 found.signs[lane] = found.signs[lane].map(|signs| !signs);
             }
             for k in 0..8 {
-                found.points[lane][k] = self.candidates.index(u16_at(&points[k], lane));
+                found.points[lane][k] = self.grid.index(u16_at(&points[k], lane));
             }
         }
         found
@@ -264,7 +264,7 @@ impl<S: Simd> Lanes<S> {
 
     /// `(sum w*x*q, sum w*q*q)` for the values `q` of the points.
     #[inline(always)]
-    fn sums(&self, simd: S, points: &Fours) -> (F32x16<S>, F32x16<S>) {
+    fn sums(&self, simd: S, points: &Numbers) -> (F32x16<S>, F32x16<S>) {
         let values = F32x16::load(simd, &VALUES);
         let (mut sum_xq, mut sum_qq) = (F32x16::splat(simd, 0.0), F32x16::splat(simd, 0.0));
         for k in 0..8 {
@@ -282,7 +282,7 @@ impl<S: Simd> Lanes<S> {
 
 /// The places that weights times `inverse` are rounded to.
 #[inline(always)]
-fn places_of<S: Simd>(simd: S, x: &[F32x16<S>; 32], inverse: F32x16<S>) -> Fours {
+fn places_of<S: Simd>(simd: S, x: &[F32x16<S>; 32], inverse: F32x16<S>) -> Numbers {
     let (half, one) = (F32x16::splat(simd, 0.5), F32x16::splat(simd, 1.0));
     let mut places = [[0; 32]; 8];
     for k in 0..8 {
@@ -299,9 +299,4 @@ fn places_of<S: Simd>(simd: S, x: &[F32x16<S>; 32], inverse: F32x16<S>) -> Fours
 #[inline(always)]
 pub(super) fn pairs(points: [[u8; 4]; 4]) -> [[u8; 8]; 2] {
     *points.as_flattened().as_chunks().0.first_chunk().expect("sixteen bytes")
-}
-
-#[inline(always)]
-fn set_u16_at(of: &mut [u8; 32], i: usize, value: u16) {
-    of[2 * i..][..2].copy_from_slice(&value.to_le_bytes());
 }

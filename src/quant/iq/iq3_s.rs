@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::candidates::Candidates;
+use super::fours::Fours;
 use super::iq3::{self, Found, Search, Searched, pairs};
 use super::{expand, grids, scales_of_super_block, signed};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
@@ -57,13 +57,8 @@ impl Dequantize for IQ3_S {
     }
 }
 
-static SEARCH: LazyLock<Search> = LazyLock::new(|| Search {
-    candidates: Candidates::new(&grids::IQ3_S, 3),
-    n: 9,
-    all_zero: 0.0,
-    even_signs: false,
-    settle_all: true,
-});
+static SEARCH: LazyLock<Search> =
+    LazyLock::new(|| Search { grid: Fours::new(&grids::IQ3_S, 3), n: 9, all_zero: 0.0, even_signs: false, settle_all: true });
 
 impl Quantize for IQ3_S {
     const USES_IMPORTANCE: bool = true;

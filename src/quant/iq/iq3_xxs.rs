@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::candidates::Candidates;
+use super::fours::Fours;
 use super::iq3::{self, Found, Search, Searched, pairs};
 use super::{expand, grids, scales_of_super_block, signed, signs};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
@@ -52,13 +52,8 @@ impl Dequantize for IQ3_XXS {
     }
 }
 
-static SEARCH: LazyLock<Search> = LazyLock::new(|| Search {
-    candidates: Candidates::new(&grids::IQ3_XXS, 2),
-    n: 15,
-    all_zero: 1e-8,
-    even_signs: true,
-    settle_all: false,
-});
+static SEARCH: LazyLock<Search> =
+    LazyLock::new(|| Search { grid: Fours::new(&grids::IQ3_XXS, 2), n: 15, all_zero: 1e-8, even_signs: true, settle_all: false });
 
 impl Quantize for IQ3_XXS {
     const USES_IMPORTANCE: bool = true;

@@ -4,6 +4,8 @@
 //! stand in `grids.rs`; everything else that reading or quantizing needs is derived from them.
 
 mod candidates;
+mod eights;
+mod fours;
 mod grids;
 mod iq1;
 mod iq1_m;
@@ -15,7 +17,6 @@ mod iq2_xxs;
 mod iq3;
 mod iq3_s;
 mod iq3_xxs;
-mod lattice;
 mod signs;
 
 pub(super) use iq1_m::IQ1_M;
@@ -26,7 +27,7 @@ pub(super) use iq2_xxs::IQ2_XXS;
 pub(super) use iq3_s::IQ3_S;
 pub(super) use iq3_xxs::IQ3_XXS;
 
-use super::search::{SUPER_BLOCK_LEN as LEN, lanes_of_sub_blocks, nearest_int, sums_of_squares};
+use super::search::{SUPER_BLOCK_LEN as LEN, nearest_int, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The magnitudes of the three levels of the IQ2 grids.
@@ -97,17 +98,6 @@ fn sums_of_super_blocks<S: Simd>(simd: S, of: &[f32]) -> [f32; 16] {
         }
     }
     sum.to_array()
-}
-
-/// How much the weights of sixteen sub-blocks of `N` count: importance times the root of the weight's square and `sigma2`.
-#[inline(always)]
-fn weighting<S: Simd, const N: usize>(simd: S, weights: &[f32], importance: &[f32], sigma2: F32x16<S>) -> [F32x16<S>; N] {
-    let x: [F32x16<S>; N] = lanes_of_sub_blocks(simd, weights);
-    let mut w: [F32x16<S>; N] = lanes_of_sub_blocks(simd, importance);
-    for i in 0..N {
-        w[i] = w[i] * (sigma2 + x[i] * x[i]).sqrt();
-    }
-    w
 }
 
 /// The scale of a super-block, and `sc` up to `sc_max` where `2*sc + 1` times it is that of a sub-block; `None` where all are zero.

@@ -9,6 +9,7 @@ mod iq4_xs;
 pub(super) use iq4_nl::IQ4_NL;
 pub(super) use iq4_xs::IQ4_XS;
 
+use super::block::inverse;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The levels of a weight in units of its scale. Facts of the format, from ggml's `kvalues_iq4nl`.
@@ -179,12 +180,6 @@ fn unpack<S: Simd>(simd: S, qs: &[u8; 16], scale: f32, weights: &mut [[f32; 16];
     let places = I32x16::load_u8(simd, qs);
     levels.lookup(places).store(&mut weights[0]);
     levels.lookup(places.shr::<4>()).store(&mut weights[1]);
-}
-
-/// The reciprocal, or 0 for 0.
-#[inline(always)]
-fn inverse(scale: f32) -> f32 {
-    if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
 /// Sixteen times 32 weights, the missing ones zero.

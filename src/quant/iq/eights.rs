@@ -1,28 +1,21 @@
-//! For every combination of levels, the grid points that come into question for it, laid out for a search in lanes.
-//!
-//! Rounding eight weights gives a combination of levels, a *place*. Where it is no grid point, ggml looks for the best point among
-//! those of the smallest distances to it (two distances for IQ2_XXS, say), in order of distance, then index, and the first of equals
-//! wins. The lists follow from the grid alone and are computed once.
+//! The best grid point for eight weights, as the IQ1 and IQ2 formats have them: every weight on one of three levels.
 
+use super::candidates::{Candidates, first_cheapest};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// Levels of a weight.
 pub(super) const LEVELS: usize = 3;
 
-/// A grid and the candidates of every place. A place is a number whose ternary digits are the levels, the first weight's first.
-pub(super) struct Lattice {
-    /// Index in a file of the point at a place.
-    index: Vec<Option<u16>>,
-    /// The candidates of place `p` are `chunks[starts[p]..starts[p + 1]]`.
-    starts: Vec<u32>,
-    /// Sixteen candidates each, bits as in `grids.rs`. Lane `j` of `n` chunks holds candidates `j * n` and following, so that the first of
-    /// equals is in the lowest lane, and there in the first chunk; the last candidate fills up.
-    chunks: Vec<[u8; 32]>,
+/// A grid of points of eight weights with three levels each. A place is a number whose ternary digits are the levels, the first
+/// weight's first.
+pub(super) struct Eights {
+    /// Bits as in `grids.rs`.
+    candidates: Candidates,
 }
 
-impl Lattice {
+impl Eights {
     /// `points`: a table of `grids.rs`; the candidates are those of the `n_distances` smallest distances.
-    pub fn new(points: &[u16], n_distances: usize) -> Lattice {
+    pub fn new(points: &[u16], n_distances: usize) -> Eights {
         // distances[half][h][p]: squared distance of the four levels of place `h` to that half of point `p`
         let distances = [0, 8].map(|shift| -> Vec<Vec<u8>> {
             let of_point = |h: usize, point: u16| {
@@ -31,47 +24,23 @@ impl Lattice {
             };
             (0..LEVELS.pow(4)).map(|h| points.iter().map(|&point| of_point(h, point)).collect()).collect()
         });
-        let mut lattice = Lattice { index: Vec::new(), starts: vec![0], chunks: Vec::new() };
+        let mut candidates = Candidates::new();
         let mut near = vec![0; points.len()];
         for first in &distances[0] {
             for second in &distances[1] {
                 for ((near, &first), &second) in near.iter_mut().zip(first).zip(second) {
                     *near = first + second;
                 }
-                lattice.add_place(points, &near, n_distances);
+                candidates.add_place(points, &near, n_distances);
             }
         }
-        lattice
+        Eights { candidates }
     }
 
-    /// The next place, whose distance to every point is given.
-    fn add_place(&mut self, points: &[u16], distances: &[u8], n_distances: usize) {
-        let next = |above: Option<u8>| distances.iter().map(|&d| if above.is_none_or(|a| d > a) { d } else { u8::MAX }).min();
-        let mut cutoff = next(None).expect("a grid has points");
-        let on_grid = cutoff == 0;
-        if !on_grid {
-            for _ in 1..n_distances {
-                cutoff = next(Some(cutoff)).expect("a grid has points");
-            }
-        }
-        let mut candidates: Vec<usize> = (0..points.len()).filter(|&p| distances[p] <= cutoff).collect();
-        candidates.sort_by_key(|&p| distances[p]);
-        let n_chunks = candidates.len().div_ceil(16);
-        for chunk in 0..n_chunks {
-            let mut lanes = [0; 32];
-            for lane in 0..16 {
-                let candidate = candidates[(lane * n_chunks + chunk).min(candidates.len() - 1)];
-                lanes[2 * lane..][..2].copy_from_slice(&points[candidate].to_le_bytes());
-            }
-            self.chunks.push(lanes);
-        }
-        self.starts.push(self.chunks.len() as u32);
-        self.index.push(on_grid.then(|| candidates[0] as u16));
-    }
-
-    /// Index in a file of the point at a place.
+    /// Index in a file of the point at a place, where there is one.
+    #[inline(always)]
     pub fn index(&self, place: usize) -> Option<u16> {
-        self.index[place]
+        self.candidates.index(place)
     }
 
     /// The candidate with the least weighted distance to eight weights, bits as in `grids.rs`; `values` is what the levels stand for.
@@ -93,7 +62,7 @@ impl Lattice {
     /// The candidate of least cost. Each quarter of `costs[i]` holds what the levels of weight `i` cost.
     #[inline(always)]
     fn cheapest<S: Simd>(&self, simd: S, place: usize, costs: &[F32x16<S>; 8]) -> u16 {
-        let chunks = &self.chunks[self.starts[place] as usize..self.starts[place + 1] as usize];
+        let chunks = self.candidates.of(place);
         let mut least = F32x16::splat(simd, f32::MAX);
         let mut cheapest = I32x16::load_u16(simd, &chunks[0]);
         for chunk in chunks {
@@ -108,10 +77,7 @@ impl Lattice {
             least = cost.min(least);
             cheapest = better.choose(candidates, cheapest);
         }
-        let first = least.eq(F32x16::splat(simd, least.reduce_min())).bits().trailing_zeros() as usize;
-        let cheapest = cheapest.to_u16();
-        // There is always a cheapest lane; the masks say so to the compiler.
-        u16::from_le_bytes([cheapest[2 * (first & 15)], cheapest[2 * (first & 15) + 1]])
+        first_cheapest(simd, cheapest, least)
     }
 }
 
