@@ -8,6 +8,7 @@ use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 /// `if a > b { a } else { b }`, so a NaN gives `b`. Integer operations wrap. Bytes are little-endian.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// How many values of sixteen lanes the registers hold.
+    #[cfg_attr(not(feature = "eval"), allow(dead_code))] // only products ask
     const REGISTERS: usize;
     /// Sixteen floats.
     type F32: Copy;
