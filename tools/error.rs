@@ -44,9 +44,9 @@ pub struct ErrorCommand {
     /// Order of the tensors
     #[arg(long, value_enum, default_value = "file")]
     sort: Sort,
-    /// List so many of the worst rows of each file
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    worst: usize,
+    /// List so many of the worst rows of each file, up to 1000
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(..=1000))]
+    worst: u16,
     /// Compare only tensors whose name contains this; may be repeated
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
@@ -113,7 +113,7 @@ impl Run for ErrorCommand {
         let options = Options {
             threads: session.threads,
             imatrix: imatrix.as_ref(),
-            worst_rows: self.worst,
+            worst_rows: self.worst.into(),
             only: self.only.clone(),
             skip: self.skip.clone(),
             ..Options::default()
@@ -132,7 +132,7 @@ impl Run for ErrorCommand {
         let seconds = started.elapsed().as_secs_f64();
 
         if let Some(path) = &self.report {
-            let page = tensor_error::page(&self.base, self.facts(), &files, self.sort.into(), self.worst);
+            let page = tensor_error::page(&self.base, self.facts(), &files, self.sort.into(), self.worst.into());
             pipeline::write_file(path, page.html().as_bytes(), self.existing(), &inputs)?;
         }
         if self.json {
@@ -189,7 +189,7 @@ impl ErrorCommand {
             };
             section("roles", tensor_error::roles_table(file));
             section("tensors", tensor_error::tensors_table(file, self.sort.into()));
-            section("worst rows", tensor_error::worst_rows_table(file, self.worst));
+            section("worst rows", tensor_error::worst_rows_table(file, self.worst.into()));
         }
         text
     }
