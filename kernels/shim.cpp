@@ -1,4 +1,4 @@
-// The host shim's machinery: see shim.h. Built with every .cu file into one library, of which tests use shim_launch.
+// The host shim's machinery: see shim.h. Built with every .cu file into one library, of which tests use shim_kernel and shim_launch.
 
 #include "shim.h"
 
@@ -262,6 +262,12 @@ void mma_16x8x16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 void __syncthreads() { shim::wait(shim::block_meeting); }
 
 void __syncwarp() { shim::wait(shim::warp().meeting); }
+
+// The name of kernel `i`, null past the last.
+extern "C" const char* shim_kernel(size_t i) {
+    auto& kernels = shim::kernels();
+    return i < kernels.size() ? std::next(kernels.begin(), i)->first.c_str() : nullptr;
+}
 
 // Runs a kernel to its end. `order` is 0 for fibers from first to last, 1 for last to first. Returns false when there is no such kernel.
 extern "C" bool shim_launch(const char* name, const unsigned* grid, const unsigned* block, size_t shared_bytes, void** arguments,

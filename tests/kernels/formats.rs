@@ -129,3 +129,27 @@ fn grids_are_the_same() {
     assert!(rust.len() == 2048 + 256 + 512 + 1024 + 256 + 512, "{} grid points", rust.len());
     assert!(rust == cuda, "kernels/block/grids.cuh is stale: run tools/dev/kernels grids");
 }
+
+/// Every kernel has its line in LAUNCH.md, and every format its kernels.
+#[test]
+fn launches_are_documented() {
+    let Some(shim) = shim() else { return };
+    let text = std::fs::read_to_string(crate::common::root().join("kernels/LAUNCH.md")).expect("a readable LAUNCH.md");
+    let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric() && !"_<>".contains(c)).collect();
+    let kernels = shim.kernels();
+    for kernel in &kernels {
+        let format = formats().filter(|format| kernel.contains(&format!("_{format}"))).max_by_key(|format| format.name().len());
+        let mut entry = kernel.replace("_128x128_", "_<TILE>_").replace("_128x256_", "_<TILE>_");
+        if let Some(format) = format {
+            entry = entry.replace(&format!("_{format}"), "_<FORMAT>");
+        }
+        assert!(words.contains(&entry.as_str()), "{kernel}: LAUNCH.md does not tell of {entry}");
+    }
+    for format in formats() {
+        for kernel in
+            ["dequant_f32_<F>", "dequant_f16_<F>", "gemv_<F>_1", "gemv_<F>_8"].map(|name| name.replace("<F>", format.name()))
+        {
+            assert!(kernels.contains(&kernel), "there is no {kernel}: INSTANCE({format}) in kernels/block/all.cuh?");
+        }
+    }
+}

@@ -6,7 +6,7 @@
 
 use std::cell::UnsafeCell;
 use std::collections::hash_map::DefaultHasher;
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,10 +16,12 @@ use libloading::Library;
 
 use crate::common;
 
+type Name = unsafe extern "C" fn(usize) -> *const c_char;
 type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, usize, *mut *mut c_void, c_int) -> bool;
 
 /// The kernels, compiled for the CPU.
 pub struct Shim {
+    name: Name,
     launch: Launch,
     _library: Library,
 }
@@ -69,20 +71,27 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn compile(source: &Path, folder: &Path) -> PathBuf {
     const OPTIONS: &[&str] =
         &["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-DHOST_SHIM"];
-    const WARNINGS: &[&str] = &["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"];
     let object = folder.join(source.file_stem().expect("a named source")).with_extension("o");
-    common::succeeds(Command::new("g++").args(OPTIONS).args(WARNINGS).args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(&object));
+    common::succeeds(Command::new("g++").args(OPTIONS).args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(&object));
     object
 }
 
 impl Shim {
     fn open(path: &Path) -> Shim {
-        // SAFETY: the library's initialisers fill a table; the signature is that of kernels/shim.cpp.
+        // SAFETY: the library's initialisers fill a table; the signatures are those of kernels/shim.cpp.
         unsafe {
             let library = Library::new(path).expect("the host library loads");
             let launch = *library.get::<Launch>(b"shim_launch\0").expect("shim_launch");
-            Shim { launch, _library: library }
+            let name = *library.get::<Name>(b"shim_kernel\0").expect("shim_kernel");
+            Shim { name, launch, _library: library }
         }
+    }
+
+    /// The names of all kernels.
+    pub fn kernels(&self) -> Vec<String> {
+        // SAFETY: the names are C strings that live as long as the library.
+        let name = |i| unsafe { (self.name)(i).as_ref().map(|name| CStr::from_ptr(name)) };
+        (0..).map_while(name).map(|name| name.to_str().expect("an ASCII name").to_owned()).collect()
     }
 
     /// Runs `kernel` to its end, in both orders of threads.
