@@ -142,6 +142,20 @@ static void resume(Fiber* fiber) {
     setcontext(&fiber->start);
 }
 
+// Lets every lane of a warp run to where it next waits. Returns false when all of them still wait, or ended.
+static bool run_warp(u32 warp, bool backwards) {
+    bool ran = false;
+    u32 n_lanes = n_fibers - 32 * warp < 32 ? n_fibers - 32 * warp : 32;
+    for (u32 i = 0; i < n_lanes; i++) {
+        Fiber* fiber = fibers[32 * warp + (backwards ? n_lanes - 1 - i : i)];
+        if (fiber->is_done || (fiber->turn && *fiber->turn == fiber->waits_for)) continue;
+        fiber->turn = nullptr;
+        ran = true;
+        resume(fiber);
+    }
+    return ran;
+}
+
 static void run_block(bool backwards) {
     // A NaN as half and as float.
     memset(shared_bytes, 0xff, shared_size);
@@ -157,15 +171,12 @@ static void run_block(bool backwards) {
     for (bool live = true; live;) {
         live = false;
         bool ran = false;
-        for (u32 i = 0; i < n_fibers; i++) {
-            Fiber* fiber = fibers[backwards ? n_fibers - 1 - i : i];
-            if (fiber->is_done) continue;
-            live = true;
-            if (fiber->turn && *fiber->turn == fiber->waits_for) continue;
-            fiber->turn = nullptr;
-            ran = true;
-            resume(fiber);
+        for (u32 i = 0; i < warps.size(); i++) {
+            u32 warp = backwards ? warps.size() - 1 - i : i;
+            // As far as it gets before the next warp runs: that is how far apart warps can be.
+            while (run_warp(warp, backwards)) ran = true;
         }
+        for (u32 i = 0; i < n_fibers; i++) live |= !fibers[i]->is_done;
         if (live && !ran) fail("waits for threads that ended or wait elsewhere");
     }
 }

@@ -1,8 +1,8 @@
 // Runs kernels on the CPU, for tests: g++ -DHOST_SHIM.
 //
-// Every thread of a block is a fiber. A fiber runs until it waits (a barrier, or a collective of its warp), then another one runs; blocks
-// follow each other. Nothing is simultaneous, so what a wrong kernel does is repeatable, and the order in which fibers run can be
-// turned round: results that depend on it betray a race. Shared memory starts as NaN in every block.
+// Every thread of a block is a fiber, which runs until it waits: at a barrier, or for its warp. A warp runs as far as it gets before the
+// next one does, and blocks follow each other. Nothing is simultaneous, so what a wrong kernel does is repeatable, and the order of
+// warps and lanes can be turned round: results that depend on it betray a race. Shared memory starts as NaN in every block.
 #pragma once
 
 #include <math.h>
