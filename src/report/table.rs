@@ -21,6 +21,8 @@ pub enum Cell {
     Real(f64),
     /// A number with so many decimals.
     Fixed(f64, usize),
+    /// A number and its error, with so many decimals: `0.0123 ± 0.0004`.
+    Estimate(f64, f64, usize),
 }
 
 /// Rows under titled columns. A column without any content is left out of what people see.
@@ -83,7 +85,8 @@ impl Table {
         text
     }
 
-    /// Comma-separated values with a line of titles, named as the fields of [`Table::json`] are; numbers as they are, without rounding.
+    /// Comma-separated values with a line of titles, named as the fields of [`Table::json`] are; numbers as they are, without rounding
+    /// and without their errors.
     pub fn csv(&self) -> String {
         let quoted = |text: &str| match text.contains([',', '"']) {
             true => format!("\"{}\"", text.replace('"', "\"\"")),
@@ -93,7 +96,7 @@ impl Table {
             Cell::Text(text) => quoted(&printable(text.as_bytes())),
             Cell::Empty => String::new(),
             Cell::Count(n) | Cell::About(n) | Cell::Bytes(n) => n.to_string(),
-            Cell::Real(x) | Cell::Fixed(x, _) => x.to_string(),
+            Cell::Real(x) | Cell::Fixed(x, _) | Cell::Estimate(x, _, _) => x.to_string(),
         };
         let is_bytes = |column: usize| self.rows.iter().any(|row| matches!(row[column], Cell::Bytes(_)));
         let title = |(column, title): (usize, &&str)| quoted(&field_name(title, is_bytes(column)));
@@ -114,6 +117,7 @@ impl Table {
                 Cell::Text(text) => text.as_str().into(),
                 Cell::Count(n) | Cell::About(n) | Cell::Bytes(n) => (*n).into(),
                 Cell::Real(x) | Cell::Fixed(x, _) => (*x).into(),
+                Cell::Estimate(x, error, _) => serde_json::json!({ "value": x, "error": error }),
             };
             (field_name(title, matches!(cell, Cell::Bytes(_))), value)
         };
@@ -167,6 +171,7 @@ fn written(cell: &Cell) -> String {
         Cell::Bytes(n) => decimal_bytes(*n),
         Cell::Real(x) => four_digits(*x),
         Cell::Fixed(x, decimals) => format!("{x:.decimals$}"),
+        Cell::Estimate(x, error, decimals) => format!("{x:.decimals$} ± {error:.decimals$}"),
     }
 }
 
@@ -222,6 +227,15 @@ mod tests {
             table.csv(),
             "name,size_bytes,unused,bits_per_weight,note\n日本,1234567,,4.5,\na|b\\n,9,,16,x\n\"c,\"\"d\"\"\",0,,0.1,\n"
         );
+    }
+
+    #[test]
+    fn a_number_keeps_its_error() {
+        let mut table = Table::new(&["KLD"]);
+        table.push([Cell::Estimate(10.25, 0.0625, 3)]);
+        table.push([Cell::Estimate(0.0, 0.0, 3)]);
+        assert_eq!(table.text(), "KLD\n10.250 ± 0.062\n 0.000 ± 0.000\n".replace("KLD", &format!("{:>14}", "KLD")));
+        assert_eq!(table.json()[0]["KLD"], serde_json::json!({ "value": 10.25, "error": 0.0625 }));
     }
 
     #[test]
