@@ -227,6 +227,12 @@ faults! {
     NotUtf8,
     /// A chat template that is missing or cannot be rendered.
     ChatTemplate,
+    /// A text without a character.
+    EmptyText,
+    /// A text too short to measure a model on.
+    TextTooShort,
+    /// Models with different vocabularies where they must be the same.
+    VocabularyMismatch,
     /// NaN or infinity among weights or scales.
     NonFinite,
     /// A finite weight that the target format cannot hold.

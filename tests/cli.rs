@@ -10,7 +10,8 @@ use std::process::{Command, Output, Stdio};
 use common::{fixture, ggforge, root, scratch, succeeds, tool};
 use serde_json::Value;
 
-const COMMANDS: &[&str] = &["convert", "quantize", "inspect", "tokenize", "error", "imatrix", "completions"];
+const COMMANDS: &[&str] =
+    &["convert", "quantize", "inspect", "tokenize", "generate", "perplexity", "compare", "error", "imatrix", "completions"];
 
 /// Runs the program in `dir` with a line of arguments as a shell would split it.
 fn run(dir: &Path, arguments: &str) -> Output {
@@ -94,6 +95,9 @@ fn every_example_of_the_help_works() {
     fs::write(path.join("Llama-3.2-1B/chat_template.jinja"), "{{ messages }}").unwrap();
     symlink("../Llama-3.2-1B", path.join("models/Llama-3.2-1B")).unwrap();
     fs::write(path.join("chapter.txt"), "It was a dark and stormy night.").unwrap();
+    for text in ["wiki.test.raw", "calibration.txt"] {
+        fs::copy(fixture("text/prose.txt"), path.join(text)).unwrap();
+    }
     for (name, part) in [("imatrix.gguf", "forge-3m.gguf"), ("part-1.gguf", "forge-3m.gguf"), ("part-2.dat", "forge-3m.dat")] {
         fs::copy(fixture("imatrix").join(part), path.join(name)).unwrap();
     }
@@ -112,8 +116,12 @@ fn every_example_of_the_help_works() {
             }
             fs::remove_dir_all(path.join("out")).unwrap();
             fs::create_dir(path.join("out")).unwrap();
-            if example.contains("imatrix merge") {
+            if example.contains("--output imatrix.gguf") {
                 fs::remove_file(path.join("imatrix.gguf")).unwrap();
+            }
+            if example.contains("--file wiki.test.raw") || example.contains("--file calibration.txt") {
+                let quants = "convert Llama-3.2-1B --type BF16,Q8_0,Q4_K_M --output llama-{type}.gguf --force";
+                assert_code(&run(path, quants), 0);
             }
             if ["inspect llama.gguf", "tokenize", "generate"].iter().any(|word| example.contains(word)) {
                 assert_code(&run(path, "convert Llama-3.2-1B --type Q8_0 --output llama.gguf"), 0);

@@ -1,37 +1,80 @@
-//! `ggforge imatrix`: looks at importance matrices and merges them.
+//! `ggforge imatrix`: makes importance matrices, looks at them, and merges them.
+
+mod collect;
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Imatrix as Matrix, Unit};
 use ggforge::pipeline::{self, Existing};
 use ggforge::report::{Cell, Table, json_text, printable};
 use serde_json::json;
 
+use collect::Collect;
+
 use crate::exit::{self, Failure};
 use crate::{Run, Session};
 
-/// Look at importance matrices and merge them
+/// Make importance matrices: which columns of each matrix matter for a text
+///
+/// Runs the model over a text and adds up the squares of what goes into each of its matrices, as llama-imatrix does. Give the file to
+/// `ggforge convert --imatrix` or `ggforge quantize --imatrix`; llama-quantize takes it too.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "\
 Examples:
+  ggforge imatrix llama-BF16.gguf --file calibration.txt --output imatrix.gguf
+  ggforge imatrix llama-BF16.gguf --file calibration.txt --chunks 100 --output imatrix.gguf
   ggforge imatrix show imatrix.gguf
   ggforge imatrix merge part-1.gguf part-2.dat --output imatrix.gguf")]
-pub struct Imatrix {
+struct Arguments {
+    #[command(flatten)]
+    collect: Collect,
     #[command(subcommand)]
-    action: Action,
+    action: Option<Action>,
+}
+
+/// What to do, decided by the first argument: the arguments of [`Collect`] are required where there is no subcommand.
+#[derive(Debug)]
+pub enum Imatrix {
+    Collect(Box<Collect>),
+    Act(Action),
+}
+
+impl Args for Imatrix {
+    fn augment_args(command: Command) -> Command {
+        Arguments::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Arguments::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Imatrix {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Imatrix, clap::Error> {
+        match matches.subcommand() {
+            Some(_) => Action::from_arg_matches(matches).map(Imatrix::Act),
+            None => Collect::from_arg_matches(matches).map(|collect| Imatrix::Collect(Box::new(collect))),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Imatrix::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+pub enum Action {
     Show(Show),
     Merge(Merge),
 }
 
 /// Print what is known of each tensor
 #[derive(Debug, Args)]
-struct Show {
+pub struct Show {
     /// Importance matrix, .gguf or .dat
     file: PathBuf,
     /// Report as JSON on stdout
@@ -41,7 +84,7 @@ struct Show {
 
 /// Add up several importance matrices of one model
 #[derive(Debug, Args)]
-struct Merge {
+pub struct Merge {
     /// Importance matrices, .gguf or .dat
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -60,9 +103,10 @@ impl Run for Imatrix {
     const NAME: &'static str = "imatrix";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
-        match self.action {
-            Action::Show(show) => show.run(),
-            Action::Merge(merge) => merge.run(session),
+        match self {
+            Imatrix::Collect(collect) => collect.run(session),
+            Imatrix::Act(Action::Show(show)) => show.run(),
+            Imatrix::Act(Action::Merge(merge)) => merge.run(session),
         }
     }
 }
@@ -136,18 +180,26 @@ impl Merge {
         let mut merged = Matrix::new(self.chunk_size.or(stated).unwrap_or(CHUNK_SIZE_DEFAULT));
         parts.into_iter().try_for_each(|part| merged.add(part))?;
 
-        let bytes = if self.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("dat")) {
-            merged.to_dat()?
-        } else {
-            let mut bytes = Vec::new();
-            merged.write_gguf(&mut bytes)?;
-            bytes
-        };
-        let existing = if self.force { Existing::Replace } else { Existing::Refuse };
-        pipeline::write_file(&self.output, &bytes, existing, &self.files)?;
+        write(&self.output, &merged, self.force, &self.files)?;
         if session.quiet {
             return Ok(());
         }
         exit::print(&describe(&self.output, &merged))
     }
+}
+
+/// Writes a matrix in the format that the name of its file asks for.
+fn write(path: &Path, matrix: &Matrix, force: bool, inputs: &[PathBuf]) -> ggforge::Result<()> {
+    let bytes = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("dat")) {
+        matrix.to_dat()?
+    } else {
+        let mut bytes = Vec::new();
+        matrix.write_gguf(&mut bytes)?;
+        bytes
+    };
+    pipeline::write_file(path, &bytes, existing(force), inputs)
+}
+
+fn existing(force: bool) -> Existing {
+    if force { Existing::Replace } else { Existing::Refuse }
 }

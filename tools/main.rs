@@ -5,6 +5,7 @@
 
 mod bench;
 mod chat;
+mod compare;
 mod completions;
 mod convert;
 mod device;
@@ -14,7 +15,9 @@ mod exit;
 mod generate;
 mod imatrix;
 mod inspect;
+mod measuring;
 mod output;
+mod perplexity;
 mod quantize;
 mod signals;
 mod size;
@@ -36,6 +39,8 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<inspect::Inspect>(),
     Entry::of::<tokenize::Tokenize>(),
     Entry::of::<generate::Generate>(),
+    Entry::of::<perplexity::Perplexity>(),
+    Entry::of::<compare::Compare>(),
     Entry::of::<error::ErrorCommand>(),
     Entry::of::<imatrix::Imatrix>(),
     Entry::of::<bench::Bench>(),
@@ -59,6 +64,7 @@ Examples:
   ggforge inspect llama.gguf
   ggforge tokenize llama.gguf 'Hello world'
   ggforge generate llama.gguf --prompt 'Once upon a time'
+  ggforge compare llama-BF16.gguf llama-Q4_K_M.gguf --file wiki.test.raw
 
 Exit codes:
   0 done   2 usage   3 bad input   4 no space   5 input changed while read

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ggforge::eval;
 use ggforge::pipeline::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -82,6 +83,39 @@ impl Steps {
 }
 
 impl Drop for Steps {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar for runs that take tokens through a model.
+#[derive(Debug)]
+pub struct TokenBar {
+    bar: ProgressBar,
+    what: &'static str,
+}
+
+impl TokenBar {
+    /// `what` the run does, in one word.
+    pub fn new(session: &Session, what: &'static str) -> TokenBar {
+        let bar = ProgressBar::with_draw_target(None, target(session));
+        let template = "{msg} {wide_bar} {human_pos}/{human_len} tokens, {per_sec}, {eta} left";
+        bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
+        bar.set_message(what);
+        TokenBar { bar, what }
+    }
+
+    /// Shows how far the run has come, and the perplexity so far.
+    pub fn show(&self, progress: eval::Progress) {
+        self.bar.set_length(progress.total_tokens);
+        self.bar.set_position(progress.done_tokens);
+        if let Some(ppl) = progress.ppl {
+            self.bar.set_message(format!("{}, perplexity {ppl:.3}", self.what));
+        }
+    }
+}
+
+impl Drop for TokenBar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

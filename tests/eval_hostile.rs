@@ -1,0 +1,212 @@
+//! Texts and models that cannot be measured: a message that says what is wrong and what to do, the right exit code, and nothing written.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use ggforge::gguf::{Array, File, Header, TensorSpec, Value};
+use rustix::process::{Pid, Signal, kill_process};
+
+const BAD_INPUT: i32 = 3;
+const USAGE: i32 = 2;
+
+/// A model, and room for whatever a test needs.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let place = Place { dir: common::scratch() };
+        let mut command = common::ggforge();
+        command.arg("convert").arg(common::fixture("hf/forge-3m")).args(["--type", "Q8_0", "--output"]).arg(place.model());
+        common::succeeds(&mut command);
+        place
+    }
+
+    fn model(&self) -> PathBuf {
+        self.path("model.gguf")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        fs::write(self.path(name), content).expect("a file");
+        self.path(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).expect("a folder");
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+        names.sort();
+        names
+    }
+
+    /// The three commands on one model and text. Importance matrices go to `out.gguf`.
+    fn commands(&self, model: &Path, text: &Path) -> [Command; 3] {
+        let [mut perplexity, mut compare, mut imatrix] = [common::ggforge(), common::ggforge(), common::ggforge()];
+        perplexity.arg("perplexity").arg(model);
+        compare.arg("compare").arg(model).arg(model);
+        imatrix.arg("imatrix").arg(model).arg("--output").arg(self.path("out.gguf"));
+        for command in [&mut perplexity, &mut compare, &mut imatrix] {
+            command.arg("--file").arg(text).args(["--threads", "2"]);
+        }
+        [perplexity, compare, imatrix]
+    }
+
+    /// All three commands refuse, and their message holds every one of `expected`.
+    #[track_caller]
+    fn all_refuse(&self, model: &Path, text: &Path, more: &[&str], code: i32, expected: &[&str]) {
+        let before = self.names();
+        for mut command in self.commands(model, text) {
+            refuses(command.args(more), code, expected);
+        }
+        assert_eq!(self.names(), before, "something was left behind");
+    }
+}
+
+#[track_caller]
+fn refuses(command: &mut Command, code: i32, expected: &[&str]) -> Output {
+    let output = command.output().expect("a program that starts");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{command:?}\n{message}");
+    assert!(message.starts_with("error: ") && message.lines().count() <= 8, "{command:?}\n{message}");
+    for part in expected {
+        assert!(message.contains(part), "{command:?}: `{part}` is missing in\n{message}");
+    }
+    assert!(output.stdout.is_empty(), "{command:?} printed a result");
+    output
+}
+
+#[test]
+fn texts_that_cannot_be_measured_are_refused() {
+    let place = Place::new();
+    let model = place.model();
+    let cases: &[(&str, &[u8], &[&str])] = &[
+        ("empty.txt", b"", &["empty.txt", "no text", "EmptyText"]),
+        ("newline.txt", b"\n", &["newline.txt", "no text", "EmptyText"]),
+        ("binary.txt", b"Once upon a\xff time", &["binary.txt", "byte 11", "NotUtf8"]),
+        ("short.txt", b"Once upon a time there was a word.", &["short.txt", "512", "1024", "take a longer text", "TextTooShort"]),
+    ];
+    for (name, content, expected) in cases {
+        place.all_refuse(&model, &place.file(name, content), &[], BAD_INPUT, expected);
+    }
+    let long_enough = place.file("words.txt", "a word and a word ".repeat(60));
+    place.all_refuse(&model, &long_enough, &[], BAD_INPUT, &["--ctx ", "or less"]);
+    place.all_refuse(&model, &place.path("missing.txt"), &[], 6, &["missing.txt", "cannot open"]);
+    place.all_refuse(&model, &place.path(""), &[], 6, &["cannot read"]);
+}
+
+#[test]
+fn extents_that_make_no_sense_are_usage_errors() {
+    let place = Place::new();
+    let (model, text) = (place.model(), common::fixture("text/prose.txt"));
+    place.all_refuse(&model, &text, &["--ctx", "4"], USAGE, &["a context of 4 tokens"]);
+    place.all_refuse(&model, &text, &["--ctx", "18446744073709551615"], USAGE, &["are possible"]);
+    place.all_refuse(&model, &text, &["--ctx", "16777216"], BAD_INPUT, &["TextTooShort"]);
+    place.all_refuse(&model, &text, &["--chunks", "0"], USAGE, &["at least 1"]);
+    place.all_refuse(&model, &text, &["--device", "abacus"], USAGE, &["abacus"]);
+    for stride in ["0", "512", "99999999999"] {
+        let [mut perplexity, ..] = place.commands(&model, &text);
+        refuses(perplexity.args(["--stride", stride]), USAGE, &["stride"]);
+    }
+}
+
+#[test]
+fn files_that_are_no_models_are_refused() {
+    let place = Place::new();
+    let text = common::fixture("text/prose.txt");
+    place.all_refuse(&text, &text, &[], BAD_INPUT, &["prose.txt"]);
+    place.all_refuse(&common::fixture("imatrix/forge-3m.gguf"), &text, &[], BAD_INPUT, &["forge-3m.gguf"]);
+    place.all_refuse(&place.path("missing.gguf"), &text, &[], 6, &["missing.gguf", "cannot open"]);
+    let without_weights = rewritten(&place, "vocab.gguf", |header| header.tensors.clear());
+    place.all_refuse(&without_weights, &text, &[], BAD_INPUT, &["vocab.gguf"]);
+}
+
+#[test]
+fn models_of_different_vocabularies_are_not_compared() {
+    let place = Place::new();
+    let text = common::fixture("text/prose.txt");
+    let other = rewritten(&place, "other.gguf", |header| {
+        let tokens = header.metadata.iter_mut().find(|(key, _)| key == "tokenizer.ggml.tokens").expect("a vocabulary");
+        let Value::Array(Array::String(tokens)) = &mut tokens.1 else { panic!("tokens are strings") };
+        tokens[1000] = b"\x1b[2Jhello".to_vec();
+    });
+    let mut compare = common::ggforge();
+    compare.arg("compare").arg(place.model()).arg(&other).arg("--file").arg(&text);
+    let message = refuses(&mut compare, BAD_INPUT, &["other.gguf", "token 1000", "one vocabulary", "VocabularyMismatch"]).stderr;
+    assert!(!message.contains(&0x1b), "a file drives the terminal");
+}
+
+#[test]
+fn an_importance_matrix_is_not_resumed_with_another_text() {
+    let place = Place::new();
+    let text = common::fixture("text/prose.txt");
+    let imatrix = |output: &str, ctx: &str, more: &[&str]| {
+        let mut command = common::ggforge();
+        command.arg("imatrix").arg(place.model()).arg("--file").arg(&text).arg("--output").arg(place.path(output));
+        command.args(["--ctx", ctx]).args(more);
+        command
+    };
+    common::succeeds(&mut imatrix("part.gguf", "64", &["--chunks", "2"]));
+    let part = place.path("part.gguf");
+    let resume = ["--resume", part.to_str().expect("UTF-8")];
+    let before = fs::read(&part).expect("the matrix");
+    refuses(&mut imatrix("part.gguf", "64", &[]), USAGE, &["part.gguf", "--force"]);
+    refuses(imatrix("out.gguf", "64", &["--chunks", "2"]).args(resume), USAGE, &["2 chunks already"]);
+    refuses(imatrix("out.gguf", "32", &[]).args(resume), USAGE, &["--ctx 64", "merge"]);
+    let calibration = common::fixture("imatrix/forge-3m.gguf");
+    let resumed = ["--resume", calibration.to_str().expect("UTF-8")];
+    refuses(imatrix("out.gguf", "64", &[]).args(resumed), USAGE, &["calibration.txt", "not from prose.txt", "merge"]);
+    assert_eq!(fs::read(&part).expect("the matrix"), before, "a failed run changed it");
+    assert_eq!(place.names(), ["model.gguf", "part.gguf"]);
+
+    let output = common::succeeds(imatrix("out.gguf", "64", &["--chunks", "3", "--json"]).args(resume));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["chunk_count"], &report["datasets"]), (&3.into(), &serde_json::json!(["prose.txt"])));
+}
+
+#[test]
+fn a_signal_leaves_no_importance_matrix() {
+    let place = Place::new();
+    let text = place.file("long.txt", fs::read_to_string(common::fixture("text/prose.txt")).expect("a text").repeat(40));
+    let before = place.names();
+    let [_, _, mut command] = place.commands(&place.model(), &text);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a program that starts");
+    thread::sleep(Duration::from_millis(300));
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs for longer");
+    let output = child.wait_with_output().expect("an end");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert!(message.contains("no output was written"), "{message}");
+    assert_eq!(place.names(), before);
+}
+
+/// The model again under another name, with its header changed and its tensor data kept where it is still asked for.
+fn rewritten(place: &Place, name: &str, change: impl FnOnce(&mut Header)) -> PathBuf {
+    let bytes = fs::read(place.model()).expect("the model");
+    let file = File::parse("model", &bytes).expect("a sound model");
+    let specs = file.tensors().map(|tensor| TensorSpec {
+        name: tensor.name.to_owned(),
+        format: tensor.format,
+        shape: tensor.shape.clone(),
+    });
+    let metadata = file.metadata().map(|(key, value)| (key.to_owned(), Value::from(value)));
+    let mut header = Header { metadata: metadata.collect(), tensors: specs.collect() };
+    change(&mut header);
+    let layout = header.layout().expect("a sound header");
+    let mut out = layout.header.clone();
+    out.resize(layout.file_bytes as usize, 0);
+    for (spec, (offset, size)) in header.tensors.iter().zip(layout.offsets_bytes.iter().zip(&layout.sizes_bytes)) {
+        let tensor = file.tensor(&spec.name).expect("a tensor of the model");
+        out[*offset as usize..][..*size as usize].copy_from_slice(file.tensor_bytes(&tensor).expect("data inside the file"));
+    }
+    place.file(name, out)
+}

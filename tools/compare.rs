@@ -1,0 +1,288 @@
+//! `ggforge compare`: what quantizing a model cost.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use ggforge::eval::divergence::{self, Compared, Comparison, Quantiles};
+use ggforge::eval::{Estimate, Windows};
+use ggforge::pipeline::{self, Existing};
+use ggforge::report::page::{self, ComparedFile, Page};
+use ggforge::report::{Cell, Table, decimal_bytes, json_text};
+use ggforge::source::TensorSource;
+use serde_json::{Value, json};
+
+use crate::exit::{Failure, print};
+use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
+use crate::{Run, Session};
+
+/// Measure how far quantized files are from the file they were made from
+///
+/// All files run side by side over the same text, so no file of logits is needed, and the full distributions over the vocabulary are
+/// compared. The Kullback-Leibler divergence (KLD) is 0 where a file foretells what the base foretells; it tells files apart that differ
+/// by far less than the error of their perplexities.
+///
+/// The protocol is that of `ggforge perplexity`, and of llama-perplexity's --kl-divergence. Figures behind ± are one standard error over the
+/// scored tokens; that of ln(PPL ratio) is of the paired differences.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ggforge compare llama-BF16.gguf llama-Q4_K_M.gguf --file wiki.test.raw
+  ggforge compare llama-BF16.gguf llama-Q8_0.gguf llama-Q4_K_M.gguf --file wiki.test.raw --chunks 40
+  ggforge compare llama-BF16.gguf llama-Q*.gguf --file wiki.test.raw --report quants.html")]
+pub struct Compare {
+    /// The file that others are compared with
+    #[arg(value_name = "BASE.gguf")]
+    base: PathBuf,
+    /// The files to compare
+    #[arg(value_name = "QUANT.gguf", required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    text: TextOptions,
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// Write a page with plots: size against divergence, its distribution, and its course along the chunks
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Replace an existing page
+    #[arg(long, requires = "report")]
+    force: bool,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+impl Run for Compare {
+    const NAME: &'static str = "compare";
+
+    fn run(self, session: &Session) -> Result<(), Failure> {
+        let base = Loaded::open(&self.base)?;
+        let others = self.files.iter().map(|path| Loaded::open(path)).collect::<ggforge::Result<Vec<_>>>()?;
+        for other in &others {
+            divergence::check_same_vocabulary(&base.tokenizer, &other.tokenizer, &other.path)?;
+        }
+        let windows = self.text.windows(&base.tokenizer, None)?;
+        let inputs = self.inputs(&base, &others);
+        if let Some(page) = &self.report {
+            // A page that cannot be written is better found before the work than after it.
+            pipeline::check_target(page, self.existing(), &inputs)?;
+        }
+        let cpu = self.machine.backend(session)?;
+        let base_network = base.network(&cpu, &windows)?;
+        let networks = others.iter().map(|other| other.network(&cpu, &windows)).collect::<ggforge::Result<Vec<_>>>()?;
+        // Nothing is written before everything is known, so signals may end the run at once.
+        let never = AtomicBool::new(false);
+        let (comparison, seconds) =
+            timed("comparing", session, &never, |watch| divergence::measure(&base_network, &networks, &windows, watch))?;
+        let report = Report { arguments: &self, base: &base, others: &others, windows: &windows, comparison: &comparison, seconds };
+        if let Some(page) = &self.report {
+            pipeline::write_file(page, report.page().html().as_bytes(), self.existing(), &inputs)?;
+        }
+        print(&if self.json { report.json() } else { report.text() })
+    }
+}
+
+impl Compare {
+    fn existing(&self) -> Existing {
+        if self.force { Existing::Replace } else { Existing::Refuse }
+    }
+
+    /// Files that the page may not replace.
+    fn inputs(&self, base: &Loaded, others: &[Loaded]) -> Vec<PathBuf> {
+        let models = std::iter::once(base).chain(others).flat_map(|loaded| loaded.model.files());
+        models.map(|file| file.path().to_owned()).chain([self.text.file.clone()]).collect()
+    }
+}
+
+/// Everything that is told about a comparison.
+struct Report<'a> {
+    arguments: &'a Compare,
+    base: &'a Loaded,
+    others: &'a [Loaded],
+    windows: &'a Windows,
+    comparison: &'a Comparison,
+    seconds: f64,
+}
+
+impl Report<'_> {
+    fn rows(&self) -> impl Iterator<Item = (&Loaded, &Compared)> {
+        self.others.iter().zip(&self.comparison.files)
+    }
+
+    fn text(&self) -> String {
+        let Estimate { value, error } = self.comparison.ppl_base;
+        let (base, activations) = (self.base.name(), self.arguments.machine.activations.name());
+        let (size, bits) = (decimal_bytes(self.base.file_bytes()), self.base.bits_per_weight());
+        let (text, extent) = (self.arguments.text.name(), extent(self.windows));
+        let speed = speed(self.windows.n_tokens() * (1 + self.others.len()), self.seconds);
+        format!(
+            "base {base}: {size}, {bits:.2} bits per weight, perplexity {value:.4} ± {error:.4}\n\
+             {text}: {extent}\n{speed}, {activations} activations\n\n{}\n{}",
+            self.means().text(),
+            self.quantiles().text(),
+        )
+    }
+
+    /// The page: all figures in one table, and the plots.
+    fn page(&self) -> Page {
+        let files = self.rows().map(|(file, compared)| ComparedFile {
+            name: file.name(),
+            size_bytes: file.file_bytes(),
+            kld_mean: compared.kld.value,
+            kld_mean_error: compared.kld.error,
+            klds: compared.klds.iter().map(|&kld| kld as f32).collect(),
+            kld_by_position: compared.kld_by_position.clone(),
+        });
+        page::Comparison {
+            title: format!("Quantized files against {}", self.base.name()),
+            facts: self.facts(),
+            table: self.all_figures(),
+            files: files.collect(),
+            // The scored token comes after the position that foretells it.
+            position_first: self.windows.scored().start as u64 + 1,
+        }
+        .page()
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let Estimate { value, error } = self.comparison.ppl_base;
+        let size = format!("{}, {:.2} bits per weight", decimal_bytes(self.base.file_bytes()), self.base.bits_per_weight());
+        let facts = [
+            ("base", self.base.name()),
+            ("its size", size),
+            ("its perplexity", format!("{value:.4} ± {error:.4}")),
+            ("text", self.arguments.text.name()),
+            ("extent", extent(self.windows)),
+            ("activations", self.arguments.machine.activations.name().to_owned()),
+        ];
+        facts.map(|(word, value)| (word.to_owned(), value)).into()
+    }
+
+    fn all_figures(&self) -> Table {
+        let mut table = Table::new(&[
+            "file",
+            "size",
+            "bpw",
+            "mean KLD",
+            "median",
+            "90 %",
+            "95 %",
+            "99 %",
+            "99.9 %",
+            "max",
+            "same top %",
+            "mean Δp %",
+            "RMS Δp %",
+            "ln(PPL ratio)",
+            "perplexity",
+        ]);
+        for (file, compared) in self.rows() {
+            let Quantiles { median, p90, p95, p99, p99_9, max } = compared.quantiles;
+            let [median, p90, p95, p99, p99_9, max] = [median, p90, p95, p99, p99_9, max].map(|kld| Cell::Fixed(kld, 6));
+            table.push([
+                file.name().into(),
+                Cell::Bytes(file.file_bytes()),
+                Cell::Fixed(file.bits_per_weight(), 2),
+                cell(compared.kld, 1.0, 6),
+                median,
+                p90,
+                p95,
+                p99,
+                p99_9,
+                max,
+                cell(compared.same_top, 100.0, 2),
+                cell(compared.mean_dp, 100.0, 3),
+                cell(compared.rms_dp, 100.0, 3),
+                cell(compared.ln_ppl_ratio, 1.0, 5),
+                cell(compared.ppl, 1.0, 4),
+            ]);
+        }
+        table
+    }
+
+    /// What a person looks at first.
+    fn means(&self) -> Table {
+        let mut table = Table::new(&["file", "size", "bpw", "mean KLD", "same top %", "ln(PPL ratio)", "perplexity"]);
+        for (file, compared) in self.rows() {
+            table.push([
+                file.name().into(),
+                Cell::Bytes(file.file_bytes()),
+                Cell::Fixed(file.bits_per_weight(), 2),
+                cell(compared.kld, 1.0, 6),
+                cell(compared.same_top, 100.0, 2),
+                cell(compared.ln_ppl_ratio, 1.0, 5),
+                cell(compared.ppl, 1.0, 4),
+            ]);
+        }
+        table
+    }
+
+    /// How the divergence is distributed, and what it does to the token that came.
+    fn quantiles(&self) -> Table {
+        let mut table = Table::new(&["file", "KLD median", "90 %", "95 %", "99 %", "99.9 %", "max", "mean Δp %", "RMS Δp %"]);
+        for (file, Compared { quantiles, mean_dp, rms_dp, .. }) in self.rows() {
+            table.push([
+                file.name().into(),
+                Cell::Fixed(quantiles.median, 6),
+                Cell::Fixed(quantiles.p90, 6),
+                Cell::Fixed(quantiles.p95, 6),
+                Cell::Fixed(quantiles.p99, 6),
+                Cell::Fixed(quantiles.p99_9, 6),
+                Cell::Fixed(quantiles.max, 6),
+                cell(*mean_dp, 100.0, 3),
+                cell(*rms_dp, 100.0, 3),
+            ]);
+        }
+        table
+    }
+
+    fn json(&self) -> String {
+        json_text(&json!({
+            "base": {
+                "file": self.arguments.base.to_string_lossy(),
+                "size_bytes": self.base.file_bytes(),
+                "bits_per_weight": self.base.bits_per_weight(),
+                "perplexity": estimate(self.comparison.ppl_base),
+            },
+            "text": self.arguments.text.file.to_string_lossy(),
+            "ctx": self.windows.ctx(),
+            "chunks": self.windows.len(),
+            "scored_tokens": self.windows.n_scored(),
+            "activations": self.arguments.machine.activations.name(),
+            "files": self.rows().map(|(file, compared)| file_json(file, compared)).collect::<Vec<_>>(),
+            "seconds": self.seconds,
+        }))
+    }
+}
+
+fn file_json(file: &Loaded, compared: &Compared) -> Value {
+    let Compared { quantiles, .. } = compared;
+    json!({
+        "file": file.path.to_string_lossy(),
+        "size_bytes": file.file_bytes(),
+        "bits_per_weight": file.bits_per_weight(),
+        "perplexity": estimate(compared.ppl),
+        "ln_perplexity_ratio": estimate(compared.ln_ppl_ratio),
+        "kld": {
+            "mean": estimate(compared.kld),
+            "median": quantiles.median,
+            "p90": quantiles.p90,
+            "p95": quantiles.p95,
+            "p99": quantiles.p99,
+            "p99.9": quantiles.p99_9,
+            "max": quantiles.max,
+        },
+        "mean_dp": estimate(compared.mean_dp),
+        "rms_dp": estimate(compared.rms_dp),
+        "same_top": estimate(compared.same_top),
+    })
+}
+
+/// A figure in some unit.
+fn cell(estimate: Estimate, unit: f64, decimals: usize) -> Cell {
+    Cell::Estimate(unit * estimate.value, unit * estimate.error, decimals)
+}
+
+fn estimate(estimate: Estimate) -> Value {
+    json!({ "value": estimate.value, "error": estimate.error })
+}

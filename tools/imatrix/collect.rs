@@ -1,0 +1,153 @@
+//! `ggforge imatrix MODEL`: runs a model over a text and writes down which columns of its weights matter.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ggforge::Error;
+use ggforge::eval::Windows;
+use ggforge::eval::collect::{self, OutputLayer};
+use ggforge::gguf::Model;
+use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Imatrix as Matrix};
+use ggforge::pipeline;
+use ggforge::report::json_text;
+use ggforge::source::TensorSource;
+use serde_json::json;
+
+use super::{describe, existing, table, write};
+use crate::Session;
+use crate::exit::{self, Failure};
+use crate::measuring::{Loaded, MachineOptions, TextOptions, speed, timed};
+use crate::signals::Stop;
+
+#[derive(Debug, Args)]
+pub struct Collect {
+    /// GGUF file to run, or any shard of a split model
+    #[arg(value_name = "MODEL.gguf")]
+    model: PathBuf,
+    #[command(flatten)]
+    text: TextOptions,
+    /// File to write: the older format if its name ends in .dat, GGUF otherwise
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Collect for the output matrix too, or for the embedding that stands for it
+    #[arg(long)]
+    output_layer: bool,
+    /// Go on where this file, made from the same text, ends; the new file holds both
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// Replace an existing output
+    #[arg(long)]
+    force: bool,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+impl Collect {
+    pub fn run(self, session: &Session) -> Result<(), Failure> {
+        let loaded = Loaded::open(&self.model)?;
+        let mut windows = self.text.windows(&loaded.tokenizer, None)?;
+        let dataset = dataset(&self.text.file);
+        let inputs: Vec<PathBuf> = self.resume.iter().chain([&self.model, &self.text.file]).cloned().collect();
+        // An output that cannot be written is better found before the work than after it.
+        pipeline::check_target(&self.output, existing(self.force), &inputs)?;
+        let before = self.resume.as_deref().map(|path| self.resume(path, &dataset, &mut windows)).transpose()?;
+        let cpu = self.machine.backend(session)?;
+        let network = loaded.network(&cpu, &windows)?;
+        let output_layer = if self.output_layer { OutputLayer::Collect } else { OutputLayer::Omit };
+
+        let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
+        let collected =
+            timed("collecting", session, stop.flag(), |watch| collect::measure(&network, &windows, output_layer, &dataset, watch));
+        let (collected, seconds) = collected.map_err(|error| match (error, stop.signal()) {
+            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
+            (error, _) => Failure::Library(error, None),
+        })?;
+        let matrix = match before {
+            None => collected,
+            Some(mut before) => {
+                before.add(Matrix { datasets: Vec::new(), ..collected })?;
+                before
+            }
+        };
+
+        write(&self.output, &matrix, self.force, &inputs)?;
+        if self.json {
+            return exit::print(&json_text(&self.as_json(&loaded.model, &matrix, seconds)));
+        }
+        if session.quiet {
+            return Ok(());
+        }
+        let speed = speed(windows.n_tokens(), seconds);
+        exit::print(&format!("{}  {}\n  {speed}\n", describe(&self.output, &matrix), coverage(&loaded.model, &matrix)))
+    }
+
+    /// What an earlier run found, and the text without the chunks that it has seen.
+    fn resume(&self, path: &Path, dataset: &str, windows: &mut Windows) -> Result<Matrix, Error> {
+        let part = Matrix::open(path)?;
+        let merge = "ggforge imatrix merge adds up matrices of different texts";
+        if part.datasets != [dataset] {
+            let made_from = if part.datasets.is_empty() { "an unknown text".to_owned() } else { part.datasets.join(", ") };
+            return Err(Error::usage(format!("{}: made from {made_from}, not from {dataset}; {merge}", path.display())));
+        }
+        if part.chunk_size as usize != windows.ctx() {
+            let (chunk_size, ctx) = (part.chunk_size, windows.ctx());
+            return Err(Error::usage(format!("{}: made with --ctx {chunk_size}, not {ctx}; {merge}", path.display())));
+        }
+        windows.skip(part.chunk_count as usize);
+        if windows.is_empty() {
+            let n_chunks = part.chunk_count;
+            return Err(Error::usage(format!("{}: holds {n_chunks} chunks already: nothing is left to collect", path.display())));
+        }
+        // Counts of either format become counts of tokens.
+        let mut before = Matrix::new(NonZeroU32::new(part.chunk_size).unwrap_or(CHUNK_SIZE_DEFAULT));
+        before.add(part)?;
+        Ok(before)
+    }
+
+    fn as_json(&self, model: &Model, matrix: &Matrix, seconds: f64) -> serde_json::Value {
+        json!({
+            "file": self.output.to_string_lossy(),
+            "datasets": matrix.datasets,
+            "chunk_count": matrix.chunk_count,
+            "chunk_size": matrix.chunk_size,
+            "entries": table(matrix).json(),
+            "without_entry": without_entry(model, matrix),
+            "seconds": seconds,
+        })
+    }
+}
+
+/// What the matrix calls the text: the name of its file, without the folders, which concern nobody.
+fn dataset(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Matrices of the model that nothing is known of.
+fn without_entry<'a>(model: &'a Model, matrix: &Matrix) -> Vec<&'a str> {
+    let names = model.tensors().iter().filter(|tensor| tensor.shape.len() > 1).map(|tensor| tensor.name.as_str());
+    names.filter(|name| !matrix.entries.contains_key(*name)).collect()
+}
+
+/// One line: `every column of all 28 tensors was used; nothing for token_embd.weight`.
+fn coverage(model: &Model, matrix: &Matrix) -> String {
+    let unused = matrix.entries.iter().filter_map(|(name, entry)| {
+        let n_zero = entry.statistics().n_zero;
+        (n_zero > 0).then(|| format!("{n_zero} columns of {name}"))
+    });
+    let unused: Vec<String> = unused.collect();
+    let mut text = if unused.is_empty() {
+        format!("every column of all {} tensors was used", matrix.entries.len())
+    } else {
+        format!("never used: {}", unused.join(", "))
+    };
+    let without: BTreeSet<&str> = without_entry(model, matrix).into_iter().collect();
+    if !without.is_empty() {
+        text += &format!("; nothing for {}", without.into_iter().collect::<Vec<_>>().join(", "));
+    }
+    text
+}

@@ -1,0 +1,166 @@
+//! What every command that runs a model over a text shares: the options, the text, the model, and the machine it runs on.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use ggforge::eval::{self, Cut, Progress, Watch, Windows};
+use ggforge::gguf::Model;
+use ggforge::matmul::Engine;
+use ggforge::model::{Activations, Cpu, Network, Residency};
+use ggforge::report::printable;
+use ggforge::source::TensorSource;
+use ggforge::tokenizer::encode::Tokenizer;
+use ggforge::{Error, Result};
+
+use crate::Session;
+use crate::terminal::{TokenBar, warn};
+
+/// The text, and how much of it.
+#[derive(Debug, Args)]
+pub struct TextOptions {
+    /// The text, UTF-8
+    #[arg(long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Tokens of a chunk, the context that the model sees
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub ctx: usize,
+    /// Use only the first N chunks of the text
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+}
+
+/// Where and how the model is computed.
+#[derive(Debug, Args)]
+pub struct MachineOptions {
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "auto")]
+    pub device: Device,
+    /// What activations are rounded to before products: q8 does what llama.cpp does on a CPU
+    #[arg(long, value_enum, default_value = "f32")]
+    pub activations: Rounding,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is
+    Auto,
+    /// The cores of this machine
+    Cpu,
+}
+
+/// What activations are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rounding {
+    /// Nothing
+    F32,
+    /// 8 bits for quantized weights, 16 for others and for attention
+    Q8,
+}
+
+impl Rounding {
+    pub fn name(self) -> &'static str {
+        match self {
+            Rounding::F32 => "f32",
+            Rounding::Q8 => "q8",
+        }
+    }
+}
+
+impl MachineOptions {
+    /// The machine, with as many threads as the session asks for.
+    pub fn backend(&self, session: &Session) -> Result<Cpu> {
+        let activations = match self.activations {
+            Rounding::F32 => Activations::F32,
+            Rounding::Q8 => Activations::Q8,
+        };
+        // Nothing but the CPU can compute yet.
+        let (Device::Auto | Device::Cpu) = self.device;
+        Cpu::new(Engine::detect(), session.n_threads(), activations)
+    }
+}
+
+/// A model file and its vocabulary.
+pub struct Loaded {
+    pub path: PathBuf,
+    pub model: Model,
+    pub tokenizer: Tokenizer,
+}
+
+impl Loaded {
+    pub fn open(path: &Path) -> Result<Loaded> {
+        let model = Model::open(path)?;
+        let tokenizer = Tokenizer::from_metadata(&model.shards()[0])?;
+        Ok(Loaded { path: path.to_owned(), model, tokenizer })
+    }
+
+    /// How messages and reports call it.
+    pub fn name(&self) -> String {
+        printable(self.path.as_os_str().as_encoded_bytes())
+    }
+
+    /// Its network, which reads layers from the file as they are needed.
+    pub fn network<'a>(&'a self, cpu: &'a Cpu, windows: &Windows) -> Result<Network<'a, Cpu>> {
+        let network = Network::open(cpu, &self.model, windows.ctx(), Residency::Streamed)?;
+        let trained = network.hparams().n_ctx_train;
+        if windows.ctx() > trained {
+            warn(&format!("{}: trained for contexts of {trained} tokens, --ctx is {}", self.name(), windows.ctx()));
+        }
+        Ok(network)
+    }
+
+    /// All its files together.
+    pub fn file_bytes(&self) -> u64 {
+        self.model.files().iter().map(|file| file.size_bytes()).sum()
+    }
+
+    /// Bits of tensor data per weight.
+    pub fn bits_per_weight(&self) -> f64 {
+        let tensors = self.model.tensors();
+        let n_bytes: u64 = tensors.iter().map(|tensor| tensor.size_bytes).sum();
+        let n_weights: u64 = tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
+        n_bytes as f64 * 8.0 / n_weights.max(1) as f64
+    }
+}
+
+impl TextOptions {
+    /// The windows of the text, in the tokens of a model.
+    pub fn windows(&self, tokenizer: &Tokenizer, stride: Option<usize>) -> Result<Windows> {
+        tokenizer.warnings().iter().for_each(|warning| warn(warning));
+        let text = eval::read_text(&self.file)?;
+        let cut = Cut { ctx: self.ctx, stride, windows_max: self.chunks };
+        Windows::of_text(&self.file, &text, tokenizer, &cut)
+    }
+
+    /// How reports call the text.
+    pub fn name(&self) -> String {
+        printable(self.file.as_os_str().as_encoded_bytes())
+    }
+}
+
+/// Runs a measurement under a progress bar; returns what it found and the seconds it took.
+pub fn timed<T>(
+    what: &'static str,
+    session: &Session,
+    stop: &AtomicBool,
+    measure: impl FnOnce(Watch<'_>) -> Result<T, Error>,
+) -> Result<(T, f64)> {
+    let bar = TokenBar::new(session, what);
+    let started = Instant::now();
+    let show = |progress: Progress| bar.show(progress);
+    let found = measure(Watch { progress: &show, stop })?;
+    Ok((found, started.elapsed().as_secs_f64()))
+}
+
+/// `12 chunks of 512 tokens, 3060 of them scored`.
+pub fn extent(windows: &Windows) -> String {
+    let chunks = if windows.len() == 1 { "chunk" } else { "chunks" };
+    format!("{} {chunks} of {} tokens, {} of them scored", windows.len(), windows.ctx(), windows.n_scored())
+}
+
+/// `6144 tokens in 1.2 s, 5120 tokens/s`.
+pub fn speed(n_tokens: usize, seconds: f64) -> String {
+    format!("{n_tokens} tokens in {seconds:.1} s, {:.0} tokens/s", n_tokens as f64 / seconds)
+}

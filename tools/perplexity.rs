@@ -1,0 +1,94 @@
+//! `ggforge perplexity`: how well a model foretells a text.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use ggforge::eval::Windows;
+use ggforge::eval::perplexity::{self, Perplexity as Measured};
+use ggforge::report::json_text;
+use serde_json::json;
+
+use crate::exit::{Failure, print};
+use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
+use crate::{Run, Session};
+
+/// Measure how well a model foretells a text
+///
+/// The protocol is llama-perplexity's, so figures compare: the text is cut into chunks of --ctx tokens, each chunk begins with the model's
+/// BOS token where it has one, and the tokens of the second half are scored.
+///
+/// The figure behind ± is one standard error over the scored tokens, as llama-perplexity prints it: it says how far the perplexity on more
+/// text of the same kind may be off, not how exact the arithmetic is. Two models on the same text are compared far more sharply by
+/// `ggforge compare`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ggforge perplexity llama-Q4_K_M.gguf --file wiki.test.raw
+  ggforge perplexity llama-Q4_K_M.gguf --file wiki.test.raw --chunks 20 --json
+  ggforge perplexity llama-Q4_K_M.gguf --file wiki.test.raw --activations q8")]
+pub struct Perplexity {
+    /// GGUF file, or any shard of a split model
+    #[arg(value_name = "MODEL.gguf")]
+    model: PathBuf,
+    #[command(flatten)]
+    text: TextOptions,
+    /// Let chunks begin N tokens apart, and score the last N of each
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+impl Run for Perplexity {
+    const NAME: &'static str = "perplexity";
+
+    fn run(self, session: &Session) -> Result<(), Failure> {
+        let loaded = Loaded::open(&self.model)?;
+        let windows = self.text.windows(&loaded.tokenizer, self.stride)?;
+        let cpu = self.machine.backend(session)?;
+        let network = loaded.network(&cpu, &windows)?;
+        // Nothing is written, so signals may end the run at once.
+        let never = AtomicBool::new(false);
+        let (measured, seconds) = timed("measuring", session, &never, |watch| perplexity::measure(&network, &windows, watch))?;
+        print(&if self.json {
+            self.as_json(&windows, &measured, seconds)
+        } else {
+            self.as_text(&loaded, &windows, &measured, seconds)
+        })
+    }
+}
+
+impl Perplexity {
+    fn as_text(&self, loaded: &Loaded, windows: &Windows, measured: &Measured, seconds: f64) -> String {
+        let Measured { ppl, nll, .. } = measured;
+        let (model, text, activations) = (loaded.name(), self.text.name(), self.machine.activations.name());
+        let (ppl, ppl_error, nll, nll_error) = (ppl.value, ppl.error, nll.value, nll.error);
+        let (extent, speed) = (extent(windows), speed(windows.n_tokens(), seconds));
+        format!(
+            "{model}: perplexity {ppl:.4} ± {ppl_error:.4}, nll {nll:.5} ± {nll_error:.5} nats per token\n\
+             {text}: {extent}\n{speed}, {activations} activations\n"
+        )
+    }
+
+    fn as_json(&self, windows: &Windows, measured: &Measured, seconds: f64) -> String {
+        json_text(&json!({
+            "model": self.model.to_string_lossy(),
+            "text": self.text.file.to_string_lossy(),
+            "ctx": windows.ctx(),
+            "stride": self.stride,
+            "chunks": windows.len(),
+            "scored_tokens": windows.n_scored(),
+            "activations": self.machine.activations.name(),
+            "perplexity": measured.ppl.value,
+            "perplexity_error": measured.ppl.error,
+            "nll": measured.nll.value,
+            "nll_error": measured.nll.error,
+            "seconds": seconds,
+            "tokens_per_second": windows.n_tokens() as f64 / seconds,
+        }))
+    }
+}
