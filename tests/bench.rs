@@ -74,6 +74,40 @@ fn what_cannot_be_timed_is_refused() {
 }
 
 #[test]
+fn products_are_timed_at_every_vector_level_beside_ceilings() {
+    let small = ["bench", "matmul", "--tokens", "3", "--outputs", "40", "--inputs", "256", "--samples", "1", "--threads", "2"];
+    let output = succeeds(ggforge().args(small).args(["--format", "q4_k,F32", "--json"]));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let levels: Vec<&str> = Level::available().iter().map(|level| level.name()).collect();
+    let levels = if levels.len() > 1 { &levels[1..] } else { &levels[..] };
+    let of = |list: &str, key: &str| -> Vec<String> {
+        let list = report[list].as_array().expect("a list");
+        list.iter().map(|entry| entry[key].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(of("ceilings", "level"), levels);
+    assert_eq!(of("speeds", "level"), [levels, levels].concat());
+    assert_eq!(report["threads"], 2);
+    for speed in report["speeds"].as_array().expect("a list") {
+        for key in ["prompt_flop_per_s", "prompt_of_best", "token_bytes_per_s", "token_of_best", "token_weights_per_s"] {
+            assert!(speed[key].as_f64().is_some_and(|figure| figure > 0.0), "{key}: {speed}");
+        }
+    }
+    let text = String::from_utf8(succeeds(ggforge().args(small).args(["--format", "Q4_K"])).stdout).expect("UTF-8");
+    assert!(text.contains("[40, 256] on 2 threads") && text.contains("GFLOP/s at best"), "{text}");
+
+    for (wrong, message) in [
+        (["--format", "Q4_9"], "Q4_9 is no format of weights to time; there are F32"),
+        (["--format", "IQ2_XXS"], "IQ2_XXS is no format of weights to time"),
+        (["--inputs", "96"], "--inputs 96 is not a multiple of the 256 weights in a block of Q6_K"),
+        (["--tokens", "0"], "0 is not in 1..=65536"),
+    ] {
+        let output = ggforge().args(["bench", "matmul"]).args(wrong).output().expect("it runs");
+        let text = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(output.status.code() == Some(2) && text.contains(message), "{wrong:?}: {text}");
+    }
+}
+
+#[test]
 fn help_names_every_benchmark_and_its_options() {
     let help = |arguments: &[&str]| String::from_utf8(succeeds(ggforge().args(arguments)).stdout).expect("UTF-8");
     assert!(help(&["bench", "--help"]).contains("  formats  "));

@@ -6,6 +6,7 @@
 pub mod clock;
 mod formats;
 mod ggml;
+mod matmul;
 #[allow(dead_code)] // the tests draw other weights from it
 mod paint;
 mod runs;
@@ -16,7 +17,7 @@ use crate::exit::Failure;
 use crate::{Entry, Run, Session};
 
 /// Every benchmark, in the order of the help.
-const BENCHES: &[Entry] = &[Entry::of::<formats::Formats>()];
+const BENCHES: &[Entry] = &[Entry::of::<formats::Formats>(), Entry::of::<matmul::Matmul>()];
 
 /// One of [`BENCHES`] and its arguments.
 pub struct Bench {
@@ -36,7 +37,7 @@ impl Args for Bench {
     fn augment_args(command: Command) -> Command {
         let command = command
             .about("Measure how fast this machine is")
-            .after_help("Examples:\n  ggforge bench formats --filter Q4_K")
+            .after_help("Examples:\n  ggforge bench formats --filter Q4_K\n  ggforge bench matmul --threads 1")
             .subcommand_required(true)
             .arg_required_else_help(true);
         BENCHES.iter().fold(command, |command, entry| command.subcommand((entry.command)()))
