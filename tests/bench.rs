@@ -3,6 +3,7 @@
 mod common;
 
 use common::{ggforge, succeeds};
+use ggforge::matmul::Engine;
 use ggforge::simd::Level;
 use serde_json::Value;
 
@@ -78,7 +79,7 @@ fn products_are_timed_at_every_vector_level_beside_ceilings() {
     let small = ["bench", "matmul", "--tokens", "3", "--outputs", "40", "--inputs", "256", "--samples", "1", "--threads", "2"];
     let output = succeeds(ggforge().args(small).args(["--format", "q4_k,F32", "--json"]));
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let levels: Vec<&str> = Level::available().iter().map(|level| level.name()).collect();
+    let levels: Vec<&str> = Engine::available().iter().map(|engine| engine.name()).collect();
     let levels = if levels.len() > 1 { &levels[1..] } else { &levels[..] };
     let of = |list: &str, key: &str| -> Vec<String> {
         let list = report[list].as_array().expect("a list");

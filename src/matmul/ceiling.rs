@@ -5,22 +5,29 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::{Engine, LANES};
+use super::{Engine, LANES, amx};
 use crate::simd::{F32x16, Simd, Task};
 
 /// Runs of a measurement: the best counts, because everything else on the machine can only slow it down.
 const RUNS: usize = 5;
 
-/// Floating-point operations per second of the calling thread: two for each multiply-add of each lane.
+/// Floating-point operations per second of the calling thread: two for each multiply-add of each lane; with AMX, for each of the three
+/// that a product of its halves takes together.
 pub fn flops(engine: Engine) -> f64 {
-    best(|| engine.run(Fma { steps: FMA_STEPS }))
+    best(|| run(engine))
+}
+
+fn run(engine: Engine) -> f64 {
+    match engine.amx {
+        Some(unit) => amx::operations(unit, SQUARES),
+        None => engine.run(Fma { steps: FMA_STEPS }),
+    }
 }
 
 /// [`flops`] of all threads of the current rayon pool together, at the same time.
 pub fn flops_of_pool(engine: Engine) -> f64 {
     let n_workers = rayon::current_num_threads() as f64;
-    n_workers
-        * best(|| rayon::broadcast(|_| engine.run(Fma { steps: FMA_STEPS })).into_iter().fold(0.0, |sum, n| sum + n) / n_workers)
+    n_workers * best(|| rayon::broadcast(|_| run(engine)).into_iter().fold(0.0, |sum, n| sum + n) / n_workers)
 }
 
 /// Bytes per second that all threads of the current rayon pool read together from `n_bytes` of memory. For the speed of memory and not
@@ -46,6 +53,9 @@ fn best(mut run: impl FnMut() -> f64) -> f64 {
 
 /// About a millisecond at a vector level.
 const FMA_STEPS: usize = 1 << 17;
+
+/// The same of AMX.
+const SQUARES: usize = 1 << 10;
 
 /// Multiply-adds that wait for nothing but registers; says how many operations they were.
 struct Fma {

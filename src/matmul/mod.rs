@@ -39,8 +39,9 @@
 //! Every element of `y` is one chain: `c = fma(x[k], w[k], c)` from 0 over the 256 `k` of a chunk in ascending order, and the chunks'
 //! results added up in order, to what `y` held before with [`Accumulate::Add`]. So the bits do not depend on level, tile, thread count, or on
 //! how many tokens are computed at once. Chunks of 256 also keep the error small: it grows with 256 + k / 256, not with k.
-//! [`Engine::multiply_token`] alone has another order, as fixed.
+//! [`Engine::multiply_token`] alone has another order, as fixed; and with AMX products are made of halves of the operands, to `2^-16`.
 
+mod amx;
 pub mod ceiling;
 mod dot;
 mod pack;
@@ -65,22 +66,33 @@ pub struct Engine {
     level: Level,
     /// Rows of `x` that a tile holds.
     tile_rows: usize,
+    amx: Option<amx::Unit>,
 }
 
 impl Engine {
-    /// The best of this machine, under the cap that [`Level::detect`] reads.
+    /// The best of this machine, under the cap that [`Level::detect`] reads: AMX where it is, unless the cap is a level.
     pub fn detect() -> Engine {
-        Engine::new(Level::detect())
+        let engine = Engine::new(Level::detect());
+        match amx::Unit::detect() {
+            Some(unit) if Level::cap_allows("amx") => engine.with_amx(unit),
+            _ => engine,
+        }
     }
 
-    /// Computes with the instructions of `level`.
+    /// Computes with the instructions of `level`, without AMX.
     pub fn new(level: Level) -> Engine {
-        Engine { level, tile_rows: level.run(tile::Rows) }
+        Engine { level, tile_rows: level.run(tile::Rows), amx: None }
+    }
+
+    fn with_amx(self, unit: amx::Unit) -> Engine {
+        Engine { tile_rows: amx::SIDE, amx: Some(unit), ..self }
     }
 
     /// All that this machine has, slowest first, whatever the cap says.
     pub fn available() -> Vec<Engine> {
-        Level::available().into_iter().map(Engine::new).collect()
+        let levels = Level::available();
+        let amx = amx::Unit::detect().map(|unit| Engine::new(levels[levels.len() - 1]).with_amx(unit));
+        levels.into_iter().map(Engine::new).chain(amx).collect()
     }
 
     /// The level whose instructions are used.
@@ -88,9 +100,9 @@ impl Engine {
         self.level
     }
 
-    /// The level's name.
+    /// The level's name, or `amx`.
     pub fn name(self) -> &'static str {
-        self.level.name()
+        if self.amx.is_some() { "amx" } else { self.level.name() }
     }
 
     /// `out` (`[x.n_rows, n_out]`, row-major) becomes `x wᵀ`, or has it added, on all threads of the current rayon pool.
@@ -111,7 +123,7 @@ impl Engine {
             strips.iter_mut().zip(row.chunks_mut(width)).for_each(|(strip, part)| strip.push(part));
         }
         strips.into_par_iter().enumerate().for_each_init(Scratch::new, |scratch, (index, mut out)| {
-            self.run(Strip { level: self.level, x, w: &w, first: index * width, out: &mut out, accumulate, scratch });
+            self.strip(x, &w, index * width, &mut out, accumulate, scratch);
         });
     }
 
@@ -140,7 +152,7 @@ impl Engine {
             let width = STRIP_MAX.min(n_out - first);
             let mut rows: Vec<&mut [f32]> =
                 out.chunks_mut(stride).take(x.n_rows()).map(|row| &mut row[first..first + width]).collect();
-            self.run(Strip { level: self.level, x, w: &w, first, out: &mut rows, accumulate, scratch: &mut scratch });
+            self.strip(x, &w, first, &mut rows, accumulate, &mut scratch);
         }
     }
 
@@ -167,6 +179,23 @@ impl Engine {
     fn check(self, x: &Activations, w: &Right) {
         assert_eq!(x.tile_rows(), self.tile_rows, "activations packed for another engine");
         assert_eq!(x.n_cols(), w.len(), "rows of activations and of weights are of the same length");
+    }
+
+    /// Columns `first..` of the product.
+    fn strip(
+        self,
+        x: &Activations,
+        w: &Right,
+        first: usize,
+        out: &mut [&mut [f32]],
+        accumulate: Accumulate,
+        scratch: &mut Scratch,
+    ) {
+        let level = self.level;
+        match self.amx {
+            Some(unit) => self.run(amx::Strip { unit, level, x, w, first, out, accumulate, scratch }),
+            None => self.run(Strip { level, x, w, first, out, accumulate, scratch }),
+        }
     }
 
     fn run<T: Task>(self, task: T) -> T::Output {

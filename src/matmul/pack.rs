@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::amx::{self, Quad};
 use super::{CHUNK, Engine, LANES, Right, Rows};
 use crate::simd::{F32x16, Level, Simd};
 
@@ -17,6 +18,8 @@ pub struct Activations {
     n_cols: usize,
     tile_rows: usize,
     packed: Vec<f32>,
+    /// Instead, for AMX: by chunks, in a chunk by groups of rows.
+    quads: Vec<Quad>,
 }
 
 /// Fewer floats than these are packed on the calling thread: waking the others takes longer.
@@ -25,20 +28,26 @@ const PARALLEL_LEN: usize = 1 << 16;
 impl Activations {
     /// Packs `x`, `[n_tokens, n_in]`, on the current rayon pool where there is much of it.
     pub fn pack(engine: Engine, x: Rows) -> Activations {
-        let mut packed = Activations { n_rows: 0, n_cols: 0, tile_rows: 0, packed: Vec::new() };
+        let mut packed = Activations { n_rows: 0, n_cols: 0, tile_rows: 0, packed: Vec::new(), quads: Vec::new() };
         if x.n_rows * x.n_cols < PARALLEL_LEN {
             packed.repack(engine, x);
-        } else {
-            packed.set_shape(engine, x);
-            let chunks = packed.packed.par_chunks_mut(CHUNK * x.n_rows).enumerate();
-            chunks.for_each(|(index, chunk)| pack_chunk(engine.tile_rows, x, index, chunk));
+            return packed;
         }
+        packed.set_shape(engine, x);
+        let n_quads = packed.quads_per_chunk();
+        let quads = packed.quads.par_chunks_mut(n_quads).enumerate();
+        quads.for_each(|(chunk, quads)| engine.level.run(amx::PackRows { x, chunk, quads }));
+        let chunks = packed.packed.par_chunks_mut(CHUNK * x.n_rows).enumerate();
+        chunks.for_each(|(index, chunk)| pack_chunk(engine.tile_rows, x, index, chunk));
         packed
     }
 
     /// [`pack`](Activations::pack) on the calling thread, into the memory of `self`.
     pub fn repack(&mut self, engine: Engine, x: Rows) {
         self.set_shape(engine, x);
+        let n_quads = self.quads_per_chunk();
+        let quads = self.quads.chunks_mut(n_quads).enumerate();
+        quads.for_each(|(chunk, quads)| engine.level.run(amx::PackRows { x, chunk, quads }));
         let chunks = self.packed.chunks_mut((CHUNK * x.n_rows).max(1)).enumerate();
         chunks.for_each(|(index, chunk)| pack_chunk(engine.tile_rows, x, index, chunk));
     }
@@ -64,9 +73,25 @@ impl Activations {
         &self.packed[k * self.n_rows + first * len..][..n_rows * len]
     }
 
+    /// The group `group` of rows in the chunk from column `k`, which has `n_steps`.
+    #[inline(always)]
+    pub(super) fn quads(&self, k: usize, n_steps: usize, group: usize) -> &[Quad] {
+        &self.quads[k / CHUNK * self.quads_per_chunk() + group * n_steps..][..n_steps]
+    }
+
     fn set_shape(&mut self, engine: Engine, x: Rows) {
         (self.n_rows, self.n_cols, self.tile_rows) = (x.n_rows, x.n_cols, engine.tile_rows);
-        self.packed.resize(x.n_rows * x.n_cols, 0.0);
+        self.packed.clear();
+        self.quads.clear();
+        if engine.amx.is_some() {
+            self.quads.resize(amx::n_quads(x.n_rows, x.n_cols), amx::EMPTY);
+        } else {
+            self.packed.resize(x.n_rows * x.n_cols, 0.0);
+        }
+    }
+
+    fn quads_per_chunk(&self) -> usize {
+        amx::n_quads(self.n_rows, CHUNK).max(1)
     }
 }
 

@@ -20,6 +20,17 @@ fn floats(seed: u64, n: usize) -> Vec<f32> {
     (0..n).map(|_| next() + next() * next()).collect()
 }
 
+/// The engines that compute every element as one chain, scalar first.
+fn chains() -> Vec<Engine> {
+    Level::available().into_iter().map(Engine::new).collect()
+}
+
+/// The engine that multiplies tiles in plain Rust, and the CPU's where it has one.
+fn tiles() -> Vec<Engine> {
+    let cpu = Engine::available().into_iter().filter(|engine| engine.name() == "amx");
+    [Engine::new(Level::detect()).with_amx(amx::Unit::Emulated)].into_iter().chain(cpu).collect()
+}
+
 fn pool(n_threads: usize) -> rayon::ThreadPool {
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().expect("a pool")
 }
@@ -73,7 +84,7 @@ fn every_format_is_near_f64_and_the_same_at_every_level() {
         let x = floats(3, n_tokens * len);
         let expected = reference(&x, &weights, len);
         let mut first: Option<Vec<u32>> = None;
-        for engine in Engine::available() {
+        for engine in chains() {
             let mut out = vec![f32::NAN; n_tokens * n_out];
             let packed = Activations::pack(engine, Rows::new(&x, len));
             engine.multiply(&packed, Weights::new(format, n_out, len, &bytes), &mut out, Accumulate::Store);
@@ -82,7 +93,7 @@ fn every_format_is_near_f64_and_the_same_at_every_level() {
             assert!(*first == bits(&out), "{format}: {} differs from scalar", engine.name());
         }
         let mut first: Option<Vec<u32>> = None;
-        for (engine, n_threads) in Engine::available().into_iter().flat_map(|engine| [(engine, 1), (engine, 4)]) {
+        for (engine, n_threads) in chains().into_iter().flat_map(|engine| [(engine, 1), (engine, 4)]) {
             let mut out = vec![0.0; n_out];
             let weights = Weights::new(format, n_out, len, &bytes);
             pool(n_threads).install(|| engine.multiply_token(&x[..len], weights, &mut out, Accumulate::Store));
@@ -110,7 +121,7 @@ fn odd_shapes() {
         let added: Vec<(f64, f64)> =
             expected.iter().zip(&before).map(|(&(sum, abs), &b)| (sum + f64::from(b), abs + f64::from(b).abs())).collect();
         let mut first: Option<Vec<u32>> = None;
-        for engine in Engine::available() {
+        for engine in chains() {
             let what = format!("{n_tokens} x {len} x {n_out} {}", engine.name());
             let packed = Activations::pack(engine, Rows::new(&x, len));
             for w in [Right::Rows(Rows::new(&w, len)), Right::Columns(Rows::new(&turned, n_out))] {
@@ -134,7 +145,7 @@ fn the_same_bits_however_the_work_is_divided() {
     let bytes = blocks(Format::Q4_K, n_out, len);
     let weights = Weights::new(Format::Q4_K, n_out, len, &bytes);
     let x = floats(5, n_tokens * len);
-    for engine in Engine::available() {
+    for engine in chains() {
         let all = Activations::pack(engine, Rows::new(&x, len));
         let mut expected = vec![0.0; n_tokens * n_out];
         pool(1).install(|| engine.multiply(&all, weights, &mut expected, Accumulate::Store));
@@ -159,10 +170,72 @@ fn the_same_bits_however_the_work_is_divided() {
     }
 }
 
+/// Tiles of halves: near f64 for shapes that fill no tile, step, square or chunk, whatever the right side is, stored and added.
+#[test]
+fn tiles_are_near_f64() {
+    for (n_tokens, n_out, len) in [(1, 1, 1), (2, 33, 31), (33, 17, 257), (16, 50, 256), (40, 65, 300), (3, 100, 600)] {
+        let (x, w) = (floats(1, n_tokens * len), floats(2, n_out * len));
+        let turned: Vec<f32> = (0..len).flat_map(|k| (0..n_out).map(move |n| (n, k))).map(|(n, k)| w[n * len + k]).collect();
+        let expected = reference(&x, &w, len);
+        for engine in tiles() {
+            let packed = Activations::pack(engine, Rows::new(&x, len));
+            for w in [Right::Rows(Rows::new(&w, len)), Right::Columns(Rows::new(&turned, n_out))] {
+                let mut out = vec![f32::NAN; n_tokens * n_out];
+                engine.multiply(&packed, w, &mut out, Accumulate::Store);
+                for (i, (&got, &(sum, magnitudes))) in out.iter().zip(&expected).enumerate() {
+                    let error = (f64::from(got) - sum).abs();
+                    let bound = bound(len, magnitudes) + amx::ERROR * magnitudes;
+                    assert!(error <= bound, "{n_tokens} x {len} x {n_out}: element {i} is {got}, not {sum}: off by {error:e}");
+                }
+                let mut twice = out.clone();
+                engine.multiply(&packed, w, &mut twice, Accumulate::Add);
+                let close = |(&two, &one): (&f32, &f32)| (two - 2.0 * one).abs() <= 1e-5 * len as f32;
+                assert!(twice.iter().zip(&out).all(close), "{n_tokens} x {len} x {n_out}: adding");
+            }
+        }
+    }
+}
+
+/// What bf16 holds is multiplied without an error of tiles: blocks of small integers, at most sums are rounded.
+#[test]
+fn tiles_of_integers_are_exact() {
+    let (n_tokens, n_out, len) = (35, 37, 288);
+    let integers = |seed, n| -> Vec<f32> { floats(seed, n).iter().map(|v| (v * 20.0).round()).collect() };
+    let (x, w) = (integers(1, n_tokens * len), integers(2, n_out * len));
+    let expected: Vec<f32> = reference(&x, &w, len).iter().map(|&(sum, _)| sum as f32).collect();
+    for engine in tiles() {
+        let mut out = vec![f32::NAN; n_tokens * n_out];
+        let packed = Activations::pack(engine, Rows::new(&x, len));
+        engine.multiply(&packed, Right::Rows(Rows::new(&w, len)), &mut out, Accumulate::Store);
+        assert!(out == expected, "{}", engine.name());
+    }
+}
+
+/// Tiles too give the same bits for any number of threads and of tokens at a time.
+#[test]
+fn tiles_give_the_same_bits_however_the_work_is_divided() {
+    let (n_tokens, n_out, len) = (70, 131, 512);
+    let bytes = blocks(Format::Q4_K, n_out, len);
+    let weights = Weights::new(Format::Q4_K, n_out, len, &bytes);
+    let x = floats(5, n_tokens * len);
+    for engine in tiles() {
+        let all = Activations::pack(engine, Rows::new(&x, len));
+        let mut expected = vec![0.0; n_tokens * n_out];
+        pool(1).install(|| engine.multiply(&all, weights, &mut expected, Accumulate::Store));
+        let mut out = vec![f32::NAN; expected.len()];
+        pool(3).install(|| engine.multiply(&all, weights, &mut out, Accumulate::Store));
+        assert!(bits(&out) == bits(&expected), "{}: 3 threads", engine.name());
+        for (x, out) in x.chunks(9 * len).zip(out.chunks_mut(9 * n_out)) {
+            engine.multiply_here(&Activations::pack(engine, Rows::new(x, len)), weights, out, n_out, Accumulate::Store);
+        }
+        assert!(bits(&out) == bits(&expected), "{}: 9 tokens at a time", engine.name());
+    }
+}
+
 /// Strided rows of all three operands, as attention has them, and memory that is used again.
 #[test]
 fn strided_rows() {
-    let engine = Engine::detect();
+    let engine = Engine::new(Level::detect());
     let (n, keys, dim, stride) = (5, 37, 20, 64);
     let (q, k) = (floats(1, n * stride), floats(2, keys * stride));
     let dense = |of: &[f32]| -> Vec<f32> { of.chunks(stride).flat_map(|row| row[..dim].to_vec()).collect() };

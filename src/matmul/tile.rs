@@ -1,5 +1,6 @@
 //! The inner loops: strips, and the tiles they are made of.
 
+use super::amx::Quad;
 use super::pack::{Panel, Runs, pack_lanes, tile_len};
 use super::{Accumulate, Activations, CHUNK, LANES, Right};
 use crate::simd::{F32x16, Level, Simd, Task};
@@ -25,13 +26,15 @@ impl Task for Rows {
 
 /// What a worker reuses from strip to strip.
 pub(super) struct Scratch {
-    runs: Box<Runs>,
-    panels: Vec<[f32; LANES]>,
+    pub runs: Box<Runs>,
+    pub panels: Vec<[f32; LANES]>,
+    /// Of AMX.
+    pub quads: Vec<Quad>,
 }
 
 impl Scratch {
     pub fn new() -> Scratch {
-        Scratch { runs: Box::new([[0.0; CHUNK]; LANES]), panels: Vec::new() }
+        Scratch { runs: Box::new([[0.0; CHUNK]; LANES]), panels: Vec::new(), quads: Vec::new() }
     }
 }
 
@@ -162,7 +165,7 @@ fn tile<S: Simd, const R: usize, const V: usize>(
 
 /// Sixteen sums, or as many as there are columns left.
 #[inline(always)]
-fn put<S: Simd>(simd: S, sums: F32x16<S>, out: &mut [f32], add: bool) {
+pub(super) fn put<S: Simd>(simd: S, sums: F32x16<S>, out: &mut [f32], add: bool) {
     if let Some(out) = out.first_chunk_mut::<LANES>() {
         let sums = if add { F32x16::load(simd, out) + sums } else { sums };
         return sums.store(out);

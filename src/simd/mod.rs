@@ -40,16 +40,21 @@ enum Kind {
 }
 
 impl Level {
-    /// The best level of this machine, capped by the environment variable `GGFORGE_SIMD` (`scalar`, `avx2`, `avx512`, `neon`): no
+    /// The best level of this machine, capped by the environment variable `GGFORGE_SIMD` (`scalar`, `avx2`, `avx512`, `amx`, `neon`): no
     /// level above the named one is used. A name that is no level caps nothing.
     pub fn detect() -> Level {
         let levels = Level::available();
         let best = levels[levels.len() - 1];
-        let Ok(cap) = std::env::var("GGFORGE_SIMD") else { return best };
-        match ORDER.iter().position(|name| cap.eq_ignore_ascii_case(name)) {
+        match cap() {
             Some(cap) => levels.into_iter().rfind(|level| level.rank() <= cap).unwrap_or(Level(Kind::Scalar(Scalar))),
             None => best,
         }
+    }
+
+    /// False when the cap stands below `name`.
+    #[cfg_attr(not(feature = "eval"), allow(dead_code))]
+    pub(crate) fn cap_allows(name: &str) -> bool {
+        cap().is_none_or(|cap| ORDER.iter().position(|&known| known == name).is_some_and(|at| at <= cap))
     }
 
     /// Every level that this machine has, scalar first, whatever the cap says.
@@ -96,8 +101,14 @@ impl Level {
     }
 }
 
-/// The names that a cap can have, slowest first. A level of another architecture caps to scalar or to nothing, by its place.
-const ORDER: &[&str] = &["scalar", "neon", "avx2", "avx512"];
+/// Where in [`ORDER`] the cap stands, if there is one.
+fn cap() -> Option<usize> {
+    let cap = std::env::var("GGFORGE_SIMD").ok()?;
+    ORDER.iter().position(|name| cap.eq_ignore_ascii_case(name))
+}
+
+/// The names that a cap can have, slowest first; what has AMX is no level, but is capped like one. A level of another architecture caps to scalar or to nothing, by its place.
+const ORDER: &[&str] = &["scalar", "neon", "avx2", "avx512", "amx"];
 
 /// A computation written once for all levels. Its `run` is `#[inline(always)]`, see the module.
 pub(crate) trait Task {
