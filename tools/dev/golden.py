@@ -26,7 +26,7 @@ MASK = (1 << 64) - 1
 
 
 def paint(seed):
-    """SplitMix64, as tests/common/paint.rs."""
+    """SplitMix64, as tools/bench/paint.rs."""
     while True:
         seed = (seed + 0x9E3779B97F4A7C15) & MASK
         z = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & MASK

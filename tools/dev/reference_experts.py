@@ -30,7 +30,7 @@ MASK = (1 << 64) - 1
 
 
 class Paint:
-    """SplitMix64, as in tests/common/paint.rs."""
+    """SplitMix64, as in tools/bench/paint.rs."""
 
     def __init__(self, seed):
         self.state = seed
