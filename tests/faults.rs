@@ -2,6 +2,8 @@
 //! the complete new file, or nothing; and a run after the fault gives the same bytes as if nothing had happened.
 
 mod common;
+#[path = "faults/power.rs"]
+mod power;
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -232,6 +234,11 @@ fn an_error_of_any_system_call_is_an_error_and_leaves_nothing() {
         ("fallocate:error=ENOSPC", 4),
         ("fallocate:error=EIO", 6),
         ("linkat:error=EIO", 6),
+        // A network file system whose server forgot the file, or is full.
+        ("pread64:error=ESTALE:when=9", 6),
+        ("pwrite64:error=ESTALE:when=5+", 6),
+        ("fsync:error=ESTALE:when=1", 6),
+        ("pwrite64:error=EDQUOT:when=5+", 4),
     ] {
         let output = outcome(&format!("inject={fault}"));
         assert_eq!(output.status.code(), Some(code), "{fault}: {}", String::from_utf8_lossy(&output.stderr));
@@ -384,6 +391,28 @@ fn limits_of_the_process_give_errors_not_damage() {
         format!("ulimit -v 300000; exec {} quantize in.gguf -t Q4_K_M -o out.gguf --threads 500", env!("CARGO_BIN_EXE_ggforge"));
     succeeds(Command::new("sh").current_dir(place.path()).args(["-c", &line]));
     assert!(place.is_complete_or_absent());
+}
+
+/// Between too little memory to start and enough, a run ends somewhere in the middle: with an error, or, where the allocation of a few
+/// bytes fails, with SIGABRT. Nothing is left behind in either case.
+#[test]
+fn too_little_memory_leaves_nothing() {
+    let place = Place::new();
+    let mut n_failed = 0;
+    for kib in (8..200).step_by(8).map(|mib| mib * 1024) {
+        let output = place.run_in_shell(&format!("ulimit -c 0; ulimit -v {kib}")).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            assert!(place.is_complete_or_absent(), "{kib} KiB");
+            fs::remove_file(place.output()).unwrap();
+        } else {
+            n_failed += 1;
+            assert_eq!(place.names(), [""; 0], "{kib} KiB: {stderr}");
+            assert!(!stderr.contains("internal error"), "{kib} KiB: {stderr}");
+        }
+    }
+    assert!(n_failed > 0, "8 MiB were enough");
+    place.a_rerun_is_complete();
 }
 
 #[test]

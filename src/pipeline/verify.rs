@@ -23,7 +23,11 @@ pub(super) fn verify(file: &PlannedFile, sink: &Sink) -> Result<()> {
 
     let copy = sink.file().try_clone().map_err(|e| Error::io(&file.path, "read back", e))?;
     let input = InputFile::new(&file.path, copy)?;
-    let read = gguf::File::map(&input, &Limits::NONE).map_err(|e| wrong(&e.to_string()))?;
+    let read = gguf::File::map(&input, &Limits::NONE).map_err(|e| match e {
+        // The machine is at fault, not what was written.
+        Error::Io { .. } => e,
+        other => wrong(&other.to_string()),
+    })?;
     if input.size_bytes() != file.layout.file_bytes || read.n_tensors() != file.header.tensors.len() {
         return Err(wrong("the size or the number of tensors differs from the plan"));
     }
