@@ -46,8 +46,9 @@
 //! - Every file is treated as hostile. Opening checks all that the header claims against what the file holds, in one pass without
 //!   reading weights; a broken file is an [`Error`] that says where and why. Nothing a file holds makes this crate panic, hang, or
 //!   allocate more than a few times the file's size.
-//! - Nothing is copied: the file is mapped, names and values are views into it. [`gguf::File`] is `Send` and `Sync`, so rows can be
-//!   dequantized on any number of threads. [`gguf::File::parse`] reads a file that is in memory, [`gguf::Model`] one that is split.
+//! - Weights are not copied: the file is mapped. The header is, so names and values are views that no change of the file can harm.
+//!   [`gguf::File`] is `Send` and `Sync`, so rows can be dequantized on any number of threads. [`gguf::File::parse`] reads a file that
+//!   is in memory, [`gguf::Model`] one that is split.
 //! - A row, or any run of whole blocks, dequantizes into a buffer of yours. The weights are those of ggml to the last bit, whatever the
 //!   CPU: AVX-512, AVX2, NEON, or none of them.
 //!

@@ -282,3 +282,22 @@ fn a_file_of_the_gguf_package_is_written_again_byte_for_byte() {
     assert!(again == bytes, "the files differ, first at byte {:?}", again.iter().zip(&bytes).position(|(a, b)| a != b));
     assert_eq!(file.tensor("f32.4").map(|t| t.shape), Some(vec![1, 2, 3, 4]));
 }
+
+#[test]
+fn a_file_cut_after_opening_keeps_its_header() {
+    let folder = common::scratch();
+    let path = folder.path().join("cut.gguf");
+    let text = "x".repeat(3 << 20);
+    let metadata: Metadata = vec![("general.architecture".into(), "llama".into()), ("long".into(), text.as_str().into())];
+    let tensors = (0..9).map(|i| TensorSpec { name: format!("t.{i}"), format: Format::Q8_0, shape: vec![3, 32] }).collect();
+    let layout = Header { metadata, tensors }.layout().expect("a layout");
+    let mut bytes = layout.header;
+    bytes.resize(layout.file_bytes as usize, 0);
+    std::fs::write(&path, &bytes).expect("a writable folder");
+
+    let file = File::open(&path).expect("a sound file");
+    std::fs::OpenOptions::new().write(true).open(&path).expect("a file").set_len(0).expect("a cut");
+    assert_eq!(file.get("long").and_then(|value| value.as_str()), Some(text.as_str()));
+    assert_eq!((file.metadata().count(), file.tensors().count(), file.size_bytes()), (2, 9, bytes.len() as u64));
+    assert_eq!(file.tensor("t.8").map(|tensor| tensor.shape), Some(vec![3, 32]));
+}

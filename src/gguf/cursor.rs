@@ -1,5 +1,6 @@
 //! A position in hostile bytes. Every read is checked against what is left, and fails with the place and the name of the field.
 
+use std::cell::Cell;
 use std::fmt::Arguments;
 use std::path::Path;
 
@@ -7,16 +8,39 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use crate::error::{Error, Fault, Place, Result};
 
+/// The first bytes of a file, and how many there are in all.
+pub(super) struct Head<'a> {
+    pub path: &'a Path,
+    pub bytes: &'a [u8],
+    pub file_bytes: u64,
+    /// Where bytes would have to reach to that were asked for and are in the file, but not here; 0 while there are none.
+    pub missing: Cell<u64>,
+}
+
+impl<'a> Head<'a> {
+    pub fn new(path: &'a Path, bytes: &'a [u8], file_bytes: u64) -> Head<'a> {
+        Head { path, bytes, file_bytes, missing: Cell::new(0) }
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct Cursor<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     at: usize,
+    file_bytes: u64,
+    missing: Option<&'a Cell<u64>>,
 }
 
 impl<'a> Cursor<'a> {
     pub fn new(path: &'a Path, bytes: &'a [u8], at: usize) -> Cursor<'a> {
-        Cursor { path, bytes, at }
+        Cursor { path, bytes, at, file_bytes: bytes.len() as u64, missing: None }
+    }
+
+    /// A cursor that notes where it would have needed more of the file.
+    pub fn of_head(head: &'a Head<'_>, at: usize) -> Cursor<'a> {
+        let Head { path, bytes, file_bytes, missing } = head;
+        Cursor { path, bytes, at, file_bytes: *file_bytes, missing: Some(missing) }
     }
 
     /// Offset of the next byte from the start of the file.
@@ -26,7 +50,7 @@ impl<'a> Cursor<'a> {
 
     /// Bytes from here to the end of the file.
     pub fn left(&self) -> u64 {
-        self.bytes.len().saturating_sub(self.at) as u64
+        self.file_bytes.saturating_sub(self.at as u64)
     }
 
     /// The next `n` bytes, which are `what`.
@@ -38,6 +62,9 @@ impl<'a> Cursor<'a> {
             }
             None => {
                 let left = self.left();
+                if let Some(missing) = self.missing.filter(|_| n as u64 <= left) {
+                    missing.set((self.at as u64).saturating_add(n as u64));
+                }
                 Err(self.error(Fault::Truncated, format_args!("{what} takes {n} bytes, {left} are left")))
             }
         }
@@ -53,13 +80,19 @@ impl<'a> Cursor<'a> {
 
     /// A length-prefixed string.
     pub fn string(&mut self, what: Arguments<'_>) -> Result<&'a [u8]> {
+        let len = self.string_len(what)?;
+        self.take(len, what)
+    }
+
+    /// The length of a string, all of which is in the file.
+    pub fn string_len(&mut self, what: Arguments<'_>) -> Result<usize> {
         let start = self.clone();
         let len = self.u64(format_args!("the length of {what}"))?;
         if len > self.left() {
             let left = self.left();
             return Err(start.error(Fault::LengthExceedsFile, format_args!("{what} claims {len} bytes, {left} are left")));
         }
-        self.take(usize::try_from(len).unwrap_or(usize::MAX), what)
+        Ok(usize::try_from(len).unwrap_or(usize::MAX))
     }
 
     /// A count of items of at least `item_bytes` each, all of which must fit what is left.

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Head};
 use super::keys;
 use super::limits::{ALIGNMENT_MAX, DIMS_MAX, KEY_BYTES_MAX, Limits, NAME_BYTES_MAX};
 use super::read::Warning;
@@ -20,6 +20,9 @@ use crate::quant::{Format, SizeFault};
 const ENTRY_BYTES_MIN: usize = 8 + 4 + 1;
 /// Smallest tensor info: name length, no name, number of dimensions, type, offset.
 const TENSOR_BYTES_MIN: usize = 8 + 4 + 4 + 8;
+
+/// More is not read to see whether the header goes on although its counts say it is over: it could be anything.
+const LOOK_AHEAD_BYTES: u64 = 64 << 10;
 
 /// Where everything in a header starts.
 pub(super) struct Index {
@@ -50,9 +53,11 @@ pub(super) struct RawTensor<'a> {
     pub size_bytes: u64,
 }
 
-/// Checks the header of `bytes`, and that all tensor data is there.
-pub(super) fn index(path: &Path, bytes: &[u8], limits: &Limits) -> Result<Index> {
-    let mut cursor = Cursor::new(path, bytes, 0);
+/// Checks the header at the start of a file, and that all tensor data is there. `read` fills a buffer with the file's bytes from an
+/// offset on, for what lies behind the head. Where the head is too short to tell, the result says nothing: see [`Head::missing`].
+pub(super) fn index(head: &Head<'_>, limits: &Limits, read: impl Fn(&mut [u8], u64) -> Result<()>) -> Result<Index> {
+    let Head { path, bytes, file_bytes, .. } = *head;
+    let mut cursor = Cursor::of_head(head, 0);
     let Prefix { version, n_tensors, n_entries } = read_prefix(&mut cursor, bytes, limits)?;
 
     let mut entries = Vec::new();
@@ -73,10 +78,13 @@ pub(super) fn index(path: &Path, bytes: &[u8], limits: &Limits) -> Result<Index>
         let start = cursor.clone();
         tensors.push(start.at());
         let tensor = read_tensor(&mut cursor)?;
-        data_bytes = next_offset(&start, &tensor, data_bytes, alignment, bytes.len() as u64)?;
+        data_bytes = next_offset(&start, &tensor, data_bytes, alignment, file_bytes)?;
     }
     let tensors_by_name = sorted(path, bytes, &tensors, Fault::DuplicateTensor)?;
     check_header_is_over(&cursor, n_tensors, data_bytes, limits)?;
+    if head.missing.get() > (cursor.at() as u64).saturating_add(LOOK_AHEAD_BYTES) {
+        head.missing.set(0);
+    }
 
     let header_bytes = cursor.at() as u64;
     let data_offset_bytes = header_bytes
@@ -93,7 +101,9 @@ pub(super) fn index(path: &Path, bytes: &[u8], limits: &Limits) -> Result<Index>
         data_offset_bytes,
         warnings: Vec::new(),
     };
-    check_data(path, bytes, &mut index, data_bytes)?;
+    if head.missing.get() == 0 {
+        check_data(head, &mut index, data_bytes, read)?;
+    }
     Ok(index)
 }
 
@@ -142,14 +152,15 @@ fn read_prefix(cursor: &mut Cursor<'_>, bytes: &[u8], limits: &Limits) -> Result
 /// Reads and checks one metadata entry.
 pub(super) fn read_entry<'a>(cursor: &mut Cursor<'a>, limits: &Limits) -> Result<(&'a str, ValueRef<'a>)> {
     let start = cursor.clone();
-    let bytes = cursor.string(format_args!("a metadata key"))?;
-    if bytes.is_empty() {
+    let len = cursor.string_len(format_args!("a metadata key"))?;
+    if len == 0 {
         return Err(start.error(Fault::EmptyKey, format_args!("a metadata key is empty")));
     }
-    if bytes.len() > KEY_BYTES_MAX {
-        let detail = format_args!("a metadata key has {} bytes; {KEY_BYTES_MAX} are possible", bytes.len());
+    if len > KEY_BYTES_MAX {
+        let detail = format_args!("a metadata key has {len} bytes; {KEY_BYTES_MAX} are possible");
         return Err(start.error(Fault::KeyTooLong, detail));
     }
+    let bytes = cursor.take(len, format_args!("a metadata key"))?;
     let key = match std::str::from_utf8(bytes) {
         Ok(key) if !key.contains(char::is_control) => key,
         _ => {
@@ -176,12 +187,11 @@ fn read_type(cursor: &mut Cursor<'_>, key: &str, what: &str) -> Result<ValueType
 fn read_value<'a>(cursor: &mut Cursor<'a>, value_type: ValueType, key: &str, limits: &Limits) -> Result<ValueRef<'a>> {
     let start = cursor.clone();
     let Some(fixed_bytes) = value_type.fixed_bytes() else {
-        let string = cursor.string(format_args!("a string of {key:.64}"))?;
-        let len = string.len() as u64;
-        if len > limits.string_bytes {
-            return Err(start.over_limit(format_args!("bytes of a string of {key:.64}"), limits.string_bytes, len));
+        let len = cursor.string_len(format_args!("a string of {key:.64}"))?;
+        if len as u64 > limits.string_bytes {
+            return Err(start.over_limit(format_args!("bytes of a string of {key:.64}"), limits.string_bytes, len as u64));
         }
-        return Ok(ValueRef::String(string));
+        return Ok(ValueRef::String(cursor.take(len, format_args!("a string of {key:.64}"))?));
     };
     let mut bytes = cursor.take(fixed_bytes, format_args!("the value of {key:.64}"))?;
     decode(value_type, &mut bytes)
@@ -220,14 +230,15 @@ fn read_array<'a>(cursor: &mut Cursor<'a>, key: &str, limits: &Limits) -> Result
 /// Reads and checks one tensor info by itself; its offset is checked against the tensors before it by [`next_offset`].
 pub(super) fn read_tensor<'a>(cursor: &mut Cursor<'a>) -> Result<RawTensor<'a>> {
     let start = cursor.clone();
-    let bytes = cursor.string(format_args!("a tensor name"))?;
-    if bytes.is_empty() {
+    let len = cursor.string_len(format_args!("a tensor name"))?;
+    if len == 0 {
         return Err(start.error(Fault::EmptyName, format_args!("a tensor name is empty")));
     }
-    if bytes.len() > NAME_BYTES_MAX {
-        let detail = format_args!("a tensor name has {} bytes; {NAME_BYTES_MAX} are possible", bytes.len());
+    if len > NAME_BYTES_MAX {
+        let detail = format_args!("a tensor name has {len} bytes; {NAME_BYTES_MAX} are possible");
         return Err(start.error(Fault::NameTooLong, detail));
     }
+    let bytes = cursor.take(len, format_args!("a tensor name"))?;
     let name = match std::str::from_utf8(bytes) {
         Ok(name) if !name.contains('\0') => name,
         _ => {
@@ -384,12 +395,12 @@ fn check_alignment(start: &Cursor<'_>, value: ValueRef<'_>) -> Result<u64> {
 }
 
 /// Checks that the file holds the data of every tensor, and notes bytes that should be zero or should not be there.
-fn check_data(path: &Path, bytes: &[u8], index: &mut Index, data_bytes: u64) -> Result<()> {
-    let file_bytes = bytes.len() as u64;
-    let mut padding = Padding { bytes, first_at: None, n_bytes: 0 };
-    padding.check(index.header_bytes, index.data_offset_bytes);
+fn check_data(head: &Head<'_>, index: &mut Index, data_bytes: u64, read: impl Fn(&mut [u8], u64) -> Result<()>) -> Result<()> {
+    let file_bytes = head.file_bytes;
+    let mut padding = Padding { head, read, buffer: Vec::new(), first_at: None, n_bytes: 0 };
+    padding.check(index.header_bytes, index.data_offset_bytes)?;
     for &at in &index.tensors {
-        let mut cursor = Cursor::new(path, bytes, at);
+        let mut cursor = Cursor::of_head(head, at);
         let start = cursor.clone();
         let tensor = read_tensor(&mut cursor)?;
         // Both sums were bounded by 2^63 before.
@@ -401,7 +412,7 @@ fn check_data(path: &Path, bytes: &[u8], index: &mut Index, data_bytes: u64) -> 
                 format_args!("the data of tensor {name} is bytes {first} to {end}, the file has {file_bytes}; it is cut short");
             return Err(start.error(Fault::DataPastEof, detail));
         }
-        padding.check(end, end.checked_next_multiple_of(index.alignment).unwrap_or(end));
+        padding.check(end, end.checked_next_multiple_of(index.alignment).unwrap_or(end))?;
     }
     let data_end = index.data_offset_bytes.saturating_add(data_bytes);
     if let Some(first_at) = padding.first_at {
@@ -414,18 +425,32 @@ fn check_data(path: &Path, bytes: &[u8], index: &mut Index, data_bytes: u64) -> 
 }
 
 /// Counts bytes of padding that are not zero.
-struct Padding<'a> {
-    bytes: &'a [u8],
+struct Padding<'a, R> {
+    head: &'a Head<'a>,
+    read: R,
+    buffer: Vec<u8>,
     first_at: Option<u64>,
     n_bytes: u64,
 }
 
-impl Padding<'_> {
-    fn check(&mut self, from: u64, to: u64) {
-        let range = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).min(self.bytes.len());
-        for (at, _) in (from..to).zip(self.bytes.get(range(from)..range(to)).unwrap_or_default()).filter(|(_, byte)| **byte != 0) {
+impl<R: Fn(&mut [u8], u64) -> Result<()>> Padding<'_, R> {
+    /// `to` lies less than an alignment after `from`.
+    fn check(&mut self, from: u64, to: u64) -> Result<()> {
+        let to = to.min(self.head.file_bytes);
+        let range = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let bytes = match self.head.bytes.get(range(from)..range(to)) {
+            Some(bytes) => bytes,
+            None if from >= to => return Ok(()),
+            None => {
+                self.buffer.resize(range(to.saturating_sub(from)), 0);
+                (self.read)(&mut self.buffer, from)?;
+                &self.buffer
+            }
+        };
+        for (at, _) in (from..to).zip(bytes).filter(|(_, byte)| **byte != 0) {
             self.first_at.get_or_insert(at);
             self.n_bytes = self.n_bytes.saturating_add(1);
         }
+        Ok(())
     }
 }

@@ -21,16 +21,23 @@ pub struct Limits {
     pub n_entries: u64,
     /// Tensors of one file.
     pub n_tensors: u64,
+    /// Bytes of a header, which is kept in memory. The largest known have some 50 MB.
+    pub header_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { string_bytes: 64 << 20, array_len: 1 << 26, n_entries: 1_000_000, n_tensors: 10_000_000 }
+        Limits { string_bytes: 64 << 20, array_len: 1 << 26, n_entries: 1_000_000, n_tensors: 10_000_000, header_bytes: 1 << 30 }
     }
 }
 
 impl Limits {
     /// No bound but the file itself and the width of an index.
-    pub const NONE: Limits =
-        Limits { string_bytes: u64::MAX, array_len: u64::MAX, n_entries: u32::MAX as u64, n_tensors: u32::MAX as u64 };
+    pub const NONE: Limits = Limits {
+        string_bytes: u64::MAX,
+        array_len: u64::MAX,
+        n_entries: u32::MAX as u64,
+        n_tensors: u32::MAX as u64,
+        header_bytes: u64::MAX,
+    };
 }

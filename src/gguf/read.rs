@@ -1,14 +1,16 @@
 //! One GGUF file: checked when it is opened, decoded when asked.
 //!
-//! Opening costs one pass over the header and 12 bytes of heap per entry and tensor; keys, strings, arrays and tensor names stay where
-//! they are in the file. Everything the header claims is compared with what the file holds before it is used.
+//! Opening costs one pass over the header, a copy of it and 12 bytes of heap per entry and tensor; keys, strings, arrays and tensor names
+//! are views into the copy. Everything the header claims is compared with what the file holds before it is used. The header of a file
+//! is read by position and only weights are seen through the mapping, so a file that is cut short meanwhile harms nobody who looks at
+//! its header alone.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Head};
 use super::header::{self, Index, RawTensor};
 use super::limits::Limits;
 use super::map::map;
@@ -20,10 +22,16 @@ use crate::source::InputFile;
 /// A GGUF file of version 2 or 3, little-endian.
 pub struct File<'a> {
     path: PathBuf,
-    bytes: Bytes<'a>,
+    /// The first bytes of the file, the whole header among them.
+    head: Bytes<'a>,
+    data: Bytes<'a>,
+    size_bytes: u64,
     limits: Limits,
     index: Index,
 }
+
+/// What is read at first: more than the header of most models without a vocabulary.
+const HEAD_BYTES_FIRST: u64 = 256 << 10;
 
 enum Bytes<'a> {
     Mapped(Mmap),
@@ -95,9 +103,51 @@ impl File<'static> {
     /// # Errors
     /// As for [`File::open`].
     pub fn map(input: &InputFile, limits: &Limits) -> Result<File<'static>> {
+        let (head, index) = read_head(input, limits)?;
         let mapping = map(input.file()).map_err(|e| Error::io(input.path(), "map", e))?;
-        File::new(input.path(), Bytes::Mapped(mapping), limits)
+        let (path, size_bytes) = (input.path().to_owned(), input.size_bytes());
+        Ok(File { path, head: Bytes::Mapped(head), data: Bytes::Mapped(mapping), size_bytes, limits: *limits, index })
     }
+}
+
+/// Reads as much of a file as its header takes, and checks it.
+fn read_head(input: &InputFile, limits: &Limits) -> Result<(Mmap, Index)> {
+    let (path, file_bytes) = (input.path(), input.size_bytes());
+    let mut bytes = memory(path, 0)?;
+    let mut wanted = HEAD_BYTES_FIRST;
+    loop {
+        let present = bytes.len();
+        let mut longer = memory(path, wanted.min(file_bytes))?;
+        let (known, new) = longer.split_at_mut_checked(present).ok_or_else(|| out_of_memory(path))?;
+        known.copy_from_slice(&bytes);
+        input.read_exact_at(new, present as u64)?;
+        bytes = longer;
+        let head = Head::new(path, &bytes, file_bytes);
+        let index = header::index(&head, limits, |buffer, at| input.read_exact_at(buffer, at));
+        match head.missing.get() {
+            0 => {
+                let index = index?;
+                let mut exact = memory(path, index.header_bytes)?;
+                exact.iter_mut().zip(bytes.iter()).for_each(|(to, from)| *to = *from);
+                return Ok((exact.make_read_only().map_err(|_| out_of_memory(path))?, index));
+            }
+            end if end > limits.header_bytes => {
+                let what = "bytes of the header (ggforge inspect --no-limits reads it all the same)".to_owned();
+                return Err(Error::Limit { path: path.to_owned(), what, limit: limits.header_bytes, found: end });
+            }
+            end => wanted = end.max(wanted.saturating_mul(2)),
+        }
+    }
+}
+
+/// Memory straight from the system, which says so where there is none, and takes back what is no longer needed.
+fn memory(path: &Path, n_bytes: u64) -> Result<MmapMut> {
+    let len = usize::try_from(n_bytes).map_err(|_| out_of_memory(path))?;
+    MmapMut::map_anon(len).map_err(|_| out_of_memory(path))
+}
+
+fn out_of_memory(path: &Path) -> Error {
+    Error::io(path, "hold the header of", std::io::ErrorKind::OutOfMemory.into())
 }
 
 impl<'a> File<'a> {
@@ -114,12 +164,11 @@ impl<'a> File<'a> {
     /// # Errors
     /// As for [`File::open`].
     pub fn parse_within(path: impl AsRef<Path>, bytes: &'a [u8], limits: &Limits) -> Result<File<'a>> {
-        File::new(path.as_ref(), Bytes::Borrowed(bytes), limits)
-    }
-
-    fn new(path: &Path, bytes: Bytes<'a>, limits: &Limits) -> Result<File<'a>> {
-        let index = header::index(path, bytes.as_slice(), limits)?;
-        Ok(File { path: path.to_owned(), bytes, limits: *limits, index })
+        let (path, size_bytes) = (path.as_ref(), bytes.len() as u64);
+        let head = Head::new(path, bytes, size_bytes);
+        let index = header::index(&head, limits, |_, _| Ok(()))?;
+        let (path, data) = (path.to_owned(), Bytes::Borrowed(bytes));
+        Ok(File { path, head: Bytes::Borrowed(bytes), data, size_bytes, limits: *limits, index })
     }
 
     /// The path it was opened under.
@@ -139,7 +188,7 @@ impl<'a> File<'a> {
 
     /// Size of the file.
     pub fn size_bytes(&self) -> u64 {
-        self.bytes.as_slice().len() as u64
+        self.size_bytes
     }
 
     /// Size of the header without the padding behind it.
@@ -193,7 +242,7 @@ impl<'a> File<'a> {
     pub fn tensor_bytes(&self, tensor: &TensorInfo<'_>) -> Option<&[u8]> {
         let start = usize::try_from(tensor.offset_bytes).ok()?;
         let len = usize::try_from(tensor.size_bytes).ok()?;
-        self.bytes.as_slice().get(start..)?.get(..len)
+        self.data.as_slice().get(start..)?.get(..len)
     }
 
     /// The stored blocks of a tensor of this file, row by row, all leading dimensions flattened. None for a tensor without weights.
@@ -207,19 +256,19 @@ impl<'a> File<'a> {
 
     /// Where the entry or tensor info of a name starts.
     fn find(&self, starts: &[usize], order: &[u32], name: &str) -> Option<usize> {
-        let name_of = |number: u32| header::name_at(&self.path, self.bytes.as_slice(), starts, number);
+        let name_of = |number: u32| header::name_at(&self.path, self.head.as_slice(), starts, number);
         let found = order.binary_search_by(|&number| name_of(number).cmp(name.as_bytes())).ok()?;
         starts.get(usize::try_from(*order.get(found)?).ok()?).copied()
     }
 
-    // Both decode what was checked before. Only a file that somebody overwrites meanwhile can fail here; it then shows less.
+    // Both decode what was checked before, so nothing fails here.
 
     fn entry(&self, at: usize) -> Option<(&str, ValueRef<'_>)> {
-        header::read_entry(&mut Cursor::new(&self.path, self.bytes.as_slice(), at), &self.limits).ok()
+        header::read_entry(&mut Cursor::new(&self.path, self.head.as_slice(), at), &self.limits).ok()
     }
 
     fn tensor_at(&self, at: usize) -> Option<TensorInfo<'_>> {
-        let raw = header::read_tensor(&mut Cursor::new(&self.path, self.bytes.as_slice(), at)).ok()?;
+        let raw = header::read_tensor(&mut Cursor::new(&self.path, self.head.as_slice(), at)).ok()?;
         let RawTensor { name, format, shape, offset_bytes, size_bytes } = raw;
         let offset_bytes = self.index.data_offset_bytes.checked_add(offset_bytes)?;
         Some(TensorInfo { name, format, shape, offset_bytes, size_bytes })
