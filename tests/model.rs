@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ggforge::gguf::Model;
+use ggforge::gguf::{Model, Value};
 use ggforge::matmul::Engine;
-use ggforge::model::{Activations, Backend, Batch, Cpu, Network, Residency};
+use ggforge::model::{Activations, Backend, Batch, Cpu, Network, Residency, architectures};
 
 mod common;
+use common::tiny::Tiny;
 
 /// Largest difference allowed between our logits and transformers', which are about 10 in magnitude.
 const LOGITS_TOLERANCE: f32 = 1e-4;
@@ -180,4 +181,64 @@ fn scores_are_those_of_the_logits() {
         assert!((divergence.kld - kld).abs() < 1e-12 && kld > 0.0, "{row}: {} is not {kld}", divergence.kld);
     }
     assert!(cpu.compare(a, a, targets).unwrap().iter().all(|same| same.kld == 0.0));
+}
+
+/// The model of a case of tools/dev/families.py.
+fn family_model(case: &str, expected: &serde_json::Value) -> Tiny {
+    let architecture = case.split('-').next().unwrap();
+    let mut tiny = Tiny::new(architecture);
+    let mut set = |key: &str, value: Value| tiny.set(&format!("{architecture}.{key}"), value);
+    match case {
+        "qwen2-linear" => {
+            set("rope.scaling.type", Value::from("linear"));
+            set("rope.scaling.factor", Value::F32(4.0));
+        }
+        "qwen2-yarn" => {
+            set("rope.scaling.type", Value::from("yarn"));
+            set("rope.scaling.factor", Value::F32(4.0));
+            set("rope.scaling.original_context_length", Value::U32(16));
+        }
+        "phi3-short" | "phi3-long" => {
+            set("rope.scaling.type", Value::from("longrope"));
+            set("rope.scaling.original_context_length", Value::U32(16));
+            // As the converter has it: sqrt(1 + ln(64 / 16) / ln(16)).
+            set("rope.scaling.attn_factor", Value::F32(1.5f32.sqrt()));
+            let mut factors = |name: &str, factors: [f32; 4]| tiny.tensors.push((name.to_owned(), vec![4], factors.to_vec()));
+            factors("rope_factors_short.weight", [1.0, 1.25, 1.5, 2.0]);
+            factors("rope_factors_long.weight", [1.5, 2.0, 4.0, 8.0]);
+        }
+        "llama" => {
+            let shapes = [("attn_q", 32), ("attn_k", 16), ("attn_v", 16), ("attn_output", 32)];
+            let shapes = shapes.into_iter().chain([("ffn_gate", 48), ("ffn_up", 48), ("ffn_down", 32)]);
+            for (part, len) in shapes {
+                (0..2).for_each(|layer| tiny.add(&format!("blk.{layer}.{part}.bias"), &[len]));
+            }
+            let factors: Vec<f32> = expected["rope_freqs"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
+            tiny.tensors.push(("rope_freqs.weight".to_owned(), vec![4], factors));
+        }
+        _ => {}
+    }
+    tiny
+}
+
+/// Biases, norms of heads, fused matrices, both rotations and every way to stretch a context, against transformers in float32.
+#[test]
+fn every_family_computes_what_transformers_does() {
+    let scratch = common::scratch();
+    let cases = common::json(&common::fixture("model/families.json"));
+    let mut seen = std::collections::BTreeSet::new();
+    for (case, expected) in cases.as_object().unwrap() {
+        let path = family_model(case, expected).write(scratch.path(), case);
+        let model = Model::open(path).unwrap();
+        let tokens: Vec<u32> = expected["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let cpu = cpu(Engine::detect(), 1);
+        let network = Network::open(&cpu, &model, tokens.len(), Residency::Resident).unwrap();
+        let found = logits(&network, &tokens, std::slice::from_ref(&(0..tokens.len())), &[tokens.len() as u32 - 1]);
+        for (found, expected) in found.iter().zip(expected["logits"].as_array().unwrap()) {
+            let difference = (f64::from(*found) - expected.as_f64().unwrap()).abs();
+            assert!(difference < f64::from(LOGITS_TOLERANCE), "{case}: {found} is not {expected}");
+        }
+        seen.insert(network.hparams().family.name);
+    }
+    assert!(architectures().all(|name| seen.contains(name)), "an architecture without a proof");
 }

@@ -1,0 +1,116 @@
+"""Makes fixtures/model/families.json: transformers' float32 logits for small models made by a formula, one or more per architecture.
+
+usage: families.py (needs torch and transformers)
+
+The models are those of tests/common/tiny.rs: the same shapes and the same weights, named as in GGUF. {case: {"tokens": [ids],
+"logits": [of the last token]}}, and for Llama 3.1's frequencies the divisors as "rope_freqs".
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
+
+OUT = Path(__file__).parents[2] / "fixtures/model/families.json"
+SIZES = dict(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=64,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+    max_position_embeddings=64,
+    tie_word_embeddings=False,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LONG = {"type": "longrope", "short_factor": [1.0, 1.25, 1.5, 2.0], "long_factor": [1.5, 2.0, 4.0, 8.0]}
+CASES = {
+    "llama": (LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, rope_scaling=LLAMA3), 40),
+    "qwen2": (Qwen2Config(**SIZES), 40),
+    "qwen2-linear": (Qwen2Config(**SIZES, rope_scaling=LINEAR), 40),
+    "qwen2-yarn": (Qwen2Config(**SIZES, rope_scaling=YARN), 40),
+    "qwen3": (Qwen3Config(**SIZES, head_dim=8), 40),
+    "phi3": (Phi3Config(**SIZES), 40),
+    "phi3-short": (Phi3Config(**SIZES, rope_scaling=LONG, original_max_position_embeddings=16), 12),
+    "phi3-long": (Phi3Config(**SIZES, rope_scaling=LONG, original_max_position_embeddings=16), 40),
+}
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def gguf_name(name):
+    stem, kind = name.rsplit(".", 1)
+    if stem in NAMES:
+        return f"{NAMES[stem]}.{kind}"
+    layer, part = stem.removeprefix("model.layers.").split(".", 1)
+    return f"blk.{layer}.{NAMES[part]}.{kind}"
+
+
+def weights(name, shape):
+    seed = sum((at + 1) * byte for at, byte in enumerate(name.encode()))
+    index = np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(seed * 1000003)
+    hashed = (index * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+    offset = np.float32(1.0 if "norm" in name else 0.0)
+    return ((hashed.astype(np.float64) / 2**24 - 0.5).astype(np.float32) + offset).reshape(shape)
+
+
+def as_transformers_has_it(name, w, config):
+    """Llama's files hold the two dimensions of a rotated pair side by side, transformers half a head apart."""
+    if config.model_type != "llama" or not any(part in name for part in ("attn_q.", "attn_k.")):
+        return w
+    head_dim = config.hidden_size // config.num_attention_heads
+    pairs = w.reshape(-1, head_dim // 2, 2, *w.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(w.shape)
+
+
+def run(config, n_tokens):
+    config._attn_implementation = "eager"
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            w = weights(gguf_name(name), tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(as_transformers_has_it(gguf_name(name), w, config)))
+        tokens = [(7 * i * i + 3 * i + 5) % 64 for i in range(n_tokens)]
+        logits = model(torch.tensor([tokens])).logits[0, -1]
+    case = {"tokens": tokens, "logits": [float(f"{x:.7g}") for x in logits.tolist()]}
+    if config.rope_scaling is LLAMA3 or config.model_type == "llama":
+        rope = model.model.rotary_emb
+        natural = 1.0 / 10000.0 ** (torch.arange(0, 8, 2, dtype=torch.float32) / 8)
+        case["rope_freqs"] = (natural / rope.inv_freq).tolist()
+    return case
+
+
+torch.set_num_threads(1)
+lines = [f"{json.dumps(name)}: {json.dumps(run(*case), separators=(',', ':'))}" for name, case in CASES.items()]
+OUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
