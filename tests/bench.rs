@@ -118,3 +118,28 @@ fn help_names_every_benchmark_and_its_options() {
         assert!(formats.contains(option), "{option}");
     }
 }
+
+#[test]
+fn a_model_is_timed_beside_what_the_machine_could_do() {
+    let scratch = common::scratch();
+    let model = common::tiny::Tiny::new("llama").write(scratch.path(), "tiny");
+    let arguments = ["--prompt", "3,5", "--generate", "4", "--samples", "1", "--threads", "1"];
+    let output = succeeds(ggforge().args(["bench", "model"]).arg(&model).args(arguments).arg("--json"));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let work: Vec<(&str, u64)> = report["timings"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|t| {
+            let flops = t["flops_per_s"].as_f64().expect("a number") * t["seconds"].as_f64().expect("a number");
+            assert!(flops > 0.0 && t["tokens_per_s"].as_f64().is_some_and(|x| x > 0.0), "{t}");
+            (t["work"].as_str().expect("a name"), t["n_tokens"].as_u64().expect("a count"))
+        })
+        .collect();
+    assert_eq!(work, [("prompt", 3), ("prompt", 5), ("generate", 4)]);
+    assert!(report["ceilings"]["flops_per_s"].as_f64().is_some_and(|x| x > 1e8), "{report}");
+    let output = succeeds(ggforge().args(["bench", "model"]).arg(&model).args(arguments));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("tokens/s"));
+    let output = ggforge().args(["bench", "model", "--prompt", "0"]).arg(&model).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -83,6 +83,21 @@ impl Hparams {
     }
 }
 
+impl Hparams {
+    /// Floating-point operations for the next `n_tokens` of a sequence of which `n_before` are known, up to the scores of the token after
+    /// them: two for each multiply-add of the matrices and of attention, none for anything else.
+    pub fn flops(&self, n_tokens: usize, n_before: usize) -> f64 {
+        let [n_tokens, n_before, n_embd] = [n_tokens, n_before, self.n_embd].map(|n| n as f64);
+        let n_keys = n_tokens * n_before + n_tokens * (n_tokens + 1.0) / 2.0;
+        let layers = self.layers.iter().map(|layer| {
+            let [n_q, n_kv] = [layer.n_head, layer.n_head_kv].map(|n| n as f64 * self.head_dim as f64);
+            let weights = n_embd * (2.0 * n_q + 2.0 * n_kv + 3.0 * layer.n_ff as f64);
+            2.0 * weights * n_tokens + 4.0 * n_q * n_keys
+        });
+        layers.sum::<f64>() + 2.0 * n_embd * self.n_vocab as f64
+    }
+}
+
 /// The metadata of one architecture.
 struct Keys<'a> {
     model: &'a Model,

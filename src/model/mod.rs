@@ -27,7 +27,7 @@ mod weights;
 
 pub use crate::matmul::Accumulate;
 pub use backend::{AttentionShape, Backend, Divergence, HeadShape, Matrix, RopeShape, Score, Span};
-pub use cpu::{Activations, Cpu};
+pub use cpu::{Activations, Ceilings, Cpu};
 pub use families::{Family, RopeLayout, architectures};
 pub use forward::{Batch, Cache, Network, Observer};
 pub use generate::Generation;

@@ -7,6 +7,7 @@ pub mod clock;
 mod formats;
 mod ggml;
 mod matmul;
+mod model;
 #[allow(dead_code)] // the tests draw other weights from it
 mod paint;
 mod runs;
@@ -17,7 +18,13 @@ use crate::exit::Failure;
 use crate::{Entry, Run, Session};
 
 /// Every benchmark, in the order of the help.
-const BENCHES: &[Entry] = &[Entry::of::<formats::Formats>(), Entry::of::<matmul::Matmul>()];
+const BENCHES: &[Entry] = &[Entry::of::<formats::Formats>(), Entry::of::<matmul::Matmul>(), Entry::of::<model::ModelSpeed>()];
+
+const EXAMPLES: &str = "\
+Examples:
+  ggforge bench formats --filter Q4_K
+  ggforge bench matmul --threads 1
+  ggforge bench model llama.gguf";
 
 /// One of [`BENCHES`] and its arguments.
 pub struct Bench {
@@ -37,7 +44,7 @@ impl Args for Bench {
     fn augment_args(command: Command) -> Command {
         let command = command
             .about("Measure how fast this machine is")
-            .after_help("Examples:\n  ggforge bench formats --filter Q4_K\n  ggforge bench matmul --threads 1")
+            .after_help(EXAMPLES)
             .subcommand_required(true)
             .arg_required_else_help(true);
         BENCHES.iter().fold(command, |command, entry| command.subcommand((entry.command)()))

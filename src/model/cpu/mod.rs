@@ -26,7 +26,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::backend::{AttentionShape, Backend, Divergence, Matrix, RopeShape, Score, Span};
 use crate::error::{Error, Result};
-use crate::matmul::{self, Accumulate, Engine, Weights};
+use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
 use crate::simd::Level;
 use buffers::{Buffer, Buffers};
 
@@ -39,6 +39,18 @@ pub struct Cpu {
     buffers: Buffers,
     activations: Activations,
 }
+
+/// What a machine could do at best, all threads together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ceilings {
+    /// Floating-point operations per second in registers, two for each multiply-add.
+    pub flops: f64,
+    /// Bytes per second read from memory.
+    pub bytes_read: f64,
+}
+
+/// Several times the largest cache of most machines.
+const MEMORY_BYTES: usize = 256 << 20;
 
 /// f32 `[n_rows, n_cols]`.
 pub struct Rows {
@@ -86,6 +98,14 @@ impl Cpu {
     /// What computes its products.
     pub fn engine(&self) -> Engine {
         self.engine
+    }
+
+    /// Measures what its threads could do at best: a second or two.
+    pub fn ceilings(&self) -> Ceilings {
+        self.pool.install(|| Ceilings {
+            flops: ceiling::flops_of_pool(self.engine),
+            bytes_read: ceiling::bytes_read(self.engine, MEMORY_BYTES),
+        })
     }
 
     fn level(&self) -> Level {
