@@ -70,3 +70,51 @@ impl Cpu {
         Ok(out)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matmul::{Accumulate, Engine};
+    use crate::model::backend::Backend;
+    use crate::simd::Level;
+
+    const N_COLS: usize = 512;
+
+    fn wave(n: usize, step: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * step).sin() + 0.3 * (i as f32 * 7.1).cos()).collect()
+    }
+
+    fn product(activations: Activations, x: &[f32], matrix: &Matrix) -> Vec<f32> {
+        let cpu = Cpu::new(Engine::detect(), 1, activations).unwrap();
+        let operand = Operand::from(cpu.upload(x, N_COLS).unwrap());
+        let mut out = cpu.rows(operand.rows.n_rows(), matrix.n_rows).unwrap();
+        cpu.matmul(&operand, matrix, Accumulate::Store, &mut out).unwrap();
+        cpu.download(&out).unwrap()
+    }
+
+    /// Rounding changes products by what 8 bits, or a half, lose; and not at all where weights are f32.
+    #[test]
+    fn every_weight_format_has_its_partner() {
+        let (x, w) = (wave(3 * N_COLS, 0.37), wave(8 * N_COLS, 0.0173));
+        let importance = vec![1.0; N_COLS];
+        for &format in Format::ALL {
+            if !format.can_quantize() || format.is_for_activations() {
+                continue;
+            }
+            let mut bytes = vec![0; 8 * format.row_bytes(N_COLS as u64).unwrap() as usize];
+            for (w, blocks) in w.chunks(N_COLS).zip(bytes.chunks_mut(format.row_bytes(N_COLS as u64).unwrap() as usize)) {
+                let importance = format.needs_importance().then_some(&importance[..]);
+                format.quantize_rows(Level::detect(), w, N_COLS, importance, blocks).unwrap();
+            }
+            let matrix = Matrix { format, n_rows: 8, n_cols: N_COLS, bytes };
+            let exact = product(Activations::F32, &x, &matrix);
+            let rounded = product(Activations::Q8, &x, &matrix);
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+            let error = norm(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b)) / norm(&mut exact.iter().copied());
+            match format {
+                Format::F32 => assert_eq!(error, 0.0),
+                _ => assert!(error > 0.0 && error < 0.02, "{format}: {error}"),
+            }
+        }
+    }
+}

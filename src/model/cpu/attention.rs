@@ -264,3 +264,61 @@ fn add_some_values<S: Simd, const N: usize>(
         sums[i].store(&mut o[column + i]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matmul::Engine;
+    use crate::model::backend::Backend;
+    use crate::model::{Activations, Cpu};
+
+    fn wave(n: usize, step: f64) -> Vec<f32> {
+        (0..n).map(|i| ((i as f64 * step).sin() * 2.0) as f32).collect()
+    }
+
+    /// Attention by its definition, in f64: the result for one query.
+    fn expected(q: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32) -> Vec<f64> {
+        let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() * f64::from(scale);
+        let scores: Vec<f64> = keys.iter().map(|k| dot(k)).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| libm::exp(s - max)).collect();
+        let sum: f64 = weights.iter().sum();
+        (0..q.len()).map(|d| weights.iter().zip(values).map(|(w, v)| w / sum * f64::from(v[d])).sum()).collect()
+    }
+
+    /// Groups and widths that fill no vector, spans of one and of many blocks, and a cache longer than its queries.
+    #[test]
+    fn attention_is_its_definition() {
+        for (n_head, n_head_kv, head_dim) in [(3, 1, 20), (4, 4, 8), (8, 2, 64), (20, 1, 6)] {
+            let shape = AttentionShape { n_head, n_head_kv, head_dim, scale: 0.4 };
+            let spans = [Span { q: 0..70, kv: 0..70 }, Span { q: 70..71, kv: 70..71 }, Span { q: 71..75, kv: 80..240 }];
+            let (q, kv) = (n_head * head_dim, n_head_kv * head_dim);
+            let (xq, xk, xv) = (wave(75 * q, 0.713), wave(240 * kv, 0.311), wave(240 * kv, 0.177));
+            for engine in Engine::available() {
+                let cpu = Cpu::new(engine, 2, Activations::F32).unwrap();
+                let rows = [cpu.upload(&xq, q).unwrap(), cpu.upload(&xk, kv).unwrap(), cpu.upload(&xv, kv).unwrap()];
+                let out = cpu.attention(&rows[0], &rows[1], &rows[2], &spans, &shape).unwrap();
+                for span in &spans {
+                    for (row, head) in span.q.clone().flat_map(|row| (0..n_head).map(move |head| (row, head))) {
+                        let n_seen = span.kv.len() - (span.q.end - row) + 1;
+                        let column = head / (n_head / n_head_kv) * head_dim;
+                        let seen = |x| heads(x, kv, column, head_dim)[span.kv.start..][..n_seen].to_vec();
+                        let query = &xq[row * q + head * head_dim..][..head_dim];
+                        let truth = expected(query, &seen(&xk), &seen(&xv), shape.scale);
+                        let found = &out.rows.row(row)[head * head_dim..][..head_dim];
+                        for (found, truth) in found.iter().zip(truth) {
+                            assert!(
+                                (f64::from(*found) - truth).abs() < 1e-5,
+                                "{shape:?}, row {row}, head {head}: {found}, {truth}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn heads(x: &[f32], n_cols: usize, column: usize, head_dim: usize) -> Vec<&[f32]> {
+        x.chunks_exact(n_cols).map(|row| &row[column..][..head_dim]).collect()
+    }
+}
