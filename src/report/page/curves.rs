@@ -33,6 +33,9 @@ const HEIGHT_PX: f64 = 360.0;
 /// Points of a line, at most: each is the mean over as many positions as needed.
 const POINTS_MAX: usize = 48;
 
+/// How much wider the labels at the ends of lines are for being bold, and names of types for being capitals.
+const BOLD: f64 = 1.25;
+
 /// Colours in the style sheet; with more lines they begin again, dashed.
 pub(super) const N_COLOURS: usize = 8;
 
@@ -43,7 +46,7 @@ impl Curves {
         let lines: Vec<Vec<(f64, f64)>> = self.curves.iter().map(|curve| points(&curve.values, self.x_first, per_point)).collect();
 
         let names: Vec<String> = self.curves.iter().map(|curve| shown(&curve.name)).collect();
-        let right_px = names.iter().map(|name| width_px(name)).fold(0.0, f64::max).min(width * 0.3) + 12.0;
+        let right_px = (BOLD * names.iter().map(|name| width_px(name)).fold(0.0, f64::max)).min(width * 0.3) + 12.0;
         let values = || lines.iter().flatten().map(|(_, y)| *y);
         let area = frame::area(width, HEIGHT_PX, &["0.0001".to_owned()], right_px);
         let x = Axis::between(self.x_first as f64, (self.x_first + n.max(1) as u64 - 1) as f64, area.left, area.right);
