@@ -131,6 +131,19 @@ fn files_that_are_no_models_are_refused() {
 }
 
 #[test]
+fn a_model_that_computes_no_numbers_is_refused() {
+    let place = Place::new();
+    let mut bytes = fs::read(place.model()).expect("the model");
+    let file = File::parse("model", &bytes).expect("a sound model");
+    let tensor = file.tensor("blk.0.ffn_down.weight").expect("a tensor of the model");
+    let first_block = file.tensor_bytes(&tensor).expect("data inside the file").as_ptr() as usize - bytes.as_ptr() as usize;
+    // The scale of a Q8_0 block is its first two bytes; this one is not a number.
+    bytes[first_block..first_block + 2].copy_from_slice(&0x7e00u16.to_le_bytes());
+    let broken = place.file("nan.gguf", bytes);
+    place.all_refuse(&broken, &common::fixture("text/prose.txt"), &["--ctx", "64"], BAD_INPUT, &["nan.gguf", "NonFinite"]);
+}
+
+#[test]
 fn models_of_different_vocabularies_are_not_compared() {
     let place = Place::new();
     let text = common::fixture("text/prose.txt");

@@ -69,6 +69,7 @@ impl Run for Compare {
         }
         let cpu = self.machine.backend(session)?;
         let base_network = base.network(&cpu, &windows)?;
+        base.warn_of_context(&base_network, &windows);
         let networks = others.iter().map(|other| other.network(&cpu, &windows)).collect::<ggforge::Result<Vec<_>>>()?;
         // Nothing is written before everything is known, so signals may end the run at once.
         let never = AtomicBool::new(false);

@@ -103,12 +103,15 @@ impl Loaded {
 
     /// Its network, which reads layers from the file as they are needed.
     pub fn network<'a>(&'a self, cpu: &'a Cpu, windows: &Windows) -> Result<Network<'a, Cpu>> {
-        let network = Network::open(cpu, &self.model, windows.ctx(), Residency::Streamed)?;
+        Network::open(cpu, &self.model, windows.ctx(), Residency::Streamed)
+    }
+
+    /// Warns of a context that the model was not trained for.
+    pub fn warn_of_context(&self, network: &Network<'_, Cpu>, windows: &Windows) {
         let trained = network.hparams().n_ctx_train;
         if windows.ctx() > trained {
             warn(&format!("{}: trained for contexts of {trained} tokens, --ctx is {}", self.name(), windows.ctx()));
         }
-        Ok(network)
     }
 
     /// All its files together.

@@ -51,6 +51,7 @@ impl Run for Perplexity {
         let windows = self.text.windows(&loaded.tokenizer, self.stride)?;
         let cpu = self.machine.backend(session)?;
         let network = loaded.network(&cpu, &windows)?;
+        loaded.warn_of_context(&network, &windows);
         // Nothing is written, so signals may end the run at once.
         let never = AtomicBool::new(false);
         let (measured, seconds) = timed("measuring", session, &never, |watch| perplexity::measure(&network, &windows, watch))?;

@@ -58,6 +58,7 @@ impl Collect {
         let before = self.resume.as_deref().map(|path| self.resume(path, &dataset, &mut windows)).transpose()?;
         let cpu = self.machine.backend(session)?;
         let network = loaded.network(&cpu, &windows)?;
+        loaded.warn_of_context(&network, &windows);
         let output_layer = if self.output_layer { OutputLayer::Collect } else { OutputLayer::Omit };
 
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
