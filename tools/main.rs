@@ -1,7 +1,8 @@
 //! The `ggforge` program: a thin face over the library's public API.
 //!
 //! Each command has a file of its own and a line in [`COMMANDS`]. What a command shares with others is in `output.rs` (options of
-//! everything that writes), `exit.rs` (how a run ends), `terminal.rs` (what a person sees) and `signals.rs`.
+//! everything that writes), `measuring.rs` (text and machine of everything that runs a model over a text), `exit.rs` (how a run ends),
+//! `terminal.rs` (what a person sees) and `signals.rs`.
 
 mod bench;
 mod chat;
