@@ -6,7 +6,6 @@
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <tuple>
 #include <string>
 #include <ucontext.h>
 #include <vector>
@@ -181,12 +180,18 @@ static void run_block(bool backwards) {
     }
 }
 
-static std::map<std::string, std::pair<void*, Thunk>>& kernels() {
-    static std::map<std::string, std::pair<void*, Thunk>> kernels;
+struct Entry {
+    void* kernel;
+    Thunk thunk;
+    int argument_count;
+};
+
+static std::map<std::string, Entry>& kernels() {
+    static std::map<std::string, Entry> kernels;
     return kernels;
 }
 
-void add_kernel(const char* name, void* kernel, Thunk thunk) { kernels()[name] = {kernel, thunk}; }
+void add_kernel(const char* name, void* kernel, Thunk thunk, int argument_count) { kernels()[name] = {kernel, thunk, argument_count}; }
 
 u32 lane() { return current->number % 32; }
 
@@ -280,6 +285,12 @@ extern "C" const char* shim_kernel(size_t i) {
     return i < kernels.size() ? std::next(kernels.begin(), i)->first.c_str() : nullptr;
 }
 
+// Arguments that a kernel takes; -1 when there is no such kernel.
+extern "C" int shim_argument_count(const char* name) {
+    auto found = shim::kernels().find(name);
+    return found == shim::kernels().end() ? -1 : found->second.argument_count;
+}
+
 // Runs a kernel to its end. `order` is 0 for fibers from first to last, 1 for last to first. Returns false when there is no such kernel.
 extern "C" bool shim_launch(const char* name, const unsigned* grid, const unsigned* block, size_t shared_bytes, void** arguments,
                             int order) {
@@ -287,7 +298,8 @@ extern "C" bool shim_launch(const char* name, const unsigned* grid, const unsign
     auto found = kernels().find(name);
     if (found == kernels().end()) return false;
     if (shared_bytes > SHARED_BYTES_MAX) fail("asks for more shared memory than there is");
-    std::tie(running_kernel, running_thunk) = found->second;
+    running_kernel = found->second.kernel;
+    running_thunk = found->second.thunk;
     running_arguments = arguments;
     shared_size = shared_bytes;
     gridDim = {grid[0], grid[1], grid[2]};

@@ -49,7 +49,7 @@ u32 lane();
 // A kernel by name, and how to call it with a driver's array of pointers to arguments.
 typedef void (*Thunk)(void* kernel, void** arguments);
 
-void add_kernel(const char* name, void* kernel, Thunk thunk);
+void add_kernel(const char* name, void* kernel, Thunk thunk, int argument_count);
 
 template <unsigned... AT>
 struct Numbers {};
@@ -73,7 +73,7 @@ void thunk(void* kernel, void** arguments) {
 struct Registered {
     template <class... Arguments>
     Registered(const char* name, void (*kernel)(Arguments...)) {
-        add_kernel(name, (void*)kernel, thunk<Arguments...>);
+        add_kernel(name, (void*)kernel, thunk<Arguments...>, sizeof...(Arguments));
     }
 };
 

@@ -90,7 +90,7 @@
 )]
 #![cfg_attr(all(feature = "convert", not(feature = "eval")), doc = "[`imatrix`] < [`plan`] < [`pipeline`].")]
 #![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`] < [`model`] < [`eval`].")]
-#![cfg_attr(feature = "cuda", doc = "Beside them stands [`cuda`].")]
+#![cfg_attr(feature = "cuda", doc = "Above [`model`] stands [`cuda`].")]
 #![cfg_attr(not(feature = "convert"), doc = "[`error`] < [`simd`] < [`quant`] < [`source`] < [`gguf`].")]
 
 pub mod error;

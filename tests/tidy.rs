@@ -12,9 +12,9 @@ const LAYERS: &[&[&str]] = &[
     &["gguf", "hf"],
     &["tokenizer", "arch", "imatrix"],
     &["plan"],
-    &["pipeline", "matmul", "cuda"],
+    &["pipeline", "matmul"],
     &["model"],
-    &["eval"],
+    &["eval", "cuda"],
 ];
 
 fn rank(module: &str) -> Option<usize> {

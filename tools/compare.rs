@@ -6,12 +6,14 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use ggforge::eval::divergence::{self, Compared, Comparison, Quantiles};
 use ggforge::eval::{Estimate, Windows};
+use ggforge::model::Backend;
 use ggforge::pipeline::{self, Existing};
 use ggforge::report::page::{self, ComparedFile, Page};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text};
 use ggforge::source::TensorSource;
 use serde_json::{Value, json};
 
+use crate::device::Job;
 use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
 use crate::{Run, Session};
@@ -67,19 +69,36 @@ impl Run for Compare {
             // A page that cannot be written is better found before the work than after it.
             pipeline::check_target(page, self.existing(), &inputs)?;
         }
-        let cpu = self.machine.backend(session)?;
-        let base_network = base.network(&cpu, &windows)?;
-        base.warn_of_context(&base_network, &windows);
-        let networks = others.iter().map(|other| other.network(&cpu, &windows)).collect::<ggforge::Result<Vec<_>>>()?;
-        // Nothing is written before everything is known, so signals may end the run at once.
-        let never = AtomicBool::new(false);
-        let (comparison, seconds) =
-            timed("comparing", session, &never, |watch| divergence::measure(&base_network, &networks, &windows, watch))?;
+        let comparing = Comparing { base: &base, others: &others, windows: &windows, session };
+        let (comparison, seconds) = self.machine.run(session, comparing)?;
         let report = Report { arguments: &self, base: &base, others: &others, windows: &windows, comparison: &comparison, seconds };
         if let Some(page) = &self.report {
             pipeline::write_file(page, report.page().html().as_bytes(), self.existing(), &inputs)?;
         }
         print(&if self.json { report.json() } else { report.text() })
+    }
+}
+
+/// What is compared, on whichever machine.
+struct Comparing<'a> {
+    base: &'a Loaded,
+    others: &'a [Loaded],
+    windows: &'a Windows,
+    session: &'a Session,
+}
+
+impl Job for Comparing<'_> {
+    type Output = (Comparison, f64);
+
+    fn run<B: Backend>(self, backend: &B) -> Result<(Comparison, f64), Failure> {
+        let Comparing { base, others, windows, session } = self;
+        let n_bytes = std::iter::once(base).chain(others).map(Loaded::file_bytes).sum();
+        let network = base.network(backend, windows, n_bytes)?;
+        base.warn_of_context(&network, windows);
+        let others = others.iter().map(|other| other.network(backend, windows, n_bytes)).collect::<ggforge::Result<Vec<_>>>()?;
+        // Nothing is written before everything is known, so signals may end the run at once.
+        let never = AtomicBool::new(false);
+        Ok(timed("comparing", session, &never, |watch| divergence::measure(&network, &others, windows, watch))?)
     }
 }
 

@@ -2,9 +2,12 @@
 
 use clap::Args;
 use ggforge::Error;
-use ggforge::cuda::{Driver, Gpu};
+use ggforge::cuda::{Cuda, Driver, Gpu, Products};
+use ggforge::matmul::Engine;
+use ggforge::model::{Activations, Backend, Cpu};
 
-use crate::size;
+use crate::exit::{Failure, say};
+use crate::{Session, size};
 
 /// Options of every command that runs a model.
 #[derive(Debug, Clone, Args)]
@@ -44,7 +47,40 @@ pub enum Device {
     Cuda { gpu: Gpu, memory_bytes_max: Option<u64> },
 }
 
+/// What a command does on a machine, whichever it is.
+pub trait Job {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// The command's.
+    fn run<B: Backend>(self, backend: &B) -> Result<Self::Output, Failure>;
+}
+
 impl DeviceOptions {
+    /// Runs the job where the options say, and tells where that is, if it is not where one could expect.
+    ///
+    /// # Errors
+    /// `Gpu`, as [`DeviceOptions::choose`] and when the GPU does not start; `Usage` for rounded activations on a GPU; the job's.
+    pub fn run<J: Job>(&self, session: &Session, activations: Activations, job: J) -> Result<J::Output, Failure> {
+        let mut device = self.choose()?;
+        if activations != Activations::F32 && matches!(device, Device::Cuda { .. }) {
+            if self.device != Wish::Auto {
+                return Err(Error::usage("a GPU does not round activations; use --device cpu").into());
+            }
+            device = Device::Cpu { because: Some("a GPU does not round activations".to_owned()) };
+        }
+        if self.device == Wish::Auto && !session.quiet {
+            say(&format!("{}\n", device.line()));
+        }
+        match device {
+            Device::Cpu { .. } => job.run(&Cpu::new(Engine::detect(), session.n_threads(), activations)?),
+            Device::Cuda { gpu, memory_bytes_max } => job.run(&Cuda::open(&gpu, memory_bytes_max, Products::Best)?),
+        }
+    }
+
     /// Looks for what was asked for.
     ///
     /// # Errors

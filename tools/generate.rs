@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use ggforge::error::is_harmless;
 use ggforge::gguf::Model;
-use ggforge::matmul::Engine;
-use ggforge::model::{Activations, Cpu, Generation, Hparams, Network, Residency, Sampler, Sampling};
+use ggforge::model::{Activations, Backend, Generation, Hparams, Network, Residency, Sampler, Sampling};
 use ggforge::report::json_text;
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer};
 use serde_json::json;
 
 use crate::chat;
+use crate::device::{DeviceOptions, Job};
 use crate::exit::{Failure, print, say};
 use crate::terminal::warn;
 use crate::{Run, Session};
@@ -53,6 +53,8 @@ pub struct Generate {
     /// Start of the random numbers: the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    device: DeviceOptions,
     /// Print JSON at the end instead of text as it comes
     #[arg(long)]
     json: bool,
@@ -72,8 +74,28 @@ impl Run for Generate {
         if n_ctx > hparams.n_ctx_train {
             warn(&format!("{n_ctx} tokens of context; the model was trained for {}", hparams.n_ctx_train));
         }
-        let cpu = Cpu::new(Engine::detect(), session.n_threads(), Activations::F32)?;
-        let network = Network::open(&cpu, &model, n_ctx, Residency::Resident)?;
+        let continuation = Continuation { arguments: &self, session, model: &model, tokenizer: &tokenizer, prompt, n_ctx, sampler };
+        self.device.run(session, Activations::F32, continuation)
+    }
+}
+
+/// Everything that is needed to continue a text.
+struct Continuation<'a> {
+    arguments: &'a Generate,
+    session: &'a Session,
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+    prompt: Vec<u32>,
+    n_ctx: usize,
+    sampler: Sampler,
+}
+
+impl Job for Continuation<'_> {
+    type Output = ();
+
+    fn run<B: Backend>(self, backend: &B) -> Result<(), Failure> {
+        let Continuation { arguments, session, model, tokenizer, prompt, n_ctx, sampler } = self;
+        let network = Network::open(backend, model, n_ctx, Residency::Resident)?;
 
         let started = Instant::now();
         let mut generation = Generation::start(&network, &prompt, sampler)?;
@@ -81,18 +103,18 @@ impl Run for Generate {
         let started = Instant::now();
         let mut text = Text { pending: Vec::new(), is_raw: !io::stdout().is_terminal() };
         let (mut tokens, mut whole) = (Vec::new(), String::new());
-        while tokens.len() < self.tokens {
+        while tokens.len() < arguments.tokens {
             let token = generation.next_token()?;
             tokens.push(token);
             if tokenizer.ends_generation(token) {
                 break;
             }
             let new = text.add(&tokenizer.piece(token, Specials::Literal));
-            if self.json { whole += &new } else { print(&new)? }
+            if arguments.json { whole += &new } else { print(&new)? }
         }
         let of_text = Speed { n_tokens: tokens.len(), time: started.elapsed() };
         let rest = text.finish();
-        if self.json {
+        if arguments.json {
             let speed = json!({ "prompt": of_prompt.per_second(), "generation": of_text.per_second() });
             return print(&json_text(&json!({
                 "prompt": prompt, "tokens": tokens, "text": whole + &rest, "tokens_per_second": speed,

@@ -7,14 +7,15 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use ggforge::eval::{self, Cut, Progress, Watch, Windows};
 use ggforge::gguf::Model;
-use ggforge::matmul::Engine;
-use ggforge::model::{Activations, Cpu, Network, Residency};
+use ggforge::model::{Activations, Backend, Network};
 use ggforge::report::printable;
 use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::Tokenizer;
 use ggforge::{Error, Result};
 
 use crate::Session;
+use crate::device::{DeviceOptions, Job};
+use crate::exit::Failure;
 use crate::terminal::{TokenBar, warn};
 
 /// The text, and how much of it.
@@ -34,21 +35,11 @@ pub struct TextOptions {
 /// Where and how the model is computed.
 #[derive(Debug, Args)]
 pub struct MachineOptions {
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "auto")]
-    pub device: Device,
+    #[command(flatten)]
+    device: DeviceOptions,
     /// What activations are rounded to before products: q8 does what llama.cpp does on a CPU
     #[arg(long, value_enum, default_value = "f32")]
     pub activations: Rounding,
-}
-
-/// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The best there is
-    Auto,
-    /// The cores of this machine
-    Cpu,
 }
 
 /// What activations are rounded to.
@@ -70,15 +61,16 @@ impl Rounding {
 }
 
 impl MachineOptions {
-    /// The machine, with as many threads as the session asks for.
-    pub fn backend(&self, session: &Session) -> Result<Cpu> {
+    /// Runs the job on the machine, with as many threads as the session asks for.
+    ///
+    /// # Errors
+    /// As [`DeviceOptions::run`].
+    pub fn run<J: Job>(&self, session: &Session, job: J) -> Result<J::Output, Failure> {
         let activations = match self.activations {
             Rounding::F32 => Activations::F32,
             Rounding::Q8 => Activations::Q8,
         };
-        // Nothing but the CPU can compute yet.
-        let (Device::Auto | Device::Cpu) = self.device;
-        Cpu::new(Engine::detect(), session.n_threads(), activations)
+        self.device.run(session, activations, job)
     }
 }
 
@@ -101,13 +93,13 @@ impl Loaded {
         printable(self.path.as_os_str().as_encoded_bytes())
     }
 
-    /// Its network, which reads layers from the file as they are needed.
-    pub fn network<'a>(&'a self, cpu: &'a Cpu, windows: &Windows) -> Result<Network<'a, Cpu>> {
-        Network::open(cpu, &self.model, windows.ctx(), Residency::Streamed)
+    /// Its network. Layers are in memory, or read from the file as they are needed: where the backend wants those of `bytes_of_all`.
+    pub fn network<'a, B: Backend>(&'a self, backend: &'a B, windows: &Windows, bytes_of_all: u64) -> Result<Network<'a, B>> {
+        Network::open(backend, &self.model, windows.ctx(), backend.residency(bytes_of_all))
     }
 
     /// Warns of a context that the model was not trained for.
-    pub fn warn_of_context(&self, network: &Network<'_, Cpu>, windows: &Windows) {
+    pub fn warn_of_context<B: Backend>(&self, network: &Network<'_, B>, windows: &Windows) {
         let trained = network.hparams().n_ctx_train;
         if windows.ctx() > trained {
             warn(&format!("{}: trained for contexts of {trained} tokens, --ctx is {}", self.name(), windows.ctx()));

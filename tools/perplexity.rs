@@ -6,9 +6,11 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use ggforge::eval::Windows;
 use ggforge::eval::perplexity::{self, Perplexity as Measured};
+use ggforge::model::Backend;
 use ggforge::report::json_text;
 use serde_json::json;
 
+use crate::device::Job;
 use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
 use crate::{Run, Session};
@@ -49,17 +51,32 @@ impl Run for Perplexity {
     fn run(self, session: &Session) -> Result<(), Failure> {
         let loaded = Loaded::open(&self.model)?;
         let windows = self.text.windows(&loaded.tokenizer, self.stride)?;
-        let cpu = self.machine.backend(session)?;
-        let network = loaded.network(&cpu, &windows)?;
-        loaded.warn_of_context(&network, &windows);
-        // Nothing is written, so signals may end the run at once.
-        let never = AtomicBool::new(false);
-        let (measured, seconds) = timed("measuring", session, &never, |watch| perplexity::measure(&network, &windows, watch))?;
+        let measuring = Measuring { loaded: &loaded, windows: &windows, session };
+        let (measured, seconds) = self.machine.run(session, measuring)?;
         print(&if self.json {
             self.as_json(&windows, &measured, seconds)
         } else {
             self.as_text(&loaded, &windows, &measured, seconds)
         })
+    }
+}
+
+/// What is measured, on whichever machine.
+struct Measuring<'a> {
+    loaded: &'a Loaded,
+    windows: &'a Windows,
+    session: &'a Session,
+}
+
+impl Job for Measuring<'_> {
+    type Output = (Measured, f64);
+
+    fn run<B: Backend>(self, backend: &B) -> Result<(Measured, f64), Failure> {
+        let network = self.loaded.network(backend, self.windows, self.loaded.file_bytes())?;
+        self.loaded.warn_of_context(&network, self.windows);
+        // Nothing is written, so signals may end the run at once.
+        let never = AtomicBool::new(false);
+        Ok(timed("measuring", self.session, &never, |watch| perplexity::measure(&network, self.windows, watch))?)
     }
 }
 

@@ -4,6 +4,16 @@
 //! ([`Driver::start`]), and the kernels lie compiled in the program. Every way in which a machine can lack a usable GPU is an
 //! [`Error::Gpu`](crate::Error::Gpu) that says what is missing and what to do; none is a panic.
 
+mod backend;
+mod device;
+mod images;
+mod kernels;
+mod measure;
+mod modules;
 mod probe;
+mod ranges;
+mod staging;
 
+pub use backend::{Cuda, Operand, Products, Rows, Weight};
+pub use measure::{Timed, Work};
 pub use probe::{Driver, FUNCTIONS, Gpu, capability_min};

@@ -48,7 +48,7 @@ pub fn measure<B: Backend>(
 ) -> Result<Imatrix> {
     let mut counter = Counter::new(watch, windows.n_tokens());
     let mut collector = Collector { backend: network.backend(), sums: BTreeMap::new(), batch_tokens: 0 };
-    for batch in windows.batches(windows_per_batch(network.hparams(), windows)) {
+    for batch in windows.batches(windows_per_batch(network, windows)) {
         collector.batch_tokens = batch.tokens.len() as u64;
         let states = states(network, &batch, &mut counter, &mut collector)?;
         if output == OutputLayer::Collect {

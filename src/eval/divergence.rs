@@ -92,7 +92,7 @@ pub fn measure<B: Backend>(
     let mut counter = Counter::new(watch, windows.n_tokens() * (1 + others.len()));
     let mut base_nlls: Vec<f64> = Vec::with_capacity(windows.n_scored());
     let mut records: Vec<Vec<Record>> = others.iter().map(|_| Vec::with_capacity(windows.n_scored())).collect();
-    let sizes = std::iter::once(base).chain(others).map(|network| windows_per_batch(network.hparams(), windows));
+    let sizes = std::iter::once(base).chain(others).map(|network| windows_per_batch(network, windows));
     for batch in windows.batches(sizes.min().unwrap_or(1)) {
         let done = base_nlls.len();
         let base_states = scored_states(base, &batch, &mut counter)?;

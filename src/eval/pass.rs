@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::windows::{Batch, Windows};
 use crate::error::{Error, Fault, Place, Result};
-use crate::model::{self, Backend, Hparams, Network, Observer};
+use crate::model::{self, Backend, Network, Observer};
 
 /// How far a measurement is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,22 +89,16 @@ pub(super) fn scored_states<B: Backend>(network: &Network<'_, B>, batch: &Batch,
     network.normalised(&states, &batch.scored)
 }
 
-/// What the activations of a batch may take up. Weights are dequantized once for each batch, so it should be some thousand tokens; for
-/// 8 billion parameters it is.
-const BATCH_MEMORY_BYTES: usize = 512 << 20;
-
-/// More tokens make nothing faster, and progress coarser.
-const BATCH_TOKENS_MAX: usize = 4096;
-
-/// Windows that make a batch of a size that suits the model.
-pub(super) fn windows_per_batch(hparams: &Hparams, windows: &Windows) -> usize {
+/// Windows that make a batch of a size that suits the model and the machine.
+pub(super) fn windows_per_batch<B: Backend>(network: &Network<'_, B>, windows: &Windows) -> usize {
+    let (hparams, limits) = (network.hparams(), network.backend().batch_limits());
     let widest = hparams.layers.iter().map(|layer| {
         let attention = (2 * layer.n_head + 2 * layer.n_head_kv) * hparams.head_dim;
         attention.max(3 * layer.n_ff)
     });
     // The residual stream, its norm, and the widest of what comes between.
     let floats_per_token = 2 * hparams.n_embd + widest.max().unwrap_or(0);
-    let tokens = (BATCH_MEMORY_BYTES / (floats_per_token * size_of::<f32>())).min(BATCH_TOKENS_MAX);
+    let tokens = (limits.memory_bytes / (floats_per_token * size_of::<f32>())).min(limits.n_tokens);
     (tokens / windows.ctx()).max(1)
 }
 

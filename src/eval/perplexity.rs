@@ -27,7 +27,7 @@ pub struct Perplexity {
 pub fn measure<B: Backend>(network: &Network<'_, B>, windows: &Windows, watch: Watch<'_>) -> Result<Perplexity> {
     let mut counter = Counter::new(watch, windows.n_tokens());
     let mut nlls = Vec::with_capacity(windows.n_scored());
-    for batch in windows.batches(windows_per_batch(network.hparams(), windows)) {
+    for batch in windows.batches(windows_per_batch(network, windows)) {
         let states = scored_states(network, &batch, &mut counter)?;
         let scores = network.backend().score(&states, network.output(), &batch.targets)?;
         if let Some(at) = scores.iter().position(|score| !score.nll.is_finite()) {

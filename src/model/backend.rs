@@ -14,6 +14,7 @@
 
 use std::ops::Range;
 
+use super::weights::Residency;
 use crate::error::Result;
 use crate::matmul::Accumulate;
 use crate::quant::Format;
@@ -26,6 +27,18 @@ pub trait Backend: Sync {
     type Operand: Send + Sync;
     /// A matrix in its file format.
     type Weight: Send + Sync;
+
+    /// What a batch of an evaluation may take up here.
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits { memory_bytes: 512 << 20, n_tokens: 4096 }
+    }
+
+    /// Where the layers of models with so many bytes of weights are best during an evaluation: where weights are read from the file as
+    /// fast as they are used, there.
+    fn residency(&self, weights_bytes: u64) -> Residency {
+        let _ = weights_bytes;
+        Residency::Streamed
+    }
 
     /// Room for `[n_rows, n_cols]` values, which are anything until they are written.
     ///
@@ -152,6 +165,15 @@ pub trait Backend: Sync {
         b: (&Self::Operand, &Self::Weight),
         targets: &[u32],
     ) -> Result<Vec<Divergence>>;
+}
+
+/// How much is computed together. Weights are dequantized once for each batch, so it should be some thousand tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Bytes of activations.
+    pub memory_bytes: usize,
+    /// More tokens make nothing faster, and progress coarser.
+    pub n_tokens: usize,
 }
 
 /// A matrix as it lies in the file.

@@ -10,12 +10,14 @@ pub mod tiny;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 pub use paint::Paint;
 
-/// The project's root.
+/// The project's root; `GGFORGE_ROOT` where the tests run elsewhere than they were built.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| std::env::var_os("GGFORGE_ROOT").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from))
 }
 
 /// A file or folder below `fixtures/`.
@@ -68,9 +70,10 @@ pub fn program(path: impl AsRef<OsStr>) -> Command {
     }
 }
 
-/// The program under test, with nothing of the caller's environment that could change its output.
+/// The program under test (`GGFORGE_BIN` where it was built elsewhere), with nothing of the caller's environment that could change its
+/// output.
 pub fn ggforge() -> Command {
-    let mut command = program(env!("CARGO_BIN_EXE_ggforge"));
+    let mut command = program(std::env::var_os("GGFORGE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_ggforge").into()));
     command.env_remove("GGFORGE_SIMD");
     command
 }

@@ -33,7 +33,7 @@ pub fn shim() -> Option<&'static Shim> {
 }
 
 /// The host library, compiled anew when a source or the compiler changed.
-fn build() -> PathBuf {
+pub fn build() -> PathBuf {
     let kernels = common::root().join("kernels");
     let mut hash = DefaultHasher::new();
     common::succeeds(Command::new("g++").arg("--version")).stdout.hash(&mut hash);

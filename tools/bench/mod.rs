@@ -4,6 +4,7 @@
 //! medians.
 
 pub mod clock;
+mod cuda;
 mod formats;
 mod ggml;
 mod matmul;
@@ -11,6 +12,7 @@ mod model;
 #[allow(dead_code)] // the tests draw other weights from it
 mod paint;
 mod runs;
+mod shape;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
@@ -18,13 +20,19 @@ use crate::exit::Failure;
 use crate::{Entry, Run, Session};
 
 /// Every benchmark, in the order of the help.
-const BENCHES: &[Entry] = &[Entry::of::<formats::Formats>(), Entry::of::<matmul::Matmul>(), Entry::of::<model::ModelSpeed>()];
+const BENCHES: &[Entry] = &[
+    Entry::of::<formats::Formats>(),
+    Entry::of::<matmul::Matmul>(),
+    Entry::of::<model::ModelSpeed>(),
+    Entry::of::<cuda::CudaBench>(),
+];
 
 const EXAMPLES: &str = "\
 Examples:
   ggforge bench formats --filter Q4_K
   ggforge bench matmul --threads 1
-  ggforge bench model llama.gguf";
+  ggforge bench model llama.gguf
+  ggforge bench cuda";
 
 /// One of [`BENCHES`] and its arguments.
 pub struct Bench {

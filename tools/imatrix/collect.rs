@@ -10,6 +10,7 @@ use ggforge::eval::Windows;
 use ggforge::eval::collect::{self, OutputLayer};
 use ggforge::gguf::Model;
 use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Imatrix as Matrix};
+use ggforge::model::Backend;
 use ggforge::pipeline;
 use ggforge::report::json_text;
 use ggforge::source::TensorSource;
@@ -17,6 +18,7 @@ use serde_json::json;
 
 use super::{describe, existing, table, write};
 use crate::Session;
+use crate::device::Job;
 use crate::exit::{self, Failure};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, speed, timed};
 use crate::signals::Stop;
@@ -47,6 +49,32 @@ pub struct Collect {
     json: bool,
 }
 
+/// What is collected, on whichever machine.
+struct Collecting<'a> {
+    loaded: &'a Loaded,
+    windows: &'a Windows,
+    output_layer: OutputLayer,
+    dataset: &'a str,
+    session: &'a Session,
+}
+
+impl Job for Collecting<'_> {
+    type Output = (Matrix, f64);
+
+    fn run<B: Backend>(self, backend: &B) -> Result<(Matrix, f64), Failure> {
+        let Collecting { loaded, windows, output_layer, dataset, session } = self;
+        let network = loaded.network(backend, windows, loaded.file_bytes())?;
+        loaded.warn_of_context(&network, windows);
+        let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
+        let collected =
+            timed("collecting", session, stop.flag(), |watch| collect::measure(&network, windows, output_layer, dataset, watch));
+        collected.map_err(|error| match (error, stop.signal()) {
+            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
+            (error, _) => Failure::Library(error, None),
+        })
+    }
+}
+
 impl Collect {
     pub fn run(self, session: &Session) -> Result<(), Failure> {
         let loaded = Loaded::open(&self.model)?;
@@ -56,18 +84,10 @@ impl Collect {
         // An output that cannot be written is better found before the work than after it.
         pipeline::check_target(&self.output, existing(self.force), &inputs)?;
         let before = self.resume.as_deref().map(|path| self.resume(path, &dataset, &mut windows)).transpose()?;
-        let cpu = self.machine.backend(session)?;
-        let network = loaded.network(&cpu, &windows)?;
-        loaded.warn_of_context(&network, &windows);
         let output_layer = if self.output_layer { OutputLayer::Collect } else { OutputLayer::Omit };
 
-        let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
-        let collected =
-            timed("collecting", session, stop.flag(), |watch| collect::measure(&network, &windows, output_layer, &dataset, watch));
-        let (collected, seconds) = collected.map_err(|error| match (error, stop.signal()) {
-            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
-            (error, _) => Failure::Library(error, None),
-        })?;
+        let collecting = Collecting { loaded: &loaded, windows: &windows, output_layer, dataset: &dataset, session };
+        let (collected, seconds) = self.machine.run(session, collecting)?;
         let matrix = match before {
             None => collected,
             Some(mut before) => {

@@ -1,0 +1,325 @@
+//! A GPU at work: one allocation, one stream that computes, one that copies, and everything that is called on them.
+//!
+//! ```text
+//!   compute stream   | layer 0 ........ | layer 1 ........ | layer 2 ....
+//!   copy stream      | weights 1 |  | weights 2 |  | weights 3 |
+//! ```
+//!
+//! Work of the compute stream follows in order and needs no further care. A weight is written by the copy stream: it waits for the
+//! computations that used its place before (`ranges`), and is complete when [`Device::store`] returns, before anything can use it.
+//!
+//! Kernels are started only from a [`Launch`], whose shapes `kernels` has checked. Their own failures come back from the next call that
+//! waits for them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::sys::{self, CUevent_flags};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, LaunchConfig, PushKernelArg, result};
+
+use super::kernels::{Argument, Launch, Memory, TensorMap, View};
+use super::modules::Modules;
+use super::probe::{Driver, Gpu, failed, gpu};
+use super::ranges::{Fence, Ranges, padded};
+use super::staging::Staging;
+use crate::error::{Error, Result};
+use crate::report::decimal_bytes;
+
+/// Memory of the GPU that is left to others where no limit is given: the driver's own needs, and a desktop's.
+const LEFT_FREE_BYTES: u64 = 512 << 20;
+
+/// A GPU that is ready.
+pub(super) struct Device {
+    gpu: Gpu,
+    context: Arc<CudaContext>,
+    compute: Arc<CudaStream>,
+    copy: Arc<CudaStream>,
+    modules: Modules,
+    /// For what computations read: positions, tokens, tables.
+    small: Mutex<Staging>,
+    /// For weights.
+    large: Mutex<Staging>,
+    base: u64,
+    ranges: Mutex<Ranges<Arc<CudaEvent>>>,
+    /// Numbers the events that stand behind weights.
+    serial: AtomicU64,
+}
+
+/// A part of the device's memory. Dropping it gives the memory to whoever comes later on the compute stream.
+pub(super) struct Block {
+    device: Arc<Device>,
+    memory: Memory,
+    is_weight: bool,
+}
+
+impl Block {
+    pub(super) fn memory(&self) -> Memory {
+        self.memory
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let fence = if self.is_weight { self.device.now().map_or(Fence::Everything, |event| event) } else { Fence::Everything };
+        self.device.ranges().give(self.memory.at - self.device.base, self.memory.len_bytes, fence);
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // A failure has nobody left to act on it, and the process's end frees everything anyway.
+        let _ = self.context.synchronize();
+        // SAFETY: every block holds the device, so none is left; nothing runs any more.
+        let _ = unsafe { result::free_sync(self.base) };
+    }
+}
+
+impl Device {
+    /// Takes hold of a GPU, and of at most `memory_bytes_max` of its memory.
+    pub(super) fn open(chosen: &Gpu, memory_bytes_max: Option<u64>) -> Result<Arc<Device>> {
+        let driver = Driver::start()?;
+        let starts = |e| failed(&format!("GPU {}, {}, does not start", chosen.ordinal, chosen.name), e);
+        let context = CudaContext::new(chosen.ordinal).map_err(starts)?;
+        // SAFETY: the buffers of this context are parts of one allocation, whose uses this module orders itself.
+        unsafe { context.disable_event_tracking() };
+        let modules = Modules::open(&context, chosen, driver)?;
+        let compute = context.new_stream().map_err(starts)?;
+        // What looks at new weights is short and should not stand behind large products.
+        let copy = context.new_stream_with_priority(-1).map_err(starts)?;
+        let small = Staging::new(&context, 256 << 10, 8).map_err(starts)?;
+        let large = Staging::new(&context, 16 << 20, 4).map_err(starts)?;
+
+        let (free_bytes, _) = context.mem_get_info().map_err(starts)?;
+        let free_bytes = free_bytes as u64;
+        let len = memory_bytes_max.unwrap_or_else(|| free_bytes.saturating_sub(LEFT_FREE_BYTES.min(free_bytes / 8)));
+        if len > free_bytes {
+            let what = format!("{} of GPU memory were asked for, but {} are free", decimal_bytes(len), decimal_bytes(free_bytes));
+            return Err(gpu(what, "choose a smaller --gpu-memory, end what else uses the GPU, or use --device cpu"));
+        }
+        let (base, ranges) = allocate(len, memory_bytes_max.is_none())?;
+        let ranges = Mutex::new(ranges);
+        let (small, large, serial) = (Mutex::new(small), Mutex::new(large), AtomicU64::new(0));
+        Ok(Arc::new(Device { gpu: chosen.clone(), context, compute, copy, modules, small, large, base, ranges, serial }))
+    }
+
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// True where the products of compute capability 9.0 are among the modules.
+    pub(super) fn has_sm90(&self) -> bool {
+        self.modules.has_sm90()
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, Ranges<Arc<CudaEvent>>> {
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that may be used, are used, and were used at most.
+    pub(super) fn memory_bytes(&self) -> [u64; 3] {
+        let ranges = self.ranges();
+        [ranges.len(), ranges.used(), ranges.peak()]
+    }
+
+    /// The longest piece that is free.
+    pub(super) fn longest_free_bytes(&self) -> u64 {
+        self.ranges().longest()
+    }
+
+    /// Room for what computations write: `len_bytes`, which are anything.
+    pub(super) fn room(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<Block> {
+        let mut ranges = self.ranges();
+        let taken = padded(len_bytes).and_then(|len| Some((ranges.take_low(len)?, len)));
+        let (at, len_bytes) = taken.ok_or_else(|| no_room(&ranges, len_bytes, what))?;
+        Ok(Block { device: self.clone(), memory: Memory { at: self.base + at, len_bytes }, is_weight: false })
+    }
+
+    /// Room for what the copy stream works with, and nobody else.
+    pub(super) fn room_for_copy(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<Block> {
+        let (block, fences) = self.high_room(len_bytes, what)?;
+        self.wait_for(fences)?;
+        Ok(block)
+    }
+
+    fn high_room(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<(Block, Vec<Fence<Arc<CudaEvent>>>)> {
+        let mut ranges = self.ranges();
+        let is_past = |event: &Arc<CudaEvent>| event.is_complete();
+        let taken = padded(len_bytes).and_then(|len| Some((ranges.take_high(len, is_past)?, len)));
+        let ((at, fences), len_bytes) = taken.ok_or_else(|| no_room(&ranges, len_bytes, what))?;
+        Ok((Block { device: self.clone(), memory: Memory { at: self.base + at, len_bytes }, is_weight: true }, fences))
+    }
+
+    /// Lets the copy stream wait.
+    fn wait_for(&self, fences: Vec<Fence<Arc<CudaEvent>>>) -> Result<()> {
+        for fence in fences {
+            match fence {
+                Fence::Open => {}
+                Fence::Event { event, .. } => self.copy.wait(&event).map_err(lost)?,
+                Fence::Everything => self.copy.join(&self.compute).map_err(lost)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a weight into the device's memory, then calls `and_then` with its place to start more on the copy stream, and returns when
+    /// all of that is done. Computations that were started before go on meanwhile.
+    pub(super) fn store(self: &Arc<Self>, bytes: &[u8], what: &str, and_then: impl FnOnce(Memory) -> Result<()>) -> Result<Block> {
+        let block = self.room_for_copy(bytes.len() as u64, what)?;
+        let mut staging = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        staging.send(&self.copy, block.memory, bytes).map_err(lost)?;
+        and_then(block.memory)?;
+        self.copy.synchronize().map_err(lost)?;
+        Ok(block)
+    }
+
+    /// Writes `bytes` to the begin of `to`, before whatever is computed next.
+    pub(super) fn send(&self, to: Memory, bytes: &[u8]) -> Result<()> {
+        assert!(bytes.len() as u64 <= to.len_bytes, "room for what is sent");
+        let mut staging = self.small.lock().unwrap_or_else(PoisonError::into_inner);
+        staging.send(&self.compute, to, bytes).map_err(lost)
+    }
+
+    /// Reads the begin of `from`, after all that was started.
+    pub(super) fn fetch(&self, from: Memory, bytes: &mut [u8]) -> Result<()> {
+        self.fetch_on(&self.compute, from, bytes)
+    }
+
+    /// The same from the copy stream.
+    pub(super) fn fetch_copied(&self, from: Memory, bytes: &mut [u8]) -> Result<()> {
+        self.fetch_on(&self.copy, from, bytes)
+    }
+
+    fn fetch_on(&self, stream: &CudaStream, from: Memory, bytes: &mut [u8]) -> Result<()> {
+        assert!(bytes.len() as u64 <= from.len_bytes, "bytes to fetch");
+        let mut fetch = || {
+            self.context.bind_to_thread()?;
+            // SAFETY: the device's bytes lie in one block; the host's live until the stream has caught up, which is waited for here.
+            unsafe { result::memcpy_dtoh_async(bytes, from.at, stream.cu_stream()) }?;
+            stream.synchronize()
+        };
+        fetch().map_err(lost)
+    }
+
+    /// Copies the first `len_bytes` of `from` to the begin of `to`.
+    pub(super) fn copy(&self, from: Memory, to: Memory, len_bytes: u64) -> Result<()> {
+        assert!(len_bytes <= from.len_bytes.min(to.len_bytes), "room for a copy");
+        let copy = || {
+            self.context.bind_to_thread()?;
+            // SAFETY: both ranges lie in blocks that live, or whose successors come later on the same stream.
+            unsafe { result::memcpy_dtod_async(to.at, from.at, len_bytes as usize, self.compute.cu_stream()) }
+        };
+        copy().map_err(lost)
+    }
+
+    /// Writes zeros.
+    pub(super) fn clear(&self, memory: Memory) -> Result<()> {
+        let clear = || {
+            self.context.bind_to_thread()?;
+            // SAFETY: as for a copy.
+            unsafe { result::memset_d8_async(memory.at, 0, memory.len_bytes as usize, self.compute.cu_stream()) }
+        };
+        clear().map_err(lost)
+    }
+
+    /// Starts a kernel on the compute stream.
+    pub(super) fn launch(&self, launch: Result<Launch>) -> Result<()> {
+        self.launch_on(&self.compute, &launch?)
+    }
+
+    /// Starts a kernel on the copy stream, within [`Device::store`].
+    pub(super) fn launch_on_copy(&self, launch: Result<Launch>) -> Result<()> {
+        self.launch_on(&self.copy, &launch?)
+    }
+
+    fn launch_on(&self, stream: &CudaStream, launch: &Launch) -> Result<()> {
+        let failed_here = |e| failed(&format!("cannot start {}", launch.kernel), e);
+        let function = self.modules.function(&launch.kernel, launch.shared_bytes)?;
+        let mut builder = stream.launch_builder(&function);
+        for argument in &launch.arguments {
+            match argument {
+                Argument::Pointer(at) => builder.arg(at),
+                Argument::U32(n) => builder.arg(n),
+                Argument::U64(n) => builder.arg(n),
+                Argument::F32(x) => builder.arg(x),
+                Argument::Map(map) => builder.arg(map),
+            };
+        }
+        let [x, y, z] = launch.grid;
+        let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (launch.block, 1, 1), shared_mem_bytes: launch.shared_bytes };
+        // SAFETY: the arguments are those of the kernel's contract in kernels/LAUNCH.md, and `kernels` checked that what they point to
+        // lies within blocks.
+        unsafe { builder.launch(config) }.map_err(failed_here)?;
+        Ok(())
+    }
+
+    /// What TMA needs to know of a matrix of halves that it reads in boxes of 64 columns and `box_rows` rows.
+    pub(super) fn tensor_map(&self, matrix: View, box_rows: u32) -> Result<TensorMap> {
+        let mut map = TensorMap([0; 16]);
+        // SAFETY: the arrays have the lengths that rank 2 asks for, and the map has the size and alignment of a CUtensorMap.
+        let encoded = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                std::ptr::from_mut(&mut map).cast(),
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                2,
+                matrix.memory.at as *mut std::ffi::c_void,
+                [matrix.n_cols as u64, matrix.n_rows as u64].as_ptr(),
+                [matrix.ld as u64 * 2].as_ptr(),
+                [64, box_rows].as_ptr(),
+                [1, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        encoded.result().map_err(|e| failed("a map for TMA", e))?;
+        Ok(map)
+    }
+
+    /// Waits for all that was started.
+    pub(super) fn synchronize(&self) -> Result<()> {
+        self.context.synchronize().map_err(lost)
+    }
+
+    /// Milliseconds that the compute stream takes for what `work` starts.
+    pub(super) fn timed(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let mark = || self.compute.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(lost);
+        let before = mark()?;
+        work()?;
+        Ok(before.elapsed_ms(&mark()?).map_err(lost)?.into())
+    }
+
+    /// The fence behind all that the compute stream has been given so far.
+    fn now(&self) -> std::result::Result<Fence<Arc<CudaEvent>>, DriverError> {
+        let event = Arc::new(self.compute.record_event(None)?);
+        Ok(Fence::Event { serial: 1 + self.serial.fetch_add(1, Ordering::Relaxed), event })
+    }
+}
+
+/// One allocation of `len` bytes; less, where less will do and memory is in pieces.
+fn allocate(len: u64, less_will_do: bool) -> Result<(u64, Ranges<Arc<CudaEvent>>)> {
+    let mut len = len;
+    loop {
+        let ranges = Ranges::new(len);
+        // SAFETY: plain memory, freed when the device is dropped.
+        match unsafe { result::malloc_sync(ranges.len() as usize) } {
+            Ok(base) => return Ok((base, ranges)),
+            Err(_) if less_will_do && len > 1 << 30 => len -= len / 8,
+            Err(error) => return Err(failed(&format!("{} of GPU memory", decimal_bytes(ranges.len())), error)),
+        }
+    }
+}
+
+fn no_room(ranges: &Ranges<Arc<CudaEvent>>, need_bytes: u64, what: &str) -> Error {
+    let [len, free, longest] = [ranges.len(), ranges.len() - ranges.used(), ranges.longest()].map(decimal_bytes);
+    let what = format!(
+        "not enough GPU memory: {} for {what}; of {len} that may be used {free} are free, {longest} in one piece",
+        decimal_bytes(need_bytes)
+    );
+    gpu(what, "choose a smaller --ctx, a larger --gpu-memory, or --device cpu")
+}
+
+/// A call failed that should not: the device, or an earlier kernel on it.
+fn lost(error: DriverError) -> Error {
+    failed("the GPU failed", error)
+}

@@ -1,0 +1,128 @@
+//! Attention, and the rotation before it.
+
+use super::{Argument, Launch, Memory, View, internal, number};
+use crate::error::{Error, Result};
+
+/// Heads side by side in the rows of keys and values, and of queries.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cuda) struct Heads {
+    pub n_head: usize,
+    pub n_head_kv: usize,
+    pub head_dim: usize,
+}
+
+/// What turns heads.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cuda) struct Turn {
+    /// f32 `[n_positions, n_rot / 2, 2]`: cosine and sine of every pair.
+    pub angles: Memory,
+    pub n_positions: usize,
+    /// i32, one for each row, which the caller has checked.
+    pub positions: Memory,
+    /// Leading dimensions of a head that are turned.
+    pub n_rot: usize,
+    /// True where pairs are half of `n_rot` apart, false where they are neighbours.
+    pub is_neox: bool,
+}
+
+/// The entries of `attn.cu` by the widest head: dynamic shared bytes.
+const ENTRIES: &[(usize, u32)] = &[(64, 46_080), (80, 56_320), (96, 66_560), (128, 87_040), (256, 101_376)];
+
+/// Queries of a block.
+const QUERIES: u64 = 64;
+
+/// Heads as halves, turned or, without `turn`, as they are.
+pub(in crate::cuda) fn rope(x: View, head_dim: usize, turn: Option<Turn>, out: View) -> Result<Launch> {
+    x.same_shape(out, "turned heads")?;
+    if head_dim == 0 || !x.n_cols.is_multiple_of(head_dim) {
+        return Err(internal(format!("rows of {} with heads of {head_dim}", x.n_cols)));
+    }
+    let [x_at, ld_x] = x.floats("heads")?;
+    let [out_at, ld_out] = out.halves("turned heads")?;
+    let null = Argument::Pointer(0);
+    let (angles, positions, n_rot, is_neox) = match turn {
+        None => (null, null, 0, false),
+        Some(turn) => {
+            if !turn.n_rot.is_multiple_of(2) || turn.n_rot > head_dim {
+                return Err(internal(format!("{} of {head_dim} dimensions to turn", turn.n_rot)));
+            }
+            let elements = turn.n_positions.checked_mul(turn.n_rot).ok_or_else(|| internal("too many angles"))?;
+            let angles = turn.angles.holds(elements, 4, "angles")?;
+            (angles, turn.positions.holds(x.n_rows, 4, "positions")?, turn.n_rot, turn.is_neox)
+        }
+    };
+    let arguments = vec![
+        x_at,
+        ld_x,
+        number(x.n_cols / head_dim)?,
+        number(head_dim)?,
+        number(n_rot)?,
+        angles,
+        positions,
+        Argument::U32(is_neox.into()),
+        null,
+        out_at,
+        ld_out,
+    ];
+    Launch::new("rope_f16", x.n_rows as u64, arguments)
+}
+
+/// Where the sequences lie, in device memory and in short.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cuda) struct Sequences {
+    /// u32 `[n, 4]`: first row of queries and their number, first row of keys and their number. The caller has checked that they lie
+    /// in the matrices, and that there are at least as many keys as queries.
+    pub spans: Memory,
+    pub n: usize,
+    /// Most queries of one sequence.
+    pub longest: usize,
+}
+
+/// Causal attention over sequences: `out` is f32 `[n_rows of q, n_head * head_dim]`.
+pub(in crate::cuda) fn attention(
+    q: View,
+    k: View,
+    v: View,
+    sequences: Sequences,
+    heads: Heads,
+    scale: f32,
+    out: View,
+) -> Result<Launch> {
+    let Heads { n_head, n_head_kv, head_dim } = heads;
+    k.same_shape(v, "keys and values")?;
+    q.same_shape(out, "queries and results")?;
+    if n_head_kv == 0 || !n_head.is_multiple_of(n_head_kv) || [q.n_cols, k.n_cols] != [n_head, n_head_kv].map(|n| n * head_dim) {
+        return Err(internal(format!("attention of {n_head} heads over {n_head_kv} of {head_dim}")));
+    }
+    let entry = ENTRIES.iter().find(|(widest, _)| head_dim <= *widest).filter(|_| head_dim.is_multiple_of(8));
+    let &(widest, shared_bytes) = entry.ok_or_else(|| {
+        Error::unsupported(
+            format!("attention heads of {head_dim} on a GPU"),
+            "multiples of 8 up to 256 are possible; use --device cpu",
+        )
+    })?;
+    let [q_at, ld_q] = q.halves("queries")?;
+    let [k_at, ld_kv] = k.halves("keys")?;
+    let [v_at, ld_v] = v.halves("values")?;
+    if ld_kv != ld_v || !out.ld.is_multiple_of(2) {
+        return Err(internal("strides of an attention"));
+    }
+    let [out_at, ld_out] = out.floats("attention's result")?;
+    let spans = sequences.spans.holds(sequences.n.checked_mul(4).ok_or_else(|| internal("too many sequences"))?, 4, "sequences")?;
+    let arguments = vec![
+        q_at,
+        k_at,
+        v_at,
+        out_at,
+        spans,
+        number(n_head)?,
+        number(n_head_kv)?,
+        number(head_dim)?,
+        ld_q,
+        ld_kv,
+        ld_out,
+        Argument::F32(scale),
+    ];
+    let grid = [(sequences.longest as u64).div_ceil(QUERIES), n_head as u64, sequences.n as u64];
+    Launch::shaped(format!("attn_{widest}"), grid, 128, shared_bytes, arguments)
+}

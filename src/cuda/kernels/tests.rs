@@ -1,0 +1,134 @@
+use super::*;
+use crate::quant::Format;
+
+/// A buffer that holds everything these tests ask for.
+fn memory(at: u64) -> Memory {
+    Memory { at, len_bytes: 1 << 50 }
+}
+
+fn view(at: u64, n_rows: usize, n_cols: usize) -> View {
+    View::dense(memory(at), n_rows, n_cols)
+}
+
+fn is_internal<T>(result: Result<T>) -> bool {
+    matches!(result, Err(Error::Internal(_)))
+}
+
+fn is_unsupported<T>(result: Result<T>) -> bool {
+    matches!(result, Err(Error::Unsupported { .. }))
+}
+
+#[test]
+fn dequantization_has_a_warp_for_each_piece_of_a_row() {
+    let from = Selection { blocks: memory(4096), format: Format::Q4_K, rows: None, scale: 2.0 };
+    let launch = dequant_f16(from, view(8192, 3, 2048 + 256)).expect("a launch");
+    assert_eq!(launch.kernel, "dequant_f16_Q4_K");
+    assert_eq!((launch.grid, launch.block, launch.shared_bytes), ([(3 * 3u32).div_ceil(8), 1, 1], 256, 0));
+    let expected = [
+        Argument::Pointer(4096),
+        Argument::Pointer(0),
+        Argument::U32(3),
+        Argument::U32(2304),
+        Argument::F32(2.0),
+        Argument::Pointer(8192),
+        Argument::U32(2304),
+    ];
+    assert_eq!(launch.arguments, expected);
+
+    // A vocabulary of 2^20 with rows of 2^14: more than 2^32 weights.
+    let launch = dequant_f16(from, view(8192, 1 << 20, 1 << 14)).expect("a launch");
+    assert_eq!(launch.grid[0], 1 << 21);
+    assert!(is_internal(dequant_f16(from, view(8192, 3, 100))), "a row of broken blocks");
+}
+
+#[test]
+fn what_does_not_fit_its_buffer_is_refused() {
+    let small = |len_bytes| Memory { at: 4096, len_bytes };
+    let x = View::dense(small(4 * 10 * 64), 10, 64);
+    let out = View::dense(memory(8192), 10, 64);
+    let scales = memory(1 << 20);
+    assert!(rows_f16(x, out, scales).is_ok());
+    assert!(is_internal(rows_f16(View { memory: small(4 * 10 * 64 - 1), ..x }, out, scales)));
+    assert!(is_internal(rows_f16(View { memory: small(4 * 10 * 64).from(4).expect("inside"), ..x }, out, scales)), "misaligned");
+    assert!(is_internal(rows_f16(View { ld: 63, ..x }, out, scales)), "rows that overlap");
+    assert!(is_internal(rows_f16(x, View { ld: 68, ..out }, scales)), "rows that start between 16 bytes");
+    assert!(is_internal(rows_f16(x, View { n_rows: 9, ..out }, scales)), "another shape");
+    assert!(is_internal(rows_f16(View { n_rows: usize::MAX, ld: usize::MAX, ..x }, View { n_rows: usize::MAX, ..out }, scales)));
+    assert!(is_internal(rows_f16(x, out, small(39))), "too few scales");
+    assert!(is_internal(rows_f16(View { n_rows: 0, ..x }, View { n_rows: 0, ..out }, scales)), "no rows");
+    assert!(is_internal(small(8).from(9)));
+    assert!(is_unsupported(rms_norm_f32(view(4096, 1 << 31, 8), memory(4096), 1e-5)), "a grid beyond CUDA's limit");
+    assert!(is_unsupported(rms_norm_f32(view(4096, 1, 1 << 32), memory(4096), 1e-5)), "a count beyond 32 bits");
+}
+
+#[test]
+fn large_products_use_the_large_tile() {
+    let product = |m, n, k| {
+        let a = Scaled { values: view(4096, m, k), row_scale: Some(memory(256)) };
+        gemm(a, Matrix16 { values: view(8192, n, k), alpha: 0.5 }, None, false, view(16384, m, n), 132)
+    };
+    let large = product(8192, 8192, 8192).expect("a launch");
+    assert_eq!(
+        (large.kernel.as_str(), large.grid, large.block, large.shared_bytes),
+        ("gemm_128x256_store", [64 * 32, 1, 1], 256, 98_304)
+    );
+    assert_eq!(large.arguments[5..11].to_vec(), [8192; 6].map(Argument::U32));
+    let small = product(129, 1000, 64).expect("a launch");
+    assert_eq!(
+        (small.kernel.as_str(), small.grid, small.block, small.shared_bytes),
+        ("gemm_128x128_store", [16, 1, 1], 128, 65_536)
+    );
+    assert!(is_internal(product(1, 10, 12)), "twelve columns, which should have been padded");
+    assert!(is_unsupported(product(1, 9, 16)), "an odd stride of the product");
+}
+
+#[test]
+fn a_product_of_few_rows_reads_blocks() {
+    let of = |batch| {
+        let x = Scaled { values: view(4096, batch, 4096), row_scale: None };
+        gemv(Format::Q6_K, memory(8192), x, true, view(16384, batch, 14336))
+    };
+    for (batch, name) in [(1, "gemv_Q6_K_1"), (2, "gemv_Q6_K_8"), (8, "gemv_Q6_K_8")] {
+        let launch = of(batch).expect("a launch");
+        assert_eq!((launch.kernel.as_str(), launch.grid, launch.block), (name, [1792, 1, 1], 128));
+        assert_eq!(launch.arguments[7..], [14336, 4096, batch as u32, 1].map(Argument::U32));
+    }
+    assert!(is_internal(of(9)));
+}
+
+#[test]
+fn attention_takes_the_narrowest_entry_that_holds_a_head() {
+    let with = |head_dim: usize, n_sequences, longest| {
+        let heads = Heads { n_head: 8, n_head_kv: 2, head_dim };
+        let sequences = Sequences { spans: memory(512), n: n_sequences, longest };
+        let [q, out] = [4096, 8192].map(|at| view(at, 1000, 8 * head_dim));
+        let [k, v] = [16384, 32768].map(|at| view(at, 1000, 2 * head_dim));
+        attention(q, k, v, sequences, heads, 0.125, out)
+    };
+    for (head_dim, name, shared_bytes) in [
+        (8, "attn_64", 46_080),
+        (64, "attn_64", 46_080),
+        (72, "attn_80", 56_320),
+        (96, "attn_96", 66_560),
+        (128, "attn_128", 87_040),
+    ] {
+        let launch = with(head_dim, 3, 65).expect("a launch");
+        assert_eq!((launch.kernel.as_str(), launch.grid, launch.shared_bytes), (name, [2, 8, 3], shared_bytes));
+    }
+    assert_eq!(with(256, 1, 1).expect("a launch").kernel, "attn_256");
+    assert!(is_unsupported(with(264, 1, 1)));
+    assert!(is_unsupported(with(12, 1, 1)));
+    assert!(is_unsupported(with(64, 65_536, 1)), "more sequences than a grid has layers");
+}
+
+#[test]
+fn heads_are_turned_within_their_width() {
+    let turn = Turn { angles: memory(256), n_positions: 512, positions: memory(512), n_rot: 64, is_neox: true };
+    let of = |turn| rope(view(4096, 10, 512), 128, Some(turn), view(8192, 10, 512));
+    let launch = of(turn).expect("a launch");
+    assert_eq!((launch.kernel.as_str(), launch.grid), ("rope_f16", [10, 1, 1]));
+    assert_eq!(launch.arguments[2..5], [4, 128, 64].map(Argument::U32));
+    assert!(is_internal(of(Turn { n_rot: 130, ..turn })));
+    assert!(is_internal(of(Turn { n_rot: 63, ..turn })));
+    assert!(is_internal(rope(view(4096, 10, 500), 128, None, view(8192, 10, 500))), "half a head");
+}

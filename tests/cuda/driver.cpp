@@ -1,0 +1,339 @@
+// A libcuda.so.1 that runs kernels on this CPU, for tests: the program, cudarc and the backend call it as they call NVIDIA's.
+//
+// Kernels are those of kernels/, compiled by g++ with the host shim into the library that FAKE_CUDA_KERNELS names. Streams are queues
+// of work, and FAKE_CUDA_ORDER says when it is done, within what CUDA allows:
+//
+//   eager          at once
+//   lazy           not before somebody waits for it
+//   copies-first   copies and their kernels at once, computations when waited for: a weight that overwrites another too early shows
+//   copies-last    the other way round: a computation that does not wait for its weights shows
+//
+// Device memory starts as NaN, and every copy must lie in it. FAKE_CUDA_MEMORY is its size in MiB. A mistake ends the process.
+
+#include <deque>
+#include <dlfcn.h>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <string>
+#include <sys/mman.h>
+#include <vector>
+
+typedef unsigned long long u64;
+
+[[noreturn]] static void fail(const std::string& what) {
+    fprintf(stderr, "fake driver: %s\n", what.c_str());
+    abort();
+}
+
+static std::string setting(const char* name, const char* otherwise) {
+    const char* value = getenv(name);
+    return value ? value : otherwise;
+}
+
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_READY = 600 };
+
+// ---- Streams
+
+struct Stream {
+    bool copies = false;
+    std::deque<std::function<void()>> waiting;
+    u64 given = 0, done = 0;
+
+    bool is_eager() const {
+        static const std::string order = setting("FAKE_CUDA_ORDER", "eager");
+        if (order == "eager" || order == "lazy") return order == "eager";
+        if (order != "copies-first" && order != "copies-last") fail("FAKE_CUDA_ORDER=" + order);
+        return copies == (order == "copies-first");
+    }
+
+    // Does all work up to the `until`-th piece.
+    void drain(u64 until) {
+        while (done < until) {
+            auto work = std::move(waiting.front());
+            waiting.pop_front();
+            done++;
+            work();
+        }
+    }
+
+    void give(std::function<void()> work) {
+        waiting.push_back(std::move(work));
+        given++;
+        if (is_eager()) drain(given);
+    }
+};
+
+struct Event {
+    Stream* stream = nullptr;
+    u64 at = 0;
+
+    void wait() {
+        if (stream) stream->drain(at);
+    }
+};
+
+static std::recursive_mutex lock;
+#define LOCKED std::lock_guard<std::recursive_mutex> guard(lock)
+
+static std::vector<Stream*> streams;
+
+static Stream* new_stream(bool copies) {
+    streams.push_back(new Stream);
+    streams.back()->copies = copies;
+    return streams.back();
+}
+
+static Stream* default_stream() {
+    static Stream* stream = new_stream(false);
+    return stream;
+}
+
+static Stream* of(void* stream) { return stream ? (Stream*)stream : default_stream(); }
+
+static void drain_all() {
+    for (Stream* stream : streams) stream->drain(stream->given);
+}
+
+// ---- Memory
+
+static size_t memory_bytes() {
+    static const size_t bytes = strtoull(setting("FAKE_CUDA_MEMORY", "256").c_str(), nullptr, 10) << 20;
+    return bytes;
+}
+
+// What lies outside of every allocation cannot be touched: kernels that do end the process.
+static std::map<u64, size_t> allocations;
+static size_t allocated;
+
+static void check_range(u64 at, size_t len, const char* what) {
+    auto after = allocations.upper_bound(at);
+    if (after == allocations.begin()) fail(std::string(what) + " outside device memory");
+    auto in = std::prev(after);
+    if (at + len > in->first + in->second) fail(std::string(what) + " beyond the end of an allocation");
+}
+
+// ---- Kernels
+
+struct Kernels {
+    bool (*launch)(const char*, const unsigned*, const unsigned*, size_t, void**, int);
+    int (*argument_count)(const char*);
+
+    Kernels() {
+        std::string path = setting("FAKE_CUDA_KERNELS", "");
+        void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+        if (!library) fail(std::string("no kernels: ") + dlerror());
+        launch = (decltype(launch))dlsym(library, "shim_launch");
+        argument_count = (decltype(argument_count))dlsym(library, "shim_argument_count");
+        if (!launch || !argument_count) fail("no shim_launch in " + path);
+    }
+};
+
+static Kernels& kernels() {
+    static Kernels kernels;
+    return kernels;
+}
+
+struct Function {
+    std::string name;
+    size_t shared_bytes_max = 48 << 10;
+};
+
+static thread_local void* current_context;
+
+extern "C" {
+
+int cuInit(unsigned) { return SUCCESS; }
+int cuDriverGetVersion(int* version) { return *version = 12040, SUCCESS; }
+
+int cuDeviceGetCount(int* n) { return *n = 1, SUCCESS; }
+int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal ? 101 : SUCCESS; }
+int cuDeviceGetName(char* name, int len, int) { return snprintf(name, len, "CPU in disguise"), SUCCESS; }
+int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = memory_bytes(), SUCCESS; }
+
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+    case 75: *value = 8; break;  // compute capability, major
+    case 76: *value = 0; break;  // minor
+    case 16: *value = 4; break;  // multiprocessors: few, so that small products use the large tile too
+    default: *value = 0;         // memory pools among them
+    }
+    return SUCCESS;
+}
+
+int cuDevicePrimaryCtxRetain(void** context, int) { return *context = (void*)&allocations, SUCCESS; }
+int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+int cuCtxGetCurrent(void** context) { return *context = current_context, SUCCESS; }
+int cuCtxSetCurrent(void* context) { return current_context = context, SUCCESS; }
+
+int cuCtxSynchronize() {
+    LOCKED;
+    drain_all();
+    return SUCCESS;
+}
+
+int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
+    LOCKED;
+    *total = memory_bytes();
+    *free_bytes = *total - allocated;
+    return SUCCESS;
+}
+
+int cuMemAlloc_v2(u64* at, size_t len) {
+    LOCKED;
+    if (len == 0 || len > memory_bytes() - allocated) return len ? OUT_OF_MEMORY : INVALID_VALUE;
+    void* memory = mmap(nullptr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return OUT_OF_MEMORY;
+    memset(memory, 0xff, len);
+    allocations[*at = (u64)memory] = len;
+    allocated += len;
+    return SUCCESS;
+}
+
+int cuMemFree_v2(u64 at) {
+    LOCKED;
+    drain_all();
+    auto found = allocations.find(at);
+    if (found == allocations.end()) fail("frees what was not allocated");
+    munmap((void*)at, found->second);
+    allocated -= found->second;
+    allocations.erase(found);
+    return SUCCESS;
+}
+
+int cuMemHostAlloc(void** at, size_t len, unsigned flags) {
+    if (flags) fail("asks for host memory that it cannot read");
+    return (*at = malloc(len)) ? SUCCESS : OUT_OF_MEMORY;
+}
+
+int cuMemFreeHost(void* at) { return free(at), SUCCESS; }
+
+// As a page-locked copy does it, the host's bytes are read when the copy happens.
+int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t len, void* stream) {
+    LOCKED;
+    check_range(to, len, "a copy");
+    of(stream)->give([=] { memcpy((void*)to, from, len); });
+    return SUCCESS;
+}
+
+int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t len, void* stream) {
+    LOCKED;
+    check_range(from, len, "a copy");
+    of(stream)->give([=] { memcpy(to, (void*)from, len); });
+    return SUCCESS;
+}
+
+int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t len, void* stream) {
+    LOCKED;
+    check_range(from, len, "a copy");
+    check_range(to, len, "a copy");
+    if (to < from + len && from < to + len) fail("copies a range onto itself");
+    of(stream)->give([=] { memcpy((void*)to, (void*)from, len); });
+    return SUCCESS;
+}
+
+int cuMemsetD8Async(u64 at, unsigned char value, size_t len, void* stream) {
+    LOCKED;
+    check_range(at, len, "a fill");
+    of(stream)->give([=] { memset((void*)at, value, len); });
+    return SUCCESS;
+}
+
+int cuModuleLoadData(void** module, const void*) { return *module = malloc(1), SUCCESS; }
+int cuModuleLoadDataEx(void** module, const void*, unsigned, int*, void**) { return *module = malloc(1), SUCCESS; }
+int cuModuleUnload(void* module) { return free(module), SUCCESS; }
+
+int cuModuleGetFunction(void** function, void*, const char* name) {
+    LOCKED;
+    if (kernels().argument_count(name) < 0) return NOT_FOUND;
+    Function* found = new Function;
+    found->name = name;
+    return *function = found, SUCCESS;
+}
+
+int cuFuncSetAttribute(void* function, int attribute, int value) {
+    if (attribute != 8 || value > 227 << 10) return INVALID_VALUE; // the most dynamic shared memory of an H100
+    ((Function*)function)->shared_bytes_max = value;
+    return SUCCESS;
+}
+
+int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared_bytes,
+                   void* stream, void** arguments, void**) {
+    LOCKED;
+    Function& kernel = *(Function*)function;
+    if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || bx * by * bz > 1024) return INVALID_VALUE;
+    if (shared_bytes > kernel.shared_bytes_max) return INVALID_VALUE;
+    // All of the emulated kernels' arguments have at most eight bytes.
+    std::vector<u64> values;
+    for (int i = 0; i < kernels().argument_count(kernel.name.c_str()); i++) values.push_back(*(u64*)arguments[i]);
+    of(stream)->give([=, &kernel]() mutable {
+        std::vector<void*> pointers;
+        for (u64& value : values) pointers.push_back(&value);
+        unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+        if (!kernels().launch(kernel.name.c_str(), grid, block, shared_bytes, pointers.data(), 0)) fail("no kernel " + kernel.name);
+    });
+    return SUCCESS;
+}
+
+int cuStreamCreate(void** stream, unsigned) {
+    LOCKED;
+    return *stream = new_stream(false), SUCCESS;
+}
+
+int cuStreamCreateWithPriority(void** stream, unsigned, int) {
+    LOCKED;
+    return *stream = new_stream(true), SUCCESS;
+}
+
+int cuStreamDestroy_v2(void* stream) {
+    LOCKED;
+    of(stream)->drain(of(stream)->given);
+    return SUCCESS;
+}
+
+int cuStreamSynchronize(void* stream) {
+    LOCKED;
+    of(stream)->drain(of(stream)->given);
+    return SUCCESS;
+}
+
+int cuStreamWaitEvent(void* stream, void* event, unsigned) {
+    LOCKED;
+    Event then = *(Event*)event; // as it is now, whatever is recorded later
+    of(stream)->give([=]() mutable { then.wait(); });
+    return SUCCESS;
+}
+
+int cuEventCreate(void** event, unsigned) { return *event = new Event, SUCCESS; }
+int cuEventDestroy_v2(void* event) { return delete (Event*)event, SUCCESS; }
+
+int cuEventRecord(void* event, void* stream) {
+    LOCKED;
+    *(Event*)event = Event{of(stream), of(stream)->given};
+    return SUCCESS;
+}
+
+int cuEventQuery(void* event) {
+    LOCKED;
+    Event& then = *(Event*)event;
+    return !then.stream || then.stream->done >= then.at ? SUCCESS : NOT_READY;
+}
+
+int cuEventSynchronize(void* event) {
+    LOCKED;
+    ((Event*)event)->wait();
+    return SUCCESS;
+}
+
+int cuEventElapsedTime(float* ms, void*, void*) { return *ms = 1.0f, SUCCESS; }
+
+int cuGetErrorName(int code, const char** name) { return *name = code == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR", SUCCESS; }
+int cuGetErrorString(int, const char** text) { return *text = "an error", SUCCESS; }
+
+// Only for compute capability 9.0, which this is not.
+int cuTensorMapEncodeTiled() { fail("a tensor map"); }
+
+} // extern "C"

@@ -1,0 +1,247 @@
+//! A model gives the same on a GPU as on the CPU: weights bit for bit, products within what halves allow, log-likelihoods within 2e-5 in
+//! the mean; and the same bits every time, however little memory there is.
+//!
+//! Where there is no GPU these tests say so and pass, and the same tests run in a child process whose `libcuda.so.1` is
+//! `tests/cuda/driver.cpp`: a driver that runs the kernels, compiled by g++, on this CPU. Everything above it is what a GPU gets: the
+//! probe, cudarc, the memory, every launch.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+#[path = "gpu/disguise.rs"]
+mod disguise;
+#[path = "gpu/measure.rs"]
+mod measure;
+
+use std::path::{Path, PathBuf};
+
+use ggforge::cuda::{Cuda, Driver, Products};
+use ggforge::gguf::Model;
+use ggforge::matmul::Engine;
+use ggforge::model::{Accumulate, Activations, Backend, Cpu, Matrix, Residency};
+use ggforge::quant::Format;
+use ggforge::simd::Level;
+
+mod common;
+
+#[allow(dead_code, unused_macros, unused_imports)] // of which only the library is used
+#[path = "kernels/shim.rs"]
+mod shim;
+
+use common::Paint;
+use disguise::is_disguised;
+use measure::{greedy, measure, text};
+
+/// Mean difference of log-likelihoods over thousands of tokens, in nats.
+const MEAN_NLL_TOLERANCE: f64 = 2e-5;
+/// Root of the mean square of differences, for any number of tokens.
+const RMS_NLL_TOLERANCE: f64 = 1.5e-3;
+
+/// Memory of each test: they run side by side.
+const MEMORY_BYTES: u64 = 2 << 30;
+const MEMORY_BYTES_DISGUISED: u64 = 60 << 20;
+
+/// The GPU, or `None` with a word about it.
+fn gpu(products: Products, memory_bytes: u64) -> Option<Cuda> {
+    match Driver::start().and_then(|driver| driver.choose(None)) {
+        Ok(gpu) => Some(Cuda::open(&gpu, Some(memory_bytes), products).expect("a GPU that starts")),
+        Err(error) => {
+            println!("skipped: no device ({error})");
+            None
+        }
+    }
+}
+
+fn any_gpu() -> Option<Cuda> {
+    gpu(Products::Best, if is_disguised() { MEMORY_BYTES_DISGUISED } else { MEMORY_BYTES })
+}
+
+/// Formats that a model's weights can have.
+fn formats() -> impl Iterator<Item = Format> {
+    Format::ALL.iter().copied().filter(|f| f.can_dequantize() && !f.is_for_activations() && *f != Format::F64)
+}
+
+fn random_floats(len: usize, paint: &mut Paint) -> Vec<f32> {
+    (0..len).map(|_| (paint.next() >> 8) as u32 as f32 / (1u32 << 31) as f32 - 0.5).collect()
+}
+
+fn matrix(format: Format, n_rows: usize, n_cols: usize, paint: &mut Paint) -> Matrix {
+    let weights = random_floats(n_rows * n_cols, paint);
+    let mut bytes = vec![0; format.row_bytes(n_cols as u64).expect("whole blocks") as usize * n_rows];
+    format.quantize_rows(Level::detect(), &weights, n_cols, None, &mut bytes).expect("finite weights");
+    Matrix { format, n_rows, n_cols, bytes }
+}
+
+fn dequantized(matrix: &Matrix) -> Vec<f32> {
+    let mut weights = vec![0.0; matrix.n_rows * matrix.n_cols];
+    matrix.format.dequantize(Level::detect(), &matrix.bytes, &mut weights);
+    weights
+}
+
+#[test]
+fn weights_have_the_bits_of_the_cpu() {
+    let Some(cuda) = any_gpu() else { return };
+    let mut paint = Paint::new(11);
+    for format in formats() {
+        for n_blocks in [8, 11 * (256 / format.block_len()).max(1)] {
+            let n_cols = n_blocks * format.block_len().max(8);
+            let n_rows = 7;
+            let row_bytes = format.row_bytes(n_cols as u64).expect("whole blocks") as usize;
+            let bytes: Vec<u8> = (0..n_rows * row_bytes).map(|_| paint.next() as u8).collect();
+            let matrix = Matrix { format, n_rows, n_cols, bytes };
+            let expected = dequantized(&matrix);
+            let weight = cuda.weight(matrix).expect("room");
+            let tokens = [3, 0, 6, 6, 1];
+            let found = cuda.download(&cuda.embed(&weight, &tokens).expect("rows")).expect("a GPU that works");
+            for (at, (a, b)) in
+                found.iter().zip(tokens.iter().flat_map(|t| &expected[*t as usize * n_cols..][..n_cols])).enumerate()
+            {
+                let same = a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                assert!(same, "{format}, {n_cols} columns, weight {at}: {a} where {b} is expected");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_agree_with_f64() {
+    let shapes: &[(usize, usize, usize)] = if is_disguised() {
+        &[(3, 130, 256), (33, 262, 512)]
+    } else {
+        &[(1, 512, 256), (5, 130, 2048), (9, 1000, 1024), (700, 1030, 2304)]
+    };
+    for products in [Products::Best, Products::Portable] {
+        let memory_bytes = if is_disguised() { MEMORY_BYTES_DISGUISED } else { MEMORY_BYTES };
+        let Some(cuda) = gpu(products, memory_bytes) else { return };
+        let mut paint = Paint::new(12);
+        for format in [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_K, Format::Q6_K, Format::IQ4_XS] {
+            for &(m, n, k) in shapes {
+                agrees_with_f64(&cuda, matrix(format, n, k, &mut paint), m, &mut paint);
+            }
+        }
+    }
+}
+
+fn agrees_with_f64(cuda: &Cuda, matrix: Matrix, m: usize, paint: &mut Paint) {
+    let (format, n, k) = (matrix.format, matrix.n_rows, matrix.n_cols);
+    let weights = dequantized(&matrix);
+    let weight = cuda.weight(matrix).expect("room");
+    // A row that is a million times the others.
+    let mut x = random_floats(m * k, paint);
+    x[..k].iter_mut().for_each(|x| *x *= 1e6);
+    let before = random_floats(m * n, paint);
+    let gain = cuda.upload(&vec![1.0; k], k).expect("room");
+    let operand = cuda.rms_norm(&cuda.upload(&x, k).expect("room"), &gain, 0.0).expect("a norm");
+    let mut stored = cuda.rows(m, n).expect("room");
+    cuda.matmul(&operand, &weight, Accumulate::Store, &mut stored).expect("a product");
+    let mut added = cuda.upload(&before, n).expect("room");
+    cuda.matmul(&operand, &weight, Accumulate::Add, &mut added).expect("a product");
+    let (stored, added) = (cuda.download(&stored).expect("rows"), cuda.download(&added).expect("rows"));
+    for row in 0..m {
+        let x: Vec<f64> = x[row * k..][..k].iter().map(|x| f64::from(*x)).collect();
+        let rms = (x.iter().map(|x| x * x).sum::<f64>() / k as f64).sqrt();
+        for column in 0..n {
+            let terms = x.iter().zip(&weights[column * k..][..k]).map(|(x, w)| x / rms * f64::from(*w));
+            let (sum, magnitude) = terms.fold((0.0, 0.0), |(sum, magnitude), term| (sum + term, magnitude + term.abs()));
+            // Both factors are rounded to halves, 2^-12 each at most; sums in f32.
+            let bound = magnitude * 2.2 / 4096.0 + 1e-6;
+            let at = row * n + column;
+            let expected = [sum, sum + f64::from(before[at])];
+            for (found, expected) in [stored[at], added[at]].into_iter().zip(expected) {
+                let error = (f64::from(found) - expected).abs();
+                assert!(
+                    error <= bound,
+                    "{format} [{m}, {k}] * [{n}, {k}]^T at {row}, {column}: {found} where {expected} is expected"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn log_likelihoods_agree_with_the_cpu() {
+    let name = if is_disguised() { "forge-3m" } else { "forge-23m" };
+    let Some(cuda) = any_gpu() else { return };
+    let Some(folder) = model_folder(name) else { return };
+    let scratch = common::scratch();
+    for file_type in ["F16", "Q8_0", "Q4_K_M", "Q2_K", "IQ4_XS"] {
+        let path = converted(&folder, file_type, scratch.path());
+        let model = Model::open(&path).expect("a model");
+        let text = text(&model, name);
+        let cpu = Cpu::new(Engine::detect(), threads(), Activations::F32).expect("a CPU");
+        let expected = measure(&cpu, &model, Residency::Resident, &text, 8);
+        let found = measure(&cuda, &model, Residency::Resident, &text, 8);
+        assert_eq!(found.nll.len(), expected.nll.len());
+        let n_tokens = found.nll.len();
+        let differences: Vec<f64> = found.nll.iter().zip(&expected.nll).map(|(a, b)| a - b).collect();
+        let mean = differences.iter().sum::<f64>() / n_tokens as f64;
+        let rms = (differences.iter().map(|d| d * d).sum::<f64>() / n_tokens as f64).sqrt();
+        let agreeing = found.argmax.iter().zip(&expected.argmax).filter(|(a, b)| a == b).count();
+        println!(
+            "{name} {file_type}: {n_tokens} tokens, NLL differs by {mean:+.2e} in the mean, rms {rms:.2e}; {agreeing} likeliest agree"
+        );
+        // Few tokens have a mean as far off as chance has it.
+        let by_chance = 4.0 * RMS_NLL_TOLERANCE / (n_tokens as f64).sqrt();
+        assert!(rms < RMS_NLL_TOLERANCE && mean.abs() < MEAN_NLL_TOLERANCE.max(if n_tokens < 1000 { by_chance } else { 0.0 }));
+        assert!(agreeing * 100 >= n_tokens * 97, "{agreeing} of {n_tokens} likeliest tokens agree");
+        for (a, b) in found.kld.iter().zip(&expected.kld) {
+            assert!((a - b).abs() < 3e-3 + 3e-3 * b.abs(), "divergence {a} where {b} is expected");
+        }
+        for (a, b) in found.squares.iter().zip(&expected.squares) {
+            assert!((a - b).abs() < 2e-3 * b.abs() + 1e-9, "sum of squares {a} where {b} is expected");
+        }
+    }
+}
+
+#[test]
+fn generated_text_is_that_of_the_cpu() {
+    let name = if is_disguised() { "stories260K" } else { "forge-23m" };
+    let Some(cuda) = any_gpu() else { return };
+    let Some(folder) = model_folder(name) else { return };
+    let scratch = common::scratch();
+    let model = Model::open(converted(&folder, "Q8_0", scratch.path())).expect("a model");
+    let prompt = &text(&model, name).tokens[..11];
+    let cpu = Cpu::new(Engine::detect(), threads(), Activations::F32).expect("a CPU");
+    assert_eq!(greedy(&cuda, &model, prompt, 16), greedy(&cpu, &model, prompt, 16));
+}
+
+/// Only on a GPU: a disguised CPU has tests of its own for this.
+#[test]
+fn neither_repetition_nor_memory_changes_a_bit() {
+    if is_disguised() {
+        return;
+    }
+    let Some(folder) = common::shared("models/forge-23m") else { return };
+    let scratch = common::scratch();
+    let model = Model::open(converted(&folder, "Q4_K_M", scratch.path())).expect("a model");
+    let text = text(&model, "forge-23m");
+    let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let mut expected: Option<[Vec<u64>; 2]> = None;
+    for (memory_bytes, residency, windows) in [
+        (MEMORY_BYTES, Residency::Resident, 16),
+        (MEMORY_BYTES, Residency::Resident, 16),
+        (MEMORY_BYTES, Residency::Streamed, 16),
+        (96 << 20, Residency::Streamed, 1),
+        (200 << 20, Residency::Streamed, 3),
+    ] {
+        let Some(cuda) = gpu(Products::Best, memory_bytes) else { return };
+        let measured = measure(&cuda, &model, residency, &text, windows);
+        let found = [bits(&measured.nll), bits(&measured.kld)];
+        let peak = cuda.memory_bytes_peak();
+        println!("{memory_bytes} bytes, {residency:?}, {windows} windows at a time: peak {peak} bytes");
+        assert!(*expected.get_or_insert_with(|| found.clone()) == found, "{memory_bytes} bytes, {residency:?}: other bits");
+    }
+}
+
+fn model_folder(name: &str) -> Option<PathBuf> {
+    let own = common::fixture(&format!("hf/{name}"));
+    if own.exists() { Some(own) } else { common::shared(&format!("models/{name}")) }
+}
+
+fn converted(folder: &Path, file_type: &str, to: &Path) -> PathBuf {
+    let path = to.join(format!("{file_type}.gguf"));
+    common::succeeds(common::ggforge().arg("convert").arg(folder).args(["--quiet", "--type", file_type, "--output"]).arg(&path));
+    path
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

@@ -1,0 +1,178 @@
+//! The tests of a GPU on a CPU in disguise.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use ggforge::cuda::Products;
+use ggforge::gguf::Model;
+use ggforge::model::Residency;
+
+use crate::measure::{greedy, measure, text};
+use crate::{common, converted, gpu, model_folder, shim};
+
+/// Tells a child that its GPU is this CPU, and where its kernels are.
+const KERNELS: &str = "FAKE_CUDA_KERNELS";
+
+/// True in a child that has the fake driver.
+pub fn is_disguised() -> bool {
+    std::env::var_os(KERNELS).is_some()
+}
+
+struct Disguise {
+    folder: PathBuf,
+    kernels: PathBuf,
+}
+
+/// The driver and the kernels, compiled; `None`, with a word about it, where there is no g++, and in children.
+fn disguise() -> Option<&'static Disguise> {
+    static DISGUISE: OnceLock<Option<Disguise>> = OnceLock::new();
+    let build = || {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("driver");
+        std::fs::create_dir_all(&folder).expect("a folder below target");
+        let library = tempfile::NamedTempFile::new_in(&folder).expect("a writable folder").into_temp_path();
+        let source = common::root().join("tests/cuda/driver.cpp");
+        let options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"];
+        common::succeeds(Command::new("g++").args(options).arg(&library).arg(source));
+        // cudarc looks for the first name first, and the system may have one.
+        std::fs::copy(&library, folder.join("libcuda.so.1")).expect("a writable folder");
+        library.persist(folder.join("libcuda.so")).expect("a writable folder");
+        Disguise { folder, kernels: shim::build() }
+    };
+    if is_disguised() {
+        return None;
+    }
+    DISGUISE.get_or_init(|| common::tool("g++").then(build)).as_ref()
+}
+
+impl Disguise {
+    /// This test binary again, running the tests of these names.
+    fn child(&self, tests: &[&str]) -> Command {
+        let mut command = Command::new(std::env::current_exe().expect("a test binary"));
+        command.args(["--exact", "--include-ignored", "--nocapture"]).args(tests);
+        command.env("LD_LIBRARY_PATH", &self.folder).env(KERNELS, &self.kernels);
+        command
+    }
+}
+
+#[test]
+fn a_cpu_in_disguise_passes_as_a_gpu() {
+    let Some(disguise) = disguise() else { return };
+    let tests = [
+        "weights_have_the_bits_of_the_cpu",
+        "products_agree_with_f64",
+        "log_likelihoods_agree_with_the_cpu",
+        "generated_text_is_that_of_the_cpu",
+    ];
+    let output = String::from_utf8(common::succeeds(&mut disguise.child(&tests)).stdout).expect("UTF-8");
+    println!("{output}");
+    assert!(output.contains(&format!("{} passed", tests.len())) && !output.contains("skipped: no device"), "{output}");
+}
+
+/// One line of JSON from a child whose streams do their work in some order.
+fn bits(disguise: &Disguise, order: &str, memory_kib: usize, residency: &str, batch: usize) -> serde_json::Value {
+    let mut command = disguise.child(&["disguise::bits_of_a_model"]);
+    command.env("FAKE_CUDA_ORDER", order).env("CASE_RESIDENCY", residency);
+    command.env("CASE_MEMORY_KIB", memory_kib.to_string()).env("CASE_BATCH", batch.to_string());
+    let output = String::from_utf8(common::succeeds(&mut command).stdout).expect("UTF-8");
+    let line = output.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("no result: {output}"));
+    serde_json::from_str(line).expect("JSON")
+}
+
+#[test]
+#[ignore = "a part of others, which start it in a child"]
+fn bits_of_a_model() {
+    let setting = |name: &str| std::env::var(name).expect("set by the parent");
+    let number = |name: &str| setting(name).parse::<usize>().expect("a number");
+    let cuda = gpu(Products::Best, (number("CASE_MEMORY_KIB") as u64) << 10).expect("a GPU");
+    let scratch = common::scratch();
+    let folder = model_folder("stories260K").expect("checked by the parent");
+    let model = Model::open(converted(&folder, "Q8_0", scratch.path())).expect("a model");
+    let residency = if setting("CASE_RESIDENCY") == "resident" { Residency::Resident } else { Residency::Streamed };
+    let text = text(&model, "stories260K");
+    let measured = measure(&cuda, &model, residency, &text, number("CASE_BATCH"));
+    let peak = cuda.memory_bytes_peak();
+    let greedy = greedy(&cuda, &model, &text.tokens[..5], 4);
+    cuda.synchronize().expect("a GPU that works");
+    let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let figures = serde_json::json!({
+        "nll": bits(&measured.nll), "argmax": measured.argmax, "kld": bits(&measured.kld), "greedy": greedy, "peak_bytes": peak,
+    });
+    println!("{figures}");
+}
+
+#[test]
+fn no_order_of_the_streams_and_no_memory_changes_a_bit() {
+    let (Some(disguise), Some(_)) = (disguise(), model_folder("stories260K")) else { return };
+    let expected = bits(disguise, "eager", 60 << 10, "resident", 3);
+    let cases = [
+        ("lazy", 60 << 10, "resident", 3),
+        ("lazy", 600, "streamed", 3),
+        ("copies-first", 600, "streamed", 3),
+        ("copies-last", 480, "streamed", 2),
+    ];
+    std::thread::scope(|scope| {
+        for (order, memory_kib, residency, batch) in cases {
+            let expected = &expected;
+            scope.spawn(move || {
+                let found = bits(disguise, order, memory_kib, residency, batch);
+                println!("{order}, {memory_kib} KiB, {residency}: peak {} bytes", found["peak_bytes"]);
+                for figure in ["nll", "argmax", "kld", "greedy"] {
+                    assert!(found[figure] == expected[figure], "{order}, {memory_kib} KiB, {residency}: other {figure}");
+                }
+            });
+        }
+    });
+}
+
+/// What the program itself does with a GPU: the devices it lists, a text it continues, kernels it times.
+#[test]
+fn the_program_runs_on_a_cpu_in_disguise() {
+    let (Some(disguise), Some(folder)) = (disguise(), model_folder("stories260K")) else { return };
+    let run = |arguments: &[&str], memory_mib: &str| {
+        let mut command = common::ggforge();
+        command
+            .args(arguments)
+            .env("LD_LIBRARY_PATH", &disguise.folder)
+            .env(KERNELS, &disguise.kernels)
+            .env("FAKE_CUDA_MEMORY", memory_mib);
+        String::from_utf8(common::succeeds(&mut command).stdout).expect("UTF-8")
+    };
+    let devices = run(&["devices"], "256");
+    assert!(devices.contains("CPU in disguise") && devices.contains("computing on GPU 0"), "{devices}");
+
+    let scratch = common::scratch();
+    let model = converted(&folder, "Q8_0", scratch.path());
+    let model = model.to_str().expect("UTF-8");
+    let generate = |device| run(&["generate", model, "--prompt", "Once upon a time", "-n", "8", "--device", device], "256");
+    assert_eq!(generate("cuda"), generate("cpu"));
+
+    let text = common::shared("text/tinystories_eval.txt").expect("the text beside the model");
+    let measured = |arguments: &[&str], device| -> serde_json::Value {
+        let text = ["--file", text.to_str().expect("UTF-8"), "--ctx", "32", "--chunks", "2", "--json", "--device", device];
+        serde_json::from_str(&run(&[arguments, &text].concat(), "256")).expect("JSON")
+    };
+    let nll = |device| measured(&["perplexity", model], device)["nll"].as_f64().expect("a number");
+    let (on_gpu, on_cpu) = (nll("cuda"), nll("cpu"));
+    assert!((on_gpu - on_cpu).abs() < 1e-3, "perplexity: {on_gpu} where {on_cpu} is expected");
+    let compared = measured(&["compare", model, model], "cuda").to_string();
+    assert!(compared.contains("\"kld\""), "{compared}");
+
+    let folder = scratch.path().to_str().expect("UTF-8");
+    let sizes = ["--samples", "1", "--shape", "tiny", "--folder", folder, "--ctx", "16", "--batch", "32"];
+    let bench = run(&[&["bench", "cuda"], sizes.as_slice()].concat(), "16");
+    for expected in ["dequantize Q4_K", "copy", "resident", "streamed"] {
+        assert!(bench.contains(expected), "{bench}");
+    }
+}
+
+#[test]
+fn too_little_memory_says_how_much_is_needed() {
+    let (Some(disguise), Some(_)) = (disguise(), model_folder("stories260K")) else { return };
+    let mut command = disguise.child(&["disguise::bits_of_a_model"]);
+    command.envs([("CASE_MEMORY_KIB", "100"), ("CASE_RESIDENCY", "resident"), ("CASE_BATCH", "1")]);
+    let output = command.output().expect("a child that starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains("not enough GPU memory") && said.contains("--gpu-memory"), "{said}");
+}

@@ -1,0 +1,94 @@
+//! What is measured on both backends.
+
+use std::ops::Range;
+
+use ggforge::gguf::Model;
+use ggforge::model::{Backend, Batch, Network, Residency};
+use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer, read_text};
+
+use crate::common;
+use crate::disguise::is_disguised;
+
+/// Tokens, and the sequences that they are.
+pub struct Text {
+    pub tokens: Vec<u32>,
+    pub sequences: Vec<Range<usize>>,
+}
+
+/// Everything that a backend computes.
+#[derive(Default)]
+pub struct Measured {
+    pub nll: Vec<f64>,
+    pub argmax: Vec<u32>,
+    /// Of some rows from the row after them: divergences that are not zero.
+    pub kld: Vec<f64>,
+    /// Of the first batch.
+    pub squares: Vec<f64>,
+}
+
+/// Rows of each sequence that are compared with the row after them.
+const COMPARED: usize = 12;
+
+/// Sixteen windows of 512 tokens for a GPU; for a disguised CPU some hundred tokens in sequences of different lengths.
+pub fn text(model: &Model, name: &str) -> Text {
+    if is_disguised() {
+        let json = common::json(&common::fixture(&format!("model/{name}.json")));
+        let tokens: Vec<u32> =
+            json["tokens"].as_array().expect("tokens").iter().map(|id| id.as_u64().expect("an id") as u32).collect();
+        let n = tokens.len().min(127);
+        return Text { tokens: tokens[..n].to_vec(), sequences: vec![0..n / 2, n / 2..n / 2 + 9, n / 2 + 9..n] };
+    }
+    let file = common::shared("text/tinystories_eval.txt").expect("the text beside the model");
+    let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).expect("a vocabulary");
+    let mut tokens = tokenizer.encode(&read_text(&file).expect("a text"), Specials::Literal, Ends::Omit);
+    tokens.truncate(16 * 512);
+    let n_windows = tokens.len() / 512;
+    Text { sequences: (0..n_windows).map(|i| i * 512..(i + 1) * 512).collect(), tokens }
+}
+
+/// Runs the text, `batch` sequences at a time.
+pub fn measure<B: Backend>(backend: &B, model: &Model, residency: Residency, text: &Text, batch: usize) -> Measured {
+    let n_ctx = text.sequences.iter().map(Range::len).max().expect("a sequence");
+    let network = Network::open(backend, model, n_ctx, residency).expect("a network");
+    let mut measured = Measured::default();
+    for group in text.sequences.chunks(batch) {
+        let (first, end) = (group[0].start, group[group.len() - 1].end);
+        let sequences: Vec<_> = group.iter().map(|sequence| sequence.start - first..sequence.end - first).collect();
+        let states = network.evaluate(Batch { tokens: &text.tokens[first..end], sequences: &sequences }, &mut ()).expect("a pass");
+        let rows: Vec<u32> = sequences.iter().flat_map(|sequence| sequence.start as u32..sequence.end as u32 - 1).collect();
+        let targets: Vec<u32> = rows.iter().map(|row| text.tokens[first + *row as usize + 1]).collect();
+        let scored = network.normalised(&states, &rows).expect("rows");
+        for score in backend.score(&scored, network.output(), &targets).expect("scores") {
+            measured.nll.push(score.nll);
+            measured.argmax.push(score.argmax);
+        }
+        if measured.squares.is_empty() {
+            measured.squares = backend.sum_squares(&scored).expect("sums");
+        }
+        // Of each sequence, so that it does not matter which are computed together.
+        let some: Vec<u32> = sequences.iter().flat_map(|s| s.start as u32..(s.end - 1).min(s.start + COMPARED) as u32).collect();
+        let after: Vec<u32> = some.iter().map(|row| row + 1).collect();
+        let next: Vec<u32> = after.iter().map(|row| text.tokens[first + *row as usize]).collect();
+        let [some, after] = [some, after].map(|rows| network.normalised(&states, &rows).expect("rows"));
+        let pairs = backend.compare((&some, network.output()), (&after, network.output()), &next).expect("divergences");
+        measured.kld.extend(pairs.iter().map(|pair| pair.kld));
+    }
+    measured
+}
+
+/// Tokens that follow the prompt, the likeliest each time, with a cache.
+pub fn greedy<B: Backend>(backend: &B, model: &Model, prompt: &[u32], n_tokens: usize) -> Vec<u32> {
+    let network = Network::open(backend, model, prompt.len() + n_tokens, Residency::Resident).expect("a network");
+    let mut cache = network.cache().expect("a cache");
+    let mut next = prompt.to_vec();
+    let mut found = Vec::new();
+    while found.len() < n_tokens {
+        let states = network.extend(&next, &mut cache).expect("a pass");
+        let last = network.normalised(&states, &[next.len() as u32 - 1]).expect("a row");
+        let logits = backend.logits(&last, network.output()).expect("logits");
+        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a vocabulary") as u32;
+        found.push(best);
+        next = vec![best];
+    }
+    found
+}
