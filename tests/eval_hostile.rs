@@ -196,10 +196,11 @@ fn a_signal_leaves_no_importance_matrix() {
     let [_, _, mut command] = place.commands(&place.model(), &text);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a program that starts");
     thread::sleep(Duration::from_millis(300));
-    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs for longer");
+    // Not SIGINT, which a shell has its background jobs ignore.
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs for longer");
     let output = child.wait_with_output().expect("an end");
     let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert_eq!(output.status.code(), Some(143), "{message}");
     assert!(message.contains("no output was written"), "{message}");
     assert_eq!(place.names(), before);
 }

@@ -36,7 +36,10 @@ impl Bar {
             Progress::Syncing => {
                 self.bar.set_style(ProgressStyle::with_template("{msg} {elapsed}").expect("a fixed template"));
                 self.bar.set_message("bringing the output to the disk");
-                self.bar.enable_steady_tick(Duration::from_millis(200));
+                // It needs a thread, which there may be no memory for.
+                if !self.bar.is_hidden() {
+                    self.bar.enable_steady_tick(Duration::from_millis(200));
+                }
             }
         }
     }

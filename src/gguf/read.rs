@@ -110,6 +110,19 @@ impl File<'static> {
     }
 }
 
+#[cfg(feature = "convert")]
+impl File<'static> {
+    /// As [`File::map`] but for the weights: asking for those is a mistake. A large file needs no address space then.
+    ///
+    /// # Errors
+    /// As for [`File::open`].
+    pub(crate) fn header_of(input: &InputFile, limits: &Limits) -> Result<File<'static>> {
+        let (head, index) = read_head(input, limits)?;
+        let (path, size_bytes) = (input.path().to_owned(), input.size_bytes());
+        Ok(File { path, head: Bytes::Mapped(head), data: Bytes::Borrowed(&[]), size_bytes, limits: *limits, index })
+    }
+}
+
 /// Reads as much of a file as its header takes, and checks it.
 fn read_head(input: &InputFile, limits: &Limits) -> Result<(Mmap, Index)> {
     let (path, file_bytes) = (input.path(), input.size_bytes());

@@ -23,7 +23,7 @@ pub(super) fn verify(file: &PlannedFile, sink: &Sink) -> Result<()> {
 
     let copy = sink.file().try_clone().map_err(|e| Error::io(&file.path, "read back", e))?;
     let input = InputFile::new(&file.path, copy)?;
-    let read = gguf::File::map(&input, &Limits::NONE).map_err(|e| match e {
+    let read = gguf::File::header_of(&input, &Limits::NONE).map_err(|e| match e {
         // The machine is at fault, not what was written.
         Error::Io { .. } => e,
         other => wrong(&other.to_string()),
