@@ -380,15 +380,17 @@ fn limits_of_the_process_give_errors_not_damage() {
     assert!(stderr.contains("File too large") && stderr.contains("ulimit -f"), "{stderr}");
     assert_eq!(place.names(), [""; 0]);
 
-    // Little address space, few descriptors, a small stack: enough all the same, if need be with fewer threads.
-    for setup in ["ulimit -v 400000", "ulimit -n 16", "ulimit -s 256"] {
+    // Little address space, few descriptors, a small stack: enough all the same, if need be with fewer threads. One arena, since glibc
+    // reserves up to 128 MiB of addresses for each thread that allocates, and then fails anywhere.
+    for setup in ["export MALLOC_ARENA_MAX=1; ulimit -v 400000", "ulimit -n 16", "ulimit -s 256"] {
         succeeds(&mut place.run_in_shell(setup));
         assert!(place.is_complete_or_absent(), "{setup}");
         fs::remove_file(place.output()).unwrap();
     }
     // More threads than the address space has stacks for.
+    let program = env!("CARGO_BIN_EXE_ggforge");
     let line =
-        format!("ulimit -v 300000; exec {} quantize in.gguf -t Q4_K_M -o out.gguf --threads 500", env!("CARGO_BIN_EXE_ggforge"));
+        format!("export MALLOC_ARENA_MAX=1; ulimit -v 300000; exec {program} quantize in.gguf -t Q4_K_M -o out.gguf --threads 500");
     succeeds(Command::new("sh").current_dir(place.path()).args(["-c", &line]));
     assert!(place.is_complete_or_absent());
 }
