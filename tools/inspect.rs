@@ -8,7 +8,7 @@ use ggforge::Error;
 use ggforge::error::Fault;
 use ggforge::gguf::{ArrayRef, File, Limits, Model, ValueRef, ValueType, keys};
 use ggforge::plan::recipe::PRESETS;
-use ggforge::quant::Format;
+use ggforge::quant::{self, Format};
 use ggforge::report::{Cell, Table, decimal_bytes, decimal_count, json_text, printable, shortened};
 use ggforge::source::{SourceTensor, TensorSource};
 use serde_json::{Value as Json, json};
@@ -141,7 +141,7 @@ fn n_weights(tensor: &SourceTensor) -> u64 {
 }
 
 fn bits_per_weight(n_bytes: u64, n_weights: u64) -> Option<f64> {
-    (n_weights > 0).then(|| n_bytes as f64 * 8.0 / n_weights as f64)
+    (n_weights > 0).then(|| quant::bits_per_weight(n_bytes, n_weights))
 }
 
 /// The name of the model's `general.file_type`.

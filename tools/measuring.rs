@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use ggforge::eval::{self, Cut, Progress, Watch, Windows};
 use ggforge::gguf::Model;
 use ggforge::model::{Activations, Backend, Network};
+use ggforge::quant::bits_per_weight;
 use ggforge::report::printable;
 use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::Tokenizer;
@@ -116,7 +117,7 @@ impl Loaded {
         let tensors = self.model.tensors();
         let n_bytes: u64 = tensors.iter().map(|tensor| tensor.size_bytes).sum();
         let n_weights: u64 = tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
-        n_bytes as f64 * 8.0 / n_weights.max(1) as f64
+        bits_per_weight(n_bytes, n_weights)
     }
 }
 

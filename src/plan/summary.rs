@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::OutputPlan;
-use crate::quant::Format;
+use crate::quant::{Format, bits_per_weight};
 
 /// Totals over the tensors of one output, headers and padding not counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +32,7 @@ pub struct FormatTotal {
 impl Summary {
     /// Bits that a weight takes on average, 0 where there are no weights.
     pub fn bits_per_weight(&self) -> f64 {
-        match self.n_weights {
-            0 => 0.0,
-            n_weights => self.tensor_bytes as f64 * 8.0 / n_weights as f64,
-        }
+        bits_per_weight(self.tensor_bytes, self.n_weights)
     }
 }
 

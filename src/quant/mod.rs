@@ -90,6 +90,14 @@ pub enum SizeFault {
     RowNotBlockMultiple,
 }
 
+/// Bits that a weight takes on average, 0 where there are no weights.
+pub fn bits_per_weight(size_bytes: u64, n_weights: u64) -> f64 {
+    match n_weights {
+        0 => 0.0,
+        n_weights => size_bytes as f64 * 8.0 / n_weights as f64,
+    }
+}
+
 macro_rules! formats {
     ($($id:literal $name:ident $traits:expr;)*) => {
         /// A tensor type of ggml, spelled as in GGUF.

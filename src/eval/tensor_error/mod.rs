@@ -35,7 +35,7 @@ use std::sync::atomic::AtomicBool;
 use crate::error::Result;
 use crate::imatrix::Imatrix;
 use crate::plan::role::Role;
-use crate::quant::Format;
+use crate::quant::{Format, bits_per_weight};
 use crate::simd::Level;
 
 pub use pair::Weights;
@@ -178,7 +178,7 @@ impl TensorError {
 
     /// Bits of the file per weight.
     pub fn bits_per_weight(&self) -> f64 {
-        self.size_bytes as f64 * 8.0 / self.n_weights().max(1) as f64
+        bits_per_weight(self.size_bytes, self.n_weights())
     }
 }
 
@@ -216,6 +216,6 @@ impl Group {
 
     /// Bits of the file per weight.
     pub fn bits_per_weight(&self) -> f64 {
-        self.size_bytes as f64 * 8.0 / self.n_weights.max(1) as f64
+        bits_per_weight(self.size_bytes, self.n_weights)
     }
 }
