@@ -16,9 +16,9 @@
 use zerocopy::IntoBytes;
 
 use super::pack::{Panel, pack_lanes};
-use super::tile::{Scratch, put};
-use super::{Accumulate, Activations, CHUNK, LANES, Right, Rows};
-use crate::simd::{F32x16, I32x16, Level, Simd, Task};
+use super::tile::{Strip, put};
+use super::{Accumulate, CHUNK, LANES, Rows};
+use crate::simd::{F32x16, I32x16, Simd, Task};
 
 /// Error of a product in units of the magnitudes in its sum.
 #[cfg(test)]
@@ -148,25 +148,19 @@ fn round<S: Simd>(x: F32x16<S>) -> I32x16<S> {
     (bits + (bits.shr::<16>() & 1) + 0x7fff) & (0xffff_0000_u32 as i32)
 }
 
-/// Columns `first..` of a product, for all rows.
-pub(super) struct Strip<'a, 'o> {
+/// The strip of a product, with the unit's tiles.
+pub(super) struct TileStrip<'a, 'o> {
     pub unit: Unit,
-    pub level: Level,
-    pub x: &'a Activations,
-    pub w: &'a Right<'a>,
-    pub first: usize,
-    /// The part of every row of the output that is computed.
-    pub out: &'a mut [&'o mut [f32]],
-    pub accumulate: Accumulate,
-    pub scratch: &'a mut Scratch,
+    pub strip: Strip<'a, 'o>,
 }
 
-impl Task for Strip<'_, '_> {
+impl Task for TileStrip<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Strip { unit, level, x, w, first, out, accumulate, scratch } = self;
+        let TileStrip { unit, strip } = self;
+        let Strip { level, x, w, first, out, accumulate, scratch } = strip;
         if x.n_cols() == 0 && accumulate == Accumulate::Store {
             out.iter_mut().for_each(|row| row.fill(0.0));
         }

@@ -191,10 +191,10 @@ impl Engine {
         accumulate: Accumulate,
         scratch: &mut Scratch,
     ) {
-        let level = self.level;
+        let strip = Strip { level: self.level, x, w, first, out, accumulate, scratch };
         match self.amx {
-            Some(unit) => self.run(amx::Strip { unit, level, x, w, first, out, accumulate, scratch }),
-            None => self.run(Strip { level, x, w, first, out, accumulate, scratch }),
+            Some(unit) => self.run(amx::TileStrip { unit, strip }),
+            None => self.run(strip),
         }
     }
 
