@@ -348,7 +348,7 @@ impl<'a, B: Backend> Network<'a, B> {
             // No room in the channel: one layer is computed, one is held out by the reader.
             let (sender, receiver) = sync_channel(0);
             let plan = &self.plan;
-            scope.spawn(move || {
+            let read = move || {
                 for index in 0..plan.layers.len() {
                     let layer = plan.layer(index);
                     let failed = layer.is_err();
@@ -357,7 +357,9 @@ impl<'a, B: Backend> Network<'a, B> {
                         return;
                     }
                 }
-            });
+            };
+            let reader = thread::Builder::new().name("layer reader".to_owned());
+            reader.spawn_scoped(scope, read).map_err(|e| Error::io("reader thread", "start", e))?;
             receiver.into_iter().enumerate().try_for_each(|(index, layer)| run(index, &self.hand_over(layer?)?))
         })?;
         self.plan.check_unchanged()
