@@ -89,6 +89,59 @@ const TENSORS: &[(&str, Change, Fault)] = &[
     ("a norm without end", |m| m.tensor("output_norm.weight").2[31] = f32::INFINITY, Fault::NonFinite),
 ];
 
+/// Experts that are missing, too many, or of another size.
+const EXPERTS: &[(&str, Change, Fault)] = &[
+    ("more experts than there are", |m| set_experts(m, "expert_count", 9), Fault::ShapeMismatch),
+    ("experts without end", |m| set_experts(m, "expert_count", u32::MAX), Fault::HparamRange),
+    ("experts as text", |m| m.set("llama.expert_count", Value::from("8")), Fault::ValueType),
+    ("tensors of experts without experts", |m| set_experts(m, "expert_count", 0), Fault::MissingTensor),
+    ("more experts used than there are", |m| set_experts(m, "expert_used_count", 9), Fault::HparamRange),
+    ("no experts used", |m| set_experts(m, "expert_used_count", 0), Fault::HparamRange),
+    ("experts used without end", |m| set_experts(m, "expert_used_count", u32::MAX), Fault::HparamRange),
+    ("no number of experts used", |m| m.unset("llama.expert_used_count"), Fault::ValueType),
+    ("experts of another width", |m| m.set("llama.feed_forward_length", Value::U32(47)), Fault::ShapeMismatch),
+    ("no router", |m| m.tensors.retain(|t| t.0 != "blk.1.ffn_gate_inp.weight"), Fault::MissingTensor),
+    ("a router turned round", |m| m.tensor("blk.0.ffn_gate_inp.weight").1.reverse(), Fault::ShapeMismatch),
+    ("no experts for a layer", |m| m.tensors.retain(|t| t.0 != "blk.1.ffn_up_exps.weight"), Fault::MissingTensor),
+    ("experts in two dimensions", |m| m.tensor("blk.0.ffn_up_exps.weight").1 = vec![8 * 48, 32], Fault::ShapeMismatch),
+    ("experts turned round", |m| m.tensor("blk.0.ffn_up_exps.weight").1 = vec![32, 48, 8], Fault::ShapeMismatch),
+    ("a shared expert", |m| m.add("blk.0.ffn_up_shexp.weight", &[48, 32]), Fault::UnmappedTensor),
+];
+
+/// The same for the architecture that always has experts, one of them shared.
+const SHARED_EXPERTS: &[(&str, Change, Fault)] = &[
+    ("no experts", |m| m.set("qwen2moe.expert_count", Value::U32(0)), Fault::HparamRange),
+    ("no number of experts", |m| m.unset("qwen2moe.expert_count"), Fault::ValueType),
+    ("no width", |m| m.set("qwen2moe.expert_feed_forward_length", Value::U32(0)), Fault::HparamRange),
+    ("a width without end", |m| m.set("qwen2moe.expert_feed_forward_length", Value::U32(u32::MAX)), Fault::HparamRange),
+    ("another width", |m| m.unset("qwen2moe.expert_feed_forward_length"), Fault::ShapeMismatch),
+    ("another shared width", |m| m.unset("qwen2moe.expert_shared_feed_forward_length"), Fault::ShapeMismatch),
+    ("no shared expert", |m| m.tensors.retain(|t| t.0 != "blk.0.ffn_down_shexp.weight"), Fault::MissingTensor),
+    ("no shared gate", |m| m.tensors.retain(|t| t.0 != "blk.0.ffn_gate_inp_shexp.weight"), Fault::MissingTensor),
+];
+
+/// As files from before experts were stacked have them.
+fn experts_apart(m: &mut Tiny) {
+    *m = Tiny::with_experts("llama");
+    m.tensors.retain(|tensor| !tensor.0.contains("exps"));
+    for layer in 0..2 {
+        for expert in 0..8 {
+            for (part, shape) in [("ffn_gate", [48, 32]), ("ffn_up", [48, 32]), ("ffn_down", [32, 48])] {
+                m.add(&format!("blk.{layer}.{part}.{expert}.weight"), &shape);
+            }
+        }
+    }
+}
+
+fn weigh_experts(m: &mut Tiny, key: &str, value: Value) {
+    *m = Tiny::with_experts("llama");
+    m.set(&format!("llama.{key}"), value);
+}
+
+fn set_experts(m: &mut Tiny, key: &str, value: u32) {
+    m.set(&format!("llama.{key}"), Value::U32(value));
+}
+
 fn set_heads(m: &mut Tiny, heads: Vec<u32>) {
     m.set("llama.attention.head_count", Value::Array(Array::U32(heads)));
 }
@@ -120,24 +173,33 @@ fn factor(m: &mut Tiny, value: f32) {
 #[test]
 fn impossible_models_are_refused_by_the_rule_they_break() {
     let scratch = common::scratch();
-    for (what, change, expected) in HPARAMS.iter().chain(TENSORS) {
-        let mut tiny = Tiny::new("llama");
-        change(&mut tiny);
-        match open(&tiny.write(scratch.path(), "model")) {
-            Err(Error::Malformed { fault, .. }) if fault == *expected => {}
-            other => panic!("{what}: expected {expected:?}, found {other:?}"),
+    let dense = (Tiny::new("llama"), [HPARAMS, TENSORS].concat());
+    let experts = (Tiny::with_experts("llama"), EXPERTS.to_vec());
+    let shared_experts = (Tiny::with_experts("qwen2moe"), SHARED_EXPERTS.to_vec());
+    for (sound, cases) in [dense, experts, shared_experts] {
+        for (what, change, expected) in cases {
+            let mut tiny = sound.clone();
+            change(&mut tiny);
+            match open(&tiny.write(scratch.path(), "model")) {
+                Err(Error::Malformed { fault, .. }) if fault == expected => {}
+                other => panic!("{what}: expected {expected:?}, found {other:?}"),
+            }
         }
+        open(&sound.write(scratch.path(), "model")).expect("the model is sound without these changes");
     }
-    open(&Tiny::new("llama").write(scratch.path(), "model")).expect("the model is sound without these changes");
 }
 
 #[test]
 fn what_cannot_be_run_is_named() {
     let scratch = common::scratch();
-    let cases: [(&str, Change, &str); 5] = [
-        ("mamba", |_| {}, "llama, qwen2, qwen3, phi3 can be run"),
-        ("%s%n%s%n", |_| {}, "llama, qwen2, qwen3, phi3 can be run"),
-        ("llama", |m| m.set("llama.expert_count", Value::U32(8)), "8 experts"),
+    let cases: [(&str, Change, &str); 9] = [
+        ("mamba", |_| {}, "llama, qwen2, qwen2moe, qwen3, qwen3moe, phi3 can be run"),
+        ("%s%n%s%n", |_| {}, "llama, qwen2, qwen2moe, qwen3, qwen3moe, phi3 can be run"),
+        ("qwen2", |m| m.set("qwen2.expert_count", Value::U32(8)), "one network in each layer"),
+        ("llama", |m| experts_apart(m), "convert the original model anew"),
+        ("llama", |m| weigh_experts(m, "expert_gating_func", Value::U32(2)), "a softmax over all experts"),
+        ("llama", |m| weigh_experts(m, "expert_weights_scale", Value::F32(2.5)), "a softmax over all experts"),
+        ("llama", |m| weigh_experts(m, "expert_weights_norm", Value::Bool(false)), "a softmax over all experts"),
         ("llama", |m| set_scaling(m, "spiral", 2.0), "none, linear, yarn and longrope"),
         ("llama", |m| m.set("llama.attention.value_length", Value::U32(16)), "heads of one width"),
     ];

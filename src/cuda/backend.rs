@@ -304,6 +304,10 @@ impl Backend for Cuda {
         self.multiply(x, weight, accumulate == Accumulate::Add, out.floats()?)
     }
 
+    fn add_rows(&self, _from: &Rows, _factors: &[f32], _rows: &[u32], _to: &mut Rows) -> Result<()> {
+        Err(Error::unsupported("running a model of experts on a GPU", "--device cpu runs it"))
+    }
+
     fn swiglu(&self, gate: &Rows, up: &Rows) -> Result<Operand> {
         let out = self.new_operand(gate.n_rows, gate.n_cols)?;
         self.device.launch(kernels::swiglu(gate.floats()?, up.floats()?, out.values(), out.row_scale()?))?;

@@ -1,7 +1,7 @@
 //! Collecting an importance matrix: the sums of squares of what goes into every matrix of a model, over a text.
 //!
 //! The same statistics as llama-imatrix: every token of every window counts, the first half included, and matrices that are multiplied
-//! with the same input have the same sums. Sums are f64 here and rounded to the file's f32 once, where llama-imatrix adds up f32.
+//! with the same input have the same sums; each expert has its own, of the tokens that chose it. Sums are f64 here and rounded to the file's f32 once, where llama-imatrix adds up f32.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::Windows;
 use super::pass::{Counter, Watch, states, windows_per_batch};
 use crate::error::{Error, Fault, Place, Result};
 use crate::imatrix::{Entry, Imatrix, Unit};
-use crate::model::{Backend, Network, Observer};
+use crate::model::{Backend, Network, Observed, Observer};
 
 /// What to collect besides the matrices of the layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,17 +22,16 @@ pub enum OutputLayer {
 
 /// Sums of one tensor.
 struct Sums {
-    /// `[n_columns]`.
+    /// `[n_matrices, n_columns]`.
     squares: Vec<f64>,
-    n_tokens: u64,
+    /// `[n_matrices]`: tokens.
+    counts: Vec<u64>,
 }
 
 /// Everything that was seen so far.
 struct Collector<'a, B> {
     backend: &'a B,
     sums: BTreeMap<String, Sums>,
-    /// Tokens of the batch that is on its way.
-    batch_tokens: u64,
 }
 
 /// Collects the importance matrix of a model on a text. `dataset` is what the file calls the text.
@@ -47,17 +46,17 @@ pub fn measure<B: Backend>(
     watch: Watch<'_>,
 ) -> Result<Imatrix> {
     let mut counter = Counter::new(watch, windows.n_tokens());
-    let mut collector = Collector { backend: network.backend(), sums: BTreeMap::new(), batch_tokens: 0 };
+    let mut collector = Collector { backend: network.backend(), sums: BTreeMap::new() };
     for batch in windows.batches(windows_per_batch(network, windows)) {
-        collector.batch_tokens = batch.tokens.len() as u64;
         let states = states(network, &batch, &mut counter, &mut collector)?;
         if output == OutputLayer::Collect {
             let all: Vec<u32> = (0..batch.tokens.len() as u32).collect();
-            collector.operand(&[network.output_name()], &network.normalised(&states, &all)?)?;
+            let observed = Observed { names: &[network.output_name()], n_rows: all.len(), matrix: (0, 1) };
+            collector.operand(observed, &network.normalised(&states, &all)?)?;
         }
     }
     let entries = collector.sums.into_iter().map(|(name, sums)| {
-        let entry = Entry::new(sums.squares.iter().map(|&sum| sum as f32).collect(), vec![sums.n_tokens]).map_err(|fault| {
+        let entry = Entry::new(sums.squares.iter().map(|&sum| sum as f32).collect(), sums.counts).map_err(|fault| {
             let detail = format!("the squares of what goes into it: {fault}");
             Error::malformed(network.path(), Place::Tensor(name.clone()), Fault::NonFinite, detail)
         })?;
@@ -74,13 +73,15 @@ pub fn measure<B: Backend>(
 }
 
 impl<B: Backend> Observer<B> for Collector<'_, B> {
-    fn operand(&mut self, names: &[&str], x: &B::Operand) -> Result<()> {
+    fn operand(&mut self, observed: Observed<'_>, x: &B::Operand) -> Result<()> {
+        let Observed { names, n_rows, matrix: (matrix, n_matrices) } = observed;
         let squares = self.backend.sum_squares(x)?;
         for name in names {
-            let sums =
-                self.sums.entry((*name).to_owned()).or_insert_with(|| Sums { squares: vec![0.0; squares.len()], n_tokens: 0 });
-            sums.n_tokens += self.batch_tokens;
-            sums.squares.iter_mut().zip(&squares).for_each(|(sum, square)| *sum += square);
+            let empty = || Sums { squares: vec![0.0; squares.len() * n_matrices], counts: vec![0; n_matrices] };
+            let sums = self.sums.entry((*name).to_owned()).or_insert_with(empty);
+            sums.counts[matrix] += n_rows as u64;
+            let of_matrix = &mut sums.squares[matrix * squares.len()..][..squares.len()];
+            of_matrix.iter_mut().zip(&squares).for_each(|(sum, square)| *sum += square);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::windows::{Batch, Windows};
 use crate::error::{Error, Fault, Place, Result};
-use crate::model::{self, Backend, Network, Observer};
+use crate::model::{self, Backend, Network, Observed, Observer};
 
 /// How far a measurement is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,8 +61,8 @@ struct Counted<'a, 'w, O> {
 }
 
 impl<B: Backend, O: Observer<B>> Observer<B> for Counted<'_, '_, O> {
-    fn operand(&mut self, names: &[&str], x: &B::Operand) -> Result<()> {
-        self.inner.operand(names, x)
+    fn operand(&mut self, observed: Observed<'_>, x: &B::Operand) -> Result<()> {
+        self.inner.operand(observed, x)
     }
 
     fn layer_done(&mut self, done: usize, n_layers: usize) -> Result<()> {
@@ -94,7 +94,12 @@ pub(super) fn windows_per_batch<B: Backend>(network: &Network<'_, B>, windows: &
     let (hparams, limits) = (network.hparams(), network.backend().batch_limits());
     let widest = hparams.layers.iter().map(|layer| {
         let attention = (2 * layer.n_head + 2 * layer.n_head_kv) * hparams.head_dim;
-        attention.max(3 * layer.n_ff)
+        let feed_forward = match layer.experts {
+            None => 3 * layer.n_ff,
+            // What all experts read, and if all tokens choose one, its input and its result.
+            Some(experts) => 3 * hparams.n_embd + 3 * experts.n_ff.max(experts.n_ff_shared.unwrap_or(0)),
+        };
+        attention.max(feed_forward)
     });
     // The residual stream, its norm, and the widest of what comes between.
     let floats_per_token = 2 * hparams.n_embd + widest.max().unwrap_or(0);

@@ -135,6 +135,14 @@ keys! {
     EXPERT_USED_COUNT = "expert_used_count";
     /// Inner width of one expert.
     EXPERT_FEED_FORWARD_LENGTH = "expert_feed_forward_length";
+    /// Inner width of the expert that every token uses.
+    EXPERT_SHARED_FEED_FORWARD_LENGTH = "expert_shared_feed_forward_length";
+    /// Factor on the weights of experts.
+    EXPERT_WEIGHTS_SCALE = "expert_weights_scale";
+    /// Whether the weights of the chosen experts are made to add up to 1: bool.
+    EXPERT_WEIGHTS_NORM = "expert_weights_norm";
+    /// What makes weights of router scores: 1 for softmax, 2 for sigmoid.
+    EXPERT_GATING_FUNC = "expert_gating_func";
     /// Query heads: one u32, or one per block.
     ATTENTION_HEAD_COUNT = "attention.head_count";
     /// Key and value heads: one u32, or one per block. Equal to the query heads where absent.

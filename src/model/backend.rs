@@ -106,6 +106,26 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn matmul(&self, x: &Self::Operand, weight: &Self::Weight, accumulate: Accumulate, out: &mut Self::Rows) -> Result<()>;
 
+    /// [`Backend::matmul`] of rows that are some of a batch: the same bits however many of its rows come along, one alone included.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn matmul_of_batch(
+        &self,
+        x: &Self::Operand,
+        weight: &Self::Weight,
+        accumulate: Accumulate,
+        out: &mut Self::Rows,
+    ) -> Result<()> {
+        self.matmul(x, weight, accumulate, out)
+    }
+
+    /// Adds row `i` of `from`, times `factors[i]`, to row `rows[i]` of `to`. No row of `to` is named twice.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn add_rows(&self, from: &Self::Rows, factors: &[f32], rows: &[u32], to: &mut Self::Rows) -> Result<()>;
+
     /// `silu(gate) * up`, where `silu(g) = g / (1 + exp(-g))`.
     ///
     /// # Errors

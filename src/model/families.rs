@@ -1,7 +1,8 @@
 //! The architectures that can be run, as data.
 //!
 //! All are of one kind: RMSNorm before attention and before a SwiGLU network, rotary positions, grouped queries. A family says where it
-//! differs. Biases need no entry: a linear layer has one where the file has one.
+//! differs. Biases need no entry: a linear layer has one where the file has one. In place of one feed-forward network a family may have a
+//! mixture of experts, of which a router picks some for every token.
 
 /// What the tensors of an architecture look like.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,6 +15,19 @@ pub struct Family {
     pub normalises_heads: bool,
     /// `attn_qkv` holds queries, keys and values, `ffn_up` gate and up, one below the other.
     pub is_fused: bool,
+    /// Experts, where it can have them.
+    pub mixture: Option<Mixture>,
+}
+
+/// How a family mixes its experts. All weigh them by a softmax over the scores of all.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mixture {
+    /// Models of the family may also have one feed-forward network instead.
+    pub is_optional: bool,
+    /// The weights of the chosen experts are made to add up to 1.
+    pub normalises_weights: bool,
+    /// One more expert works for every token, by a gate of its own.
+    pub has_shared: bool,
 }
 
 /// Which two dimensions of a head are a pair.
@@ -25,11 +39,31 @@ pub enum RopeLayout {
     Halves,
 }
 
+/// RMSNorm, rotation of halves, SwiGLU, nothing else.
+const PLAIN: Family = Family { name: "", rope: RopeLayout::Halves, normalises_heads: false, is_fused: false, mixture: None };
+
 const FAMILIES: &[Family] = &[
-    Family { name: "llama", rope: RopeLayout::Neighbours, normalises_heads: false, is_fused: false },
-    Family { name: "qwen2", rope: RopeLayout::Halves, normalises_heads: false, is_fused: false },
-    Family { name: "qwen3", rope: RopeLayout::Halves, normalises_heads: true, is_fused: false },
-    Family { name: "phi3", rope: RopeLayout::Halves, normalises_heads: false, is_fused: true },
+    Family {
+        name: "llama",
+        rope: RopeLayout::Neighbours,
+        // Mixtral.
+        mixture: Some(Mixture { is_optional: true, normalises_weights: true, has_shared: false }),
+        ..PLAIN
+    },
+    Family { name: "qwen2", ..PLAIN },
+    Family {
+        name: "qwen2moe",
+        mixture: Some(Mixture { is_optional: false, normalises_weights: false, has_shared: true }),
+        ..PLAIN
+    },
+    Family { name: "qwen3", normalises_heads: true, ..PLAIN },
+    Family {
+        name: "qwen3moe",
+        normalises_heads: true,
+        mixture: Some(Mixture { is_optional: false, normalises_weights: true, has_shared: false }),
+        ..PLAIN
+    },
+    Family { name: "phi3", is_fused: true, ..PLAIN },
 ];
 
 /// The names of the architectures that can be run.

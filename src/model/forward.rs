@@ -3,7 +3,7 @@
 //! ```text
 //! x = embed(tokens)
 //! for each layer:  h = norm(x);  x += o(attention(rope(q(h)), rope(k(h)), v(h)))
-//!                  h = norm(x);  x += down(silu(gate(h)) * up(h))
+//!                  h = norm(x);  x += down(silu(gate(h)) * up(h)), or what its experts make of it
 //! norm(x) -> output
 //! ```
 //!
@@ -11,13 +11,15 @@
 //! and dequantized once for all of them, and keys and values exist for one layer at a time. Generation takes a few tokens at a time and
 //! keeps the keys and values of all layers in a [`Cache`]. Both run the same function for a layer.
 
+mod experts;
+
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use super::backend::{AttentionShape, Backend, HeadShape, RopeShape, Span};
 use super::hparams::{Hparams, LayerHparams};
-use super::layer::{Layer, Linear};
+use super::layer::{Experts, FeedForward, Gated, Layer, Linear, SharedExpert};
 use super::weights::{Plan, ReadLayer, Residency};
 use crate::error::{Error, Result};
 use crate::gguf::Model;
@@ -39,6 +41,9 @@ pub struct Network<'a, B: Backend> {
 }
 
 type LayerOf<B> = Layer<<B as Backend>::Weight, <B as Backend>::Rows>;
+type ExpertsOf<B> = Experts<<B as Backend>::Weight, <B as Backend>::Rows>;
+type SharedExpertOf<B> = SharedExpert<<B as Backend>::Weight, <B as Backend>::Rows>;
+type GatedOf<B> = Gated<<B as Backend>::Weight, <B as Backend>::Rows>;
 type LinearOf<B> = Linear<<B as Backend>::Weight, <B as Backend>::Rows>;
 
 /// Tokens of several sequences, one after the other.
@@ -52,12 +57,12 @@ pub struct Batch<'t> {
 
 /// Watches a pass: what goes into the products, and how far it has come.
 pub trait Observer<B: Backend> {
-    /// `x` is about to be multiplied with the tensors `names`.
+    /// `x` is about to be multiplied.
     ///
     /// # Errors
     /// An error ends the pass.
-    fn operand(&mut self, names: &[&str], x: &B::Operand) -> Result<()> {
-        let _ = (names, x);
+    fn operand(&mut self, observed: Observed<'_>, x: &B::Operand) -> Result<()> {
+        let _ = (observed, x);
         Ok(())
     }
 
@@ -69,6 +74,17 @@ pub trait Observer<B: Backend> {
         let _ = (done, n_layers);
         Ok(())
     }
+}
+
+/// What an operand is multiplied with.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed<'a> {
+    /// Names of the tensors.
+    pub names: &'a [&'a str],
+    /// Rows of the operand.
+    pub n_rows: usize,
+    /// Which of the matrices that each tensor stacks, and how many these are: 0 and 1 for a plain matrix.
+    pub matrix: (usize, usize),
 }
 
 /// Nobody watches.
@@ -250,7 +266,7 @@ impl<'a, B: Backend> Network<'a, B> {
         let backend = self.backend;
         let n_rows = pass.positions.len();
         let h = backend.rms_norm(x, &layer.attn_norm, self.hparams.rms_eps)?;
-        tap(observer, &[&layer.attn_q, &layer.attn_k, &layer.attn_v], &h)?;
+        tap(observer, &[&layer.attn_q, &layer.attn_k, &layer.attn_v], n_rows, &h)?;
         let mut q = self.linear(&layer.attn_q, &h, n_rows)?;
         let mut k = self.linear(&layer.attn_k, &h, n_rows)?;
         let v = self.linear(&layer.attn_v, &h, n_rows)?;
@@ -272,19 +288,29 @@ impl<'a, B: Backend> Network<'a, B> {
             }
         };
         drop((q, k, v));
-        tap(observer, &[&layer.attn_output], &attended)?;
+        tap(observer, &[&layer.attn_output], n_rows, &attended)?;
         self.add_linear(&layer.attn_output, &attended, x)?;
         drop(attended);
 
         let h = backend.rms_norm(x, &layer.ffn_norm, self.hparams.rms_eps)?;
-        tap(observer, &[&layer.ffn_gate, &layer.ffn_up], &h)?;
-        let gate = self.linear(&layer.ffn_gate, &h, n_rows)?;
-        let up = self.linear(&layer.ffn_up, &h, n_rows)?;
+        match &layer.ffn {
+            FeedForward::Dense(network) => {
+                let inner = self.gated(network, h, n_rows, observer)?;
+                self.add_linear(&network.down, &inner, x)
+            }
+            FeedForward::Experts(mixture) => self.mix((index, layer, mixture), h, x, n_rows, observer),
+        }
+    }
+
+    /// `silu(gate(h)) * up(h)`.
+    fn gated(&self, network: &GatedOf<B>, h: B::Operand, n_rows: usize, observer: &mut dyn Observer<B>) -> Result<B::Operand> {
+        tap(observer, &[&network.gate, &network.up], n_rows, &h)?;
+        let gate = self.linear(&network.gate, &h, n_rows)?;
+        let up = self.linear(&network.up, &h, n_rows)?;
         drop(h);
-        let inner = backend.swiglu(&gate, &up)?;
-        drop((gate, up));
-        tap(observer, &[&layer.ffn_down], &inner)?;
-        self.add_linear(&layer.ffn_down, &inner, x)
+        let inner = self.backend.swiglu(&gate, &up)?;
+        tap(observer, &[&network.down], n_rows, &inner)?;
+        Ok(inner)
     }
 
     fn linear(&self, linear: &LinearOf<B>, x: &B::Operand, n_rows: usize) -> Result<B::Rows> {
@@ -367,8 +393,8 @@ impl<'a, B: Backend> Network<'a, B> {
 }
 
 /// Shows the observer an operand with the names of the tensors it is multiplied with, each once.
-fn tap<B: Backend>(observer: &mut dyn Observer<B>, linears: &[&LinearOf<B>], x: &B::Operand) -> Result<()> {
+fn tap<B: Backend>(observer: &mut dyn Observer<B>, linears: &[&LinearOf<B>], n_rows: usize, x: &B::Operand) -> Result<()> {
     let mut names: Vec<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
     names.dedup();
-    observer.operand(&names, x)
+    observer.operand(Observed { names: &names, n_rows, matrix: (0, 1) }, x)
 }

@@ -4,7 +4,7 @@
 
 #![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::unwrap_used)]
 
-use super::families::{Family, architectures, family};
+use super::families::{Family, Mixture, architectures, family};
 use super::rope::{Rope, RopeScaling};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Model, ValueRef, keys};
@@ -38,12 +38,30 @@ pub struct LayerHparams {
     pub n_head: usize,
     /// Key and value heads, a divisor of `n_head`.
     pub n_head_kv: usize,
-    /// Inner width of the feed-forward network.
+    /// Inner width of the feed-forward network, where it is one.
     pub n_ff: usize,
+    /// Sizes of the experts that are in its place.
+    pub experts: Option<ExpertHparams>,
+}
+
+/// Sizes of a mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertHparams {
+    /// Experts to choose from.
+    pub n_expert: usize,
+    /// Experts that one token uses.
+    pub n_used: usize,
+    /// Inner width of an expert.
+    pub n_ff: usize,
+    /// Inner width of the expert that every token uses, where there is one.
+    pub n_ff_shared: Option<usize>,
 }
 
 /// Layers of a model, as llama.cpp bounds them; the deepest known has 126.
 pub const LAYERS_MAX: usize = 512;
+
+/// Experts of a layer, as llama.cpp bounds them.
+const EXPERTS_MAX: u64 = 1024;
 
 /// Widths: the largest known is 53 248 (Llama 3.1 405B's feed-forward network). A bound on products of two of them.
 const WIDTH_MAX: u64 = 1 << 24;
@@ -65,7 +83,6 @@ impl Hparams {
             return Err(Error::unsupported(format!("running architecture {shown}"), format!("{} can be run", known.join(", "))));
         };
         let keys = Keys { model, family };
-        keys.refuse_experts()?;
         let n_layer = keys.count(keys::BLOCK_COUNT, LAYERS_MAX as u64)?;
         let n_embd = keys.count(keys::EMBEDDING_LENGTH, WIDTH_MAX)?;
         let layers = keys.layers(n_layer)?;
@@ -91,10 +108,23 @@ impl Hparams {
         let n_keys = n_tokens * n_before + n_tokens * (n_tokens + 1.0) / 2.0;
         let layers = self.layers.iter().map(|layer| {
             let [n_q, n_kv] = [layer.n_head, layer.n_head_kv].map(|n| n as f64 * self.head_dim as f64);
-            let weights = n_embd * (2.0 * n_q + 2.0 * n_kv + 3.0 * layer.n_ff as f64);
+            let weights = n_embd * (2.0 * n_q + 2.0 * n_kv + layer.feed_forward_outputs());
             2.0 * weights * n_tokens + 4.0 * n_q * n_keys
         });
         layers.sum::<f64>() + 2.0 * n_embd * self.n_vocab as f64
+    }
+}
+
+impl LayerHparams {
+    /// Rows of `n_embd` weights, or columns of them, that one token is multiplied with after attention.
+    fn feed_forward_outputs(&self) -> f64 {
+        let network = |n_ff: usize| 3.0 * n_ff as f64;
+        match self.experts {
+            None => network(self.n_ff),
+            Some(ExpertHparams { n_expert, n_used, n_ff, n_ff_shared }) => {
+                n_expert as f64 + n_used as f64 * network(n_ff) + n_ff_shared.map_or(0.0, |n_ff| 1.0 + network(n_ff))
+            }
+        }
     }
 }
 
@@ -165,9 +195,52 @@ impl Keys<'_> {
                     let detail = format!("{n_head_kv} heads cannot be shared by {n_head} query heads");
                     return self.fault(keys::ATTENTION_HEAD_COUNT_KV, Fault::HparamRange, detail);
                 }
-                Ok(LayerHparams { n_head, n_head_kv, n_ff })
+                Ok(LayerHparams { n_head, n_head_kv, n_ff, experts: self.experts(n_ff)? })
             })
             .collect()
+    }
+
+    /// The experts of a layer whose one network would be `n_ff` wide.
+    fn experts(&self, n_ff: usize) -> Result<Option<ExpertHparams>> {
+        let has_some = self.get(keys::EXPERT_COUNT).is_some_and(|value| value.as_u64() != Some(0));
+        let mixture = match (&self.family.mixture, has_some) {
+            (None, true) => {
+                let what = format!("running experts of architecture {}", self.family.name);
+                return Err(Error::unsupported(what, "models of this architecture have one network in each layer"));
+            }
+            (None, false) => return Ok(None),
+            (Some(mixture), false) if mixture.is_optional => return Ok(None),
+            (Some(mixture), _) => mixture,
+        };
+        self.check_mixture(mixture)?;
+        let n_expert = self.count(keys::EXPERT_COUNT, EXPERTS_MAX)?;
+        let n_used = self.count(keys::EXPERT_USED_COUNT, n_expert as u64)?;
+        let said = if mixture.is_optional { None } else { self.optional_count(keys::EXPERT_FEED_FORWARD_LENGTH, WIDTH_MAX)? };
+        // Where the width of an expert is not said, Qwen's networks are as wide as all that a token uses, Mixtral's as one of them.
+        let share = if mixture.is_optional { n_ff } else { n_ff.checked_div(n_used).unwrap_or(0).max(1) };
+        let shared = self.optional_count(keys::EXPERT_SHARED_FEED_FORWARD_LENGTH, WIDTH_MAX)?.unwrap_or(n_ff);
+        let n_ff_shared = mixture.has_shared.then_some(shared);
+        Ok(Some(ExpertHparams { n_expert, n_used, n_ff: said.unwrap_or(share), n_ff_shared }))
+    }
+
+    /// llama.cpp does not look at these keys for the architectures here; a file that says otherwise means something else.
+    fn check_mixture(&self, mixture: &Mixture) -> Result<()> {
+        let is_usual = match self.get(keys::EXPERT_GATING_FUNC).map(|value| value.as_u64()) {
+            None | Some(Some(0 | 1)) => match self.get(keys::EXPERT_WEIGHTS_SCALE).map(|value| value.as_f64()) {
+                None => true,
+                Some(scale) => scale == Some(0.0) || scale == Some(1.0),
+            },
+            Some(_) => false,
+        };
+        let is_normalised = match self.get(keys::EXPERT_WEIGHTS_NORM) {
+            None => true,
+            Some(value) => value.as_bool() == Some(mixture.normalises_weights),
+        };
+        if is_usual && is_normalised {
+            return Ok(());
+        }
+        let what = format!("running {} with experts weighed in another way than this architecture's", self.family.name);
+        Err(Error::unsupported(what, "a softmax over all experts, not scaled, can be run"))
     }
 
     /// The width of a head: said, or the embedding's share.
@@ -276,13 +349,6 @@ impl Keys<'_> {
                 let what = format!("{} {other}", self.full(keys::ROPE_SCALING_TYPE));
                 Err(Error::unsupported(what, "none, linear, yarn and longrope can be run"))
             }
-        }
-    }
-
-    fn refuse_experts(&self) -> Result<()> {
-        match self.get(keys::EXPERT_COUNT).and_then(ValueRef::as_u64) {
-            None | Some(0) => Ok(()),
-            Some(n) => Err(Error::unsupported(format!("running a model of {n} experts"), "models without experts can be run")),
         }
     }
 }

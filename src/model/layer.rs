@@ -13,9 +13,49 @@ pub(super) struct Layer<M, V> {
     pub attn_k_norm: Option<V>,
     pub attn_output: Linear<M, V>,
     pub ffn_norm: V,
-    pub ffn_gate: Linear<M, V>,
-    pub ffn_up: Linear<M, V>,
-    pub ffn_down: Linear<M, V>,
+    pub ffn: FeedForward<M, V>,
+}
+
+/// What follows attention.
+#[derive(Debug, Clone)]
+pub(super) enum FeedForward<M, V> {
+    Dense(Gated<M, V>),
+    Experts(Box<Experts<M, V>>),
+}
+
+/// `down(silu(gate(x)) * up(x))`.
+#[derive(Debug, Clone)]
+pub(super) struct Gated<M, V> {
+    pub gate: Linear<M, V>,
+    pub up: Linear<M, V>,
+    pub down: Linear<M, V>,
+}
+
+/// Networks of which every token uses a few.
+#[derive(Debug, Clone)]
+pub(super) struct Experts<M, V> {
+    /// Scores every expert.
+    pub router: Linear<M, V>,
+    pub gate: Stacked<M>,
+    pub up: Stacked<M>,
+    pub down: Stacked<M>,
+    pub shared: Option<SharedExpert<M, V>>,
+}
+
+/// Matrices that one tensor holds.
+#[derive(Debug, Clone)]
+pub(super) struct Stacked<M> {
+    pub name: String,
+    /// Rows of each.
+    pub n_out: usize,
+    pub matrices: Vec<M>,
+}
+
+/// An expert that works for every token: `sigmoid(weight(x)) * network(x)`.
+#[derive(Debug, Clone)]
+pub(super) struct SharedExpert<M, V> {
+    pub weight: Linear<M, V>,
+    pub network: Gated<M, V>,
 }
 
 /// `x * weight^T + bias`.
@@ -45,9 +85,43 @@ impl<M, V> Layer<M, V> {
             attn_k_norm: self.attn_k_norm.map(&mut *vector).transpose()?,
             attn_output: self.attn_output.try_map(matrix, vector)?,
             ffn_norm: vector(self.ffn_norm)?,
-            ffn_gate: self.ffn_gate.try_map(matrix, vector)?,
-            ffn_up: self.ffn_up.try_map(matrix, vector)?,
-            ffn_down: self.ffn_down.try_map(matrix, vector)?,
+            ffn: match self.ffn {
+                FeedForward::Dense(network) => FeedForward::Dense(network.try_map(matrix, vector)?),
+                FeedForward::Experts(experts) => FeedForward::Experts(Box::new(experts.try_map(matrix, vector)?)),
+            },
+        })
+    }
+}
+
+impl<M, V> Experts<M, V> {
+    fn try_map<M2, V2>(
+        self,
+        matrix: &mut impl FnMut(M) -> Result<M2>,
+        vector: &mut impl FnMut(V) -> Result<V2>,
+    ) -> Result<Experts<M2, V2>> {
+        let router = self.router.try_map(matrix, vector)?;
+        let mut stacked = |Stacked { name, n_out, matrices }: Stacked<M>| {
+            let matrices = matrices.into_iter().map(&mut *matrix).collect::<Result<_>>()?;
+            Ok(Stacked { name, n_out, matrices })
+        };
+        let (gate, up, down) = (stacked(self.gate)?, stacked(self.up)?, stacked(self.down)?);
+        let mut shared = |SharedExpert { weight, network }: SharedExpert<M, V>| {
+            Ok(SharedExpert { weight: weight.try_map(matrix, vector)?, network: network.try_map(matrix, vector)? })
+        };
+        Ok(Experts { router, gate, up, down, shared: self.shared.map(&mut shared).transpose()? })
+    }
+}
+
+impl<M, V> Gated<M, V> {
+    fn try_map<M2, V2>(
+        self,
+        matrix: &mut impl FnMut(M) -> Result<M2>,
+        vector: &mut impl FnMut(V) -> Result<V2>,
+    ) -> Result<Gated<M2, V2>> {
+        Ok(Gated {
+            gate: self.gate.try_map(matrix, vector)?,
+            up: self.up.try_map(matrix, vector)?,
+            down: self.down.try_map(matrix, vector)?,
         })
     }
 }

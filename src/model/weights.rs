@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::backend::Matrix;
-use super::hparams::{Hparams, LayerHparams};
-use super::layer::{Layer, Linear};
+use super::hparams::{ExpertHparams, Hparams, LayerHparams};
+use super::layer::{Experts, FeedForward, Gated, Layer, Linear, SharedExpert, Stacked};
 use super::rope::RopeScaling;
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::Model;
@@ -208,13 +208,13 @@ impl<'a> Catalog<'a> {
             let what = format!("running a model with {name} in {}", tensor.format);
             return Err(Error::unsupported(what, "weights are floats or quantized floats"));
         }
-        let (n_rows, n_cols) = if let [n_rows, n_cols] = *shape { (n_rows, n_cols) } else { (1, shape.iter().product()) };
-        Ok(Some(Slice { tensor: index, first_row: 0, n_rows, n_cols }))
+        let (n_cols, outer) = shape.split_last().expect("a vector, a matrix, or matrices");
+        Ok(Some(Slice { tensor: index, first_row: 0, n_rows: outer.iter().product(), n_cols: *n_cols }))
     }
 
     fn layer(&mut self, hparams: &Hparams, index: usize) -> Result<PlannedLayer> {
         let Hparams { n_embd, head_dim, family, .. } = *hparams;
-        let LayerHparams { n_head, n_head_kv, n_ff } = hparams.layers[index];
+        let LayerHparams { n_head, n_head_kv, .. } = hparams.layers[index];
         let [n_q, n_kv] = [n_head * head_dim, n_head_kv * head_dim];
         let name = |part: &str| format!("blk.{index}.{part}");
         let head_norm = |catalog: &mut Catalog, part| {
@@ -226,11 +226,6 @@ impl<'a> Catalog<'a> {
             let mut linear = |part, n_out| self.linear(&name(part), n_out, n_embd);
             [linear("attn_q", n_q)?, linear("attn_k", n_kv)?, linear("attn_v", n_kv)?]
         };
-        let [ffn_gate, ffn_up] = if family.is_fused {
-            self.fused(&name("ffn_up"), [n_ff, n_ff], n_embd)?
-        } else {
-            [self.linear(&name("ffn_gate"), n_ff, n_embd)?, self.linear(&name("ffn_up"), n_ff, n_embd)?]
-        };
         Ok(Layer {
             attn_norm: self.vector(&name("attn_norm.weight"), n_embd)?,
             attn_q,
@@ -240,10 +235,61 @@ impl<'a> Catalog<'a> {
             attn_k_norm: head_norm(self, "attn_k_norm.weight")?,
             attn_output: self.linear(&name("attn_output"), n_embd, n_q)?,
             ffn_norm: self.vector(&name("ffn_norm.weight"), n_embd)?,
-            ffn_gate,
-            ffn_up,
-            ffn_down: self.linear(&name("ffn_down"), n_embd, n_ff)?,
+            ffn: self.feed_forward(hparams, index)?,
         })
+    }
+
+    fn feed_forward(&mut self, hparams: &Hparams, index: usize) -> Result<FeedForward<Slice, Slice>> {
+        let LayerHparams { n_ff, experts, .. } = hparams.layers[index];
+        let name = |part: &str| format!("blk.{index}.{part}");
+        if let Some(sizes) = experts {
+            let experts = self.experts(&name, hparams.n_embd, sizes)?;
+            return Ok(FeedForward::Experts(Box::new(experts)));
+        }
+        if !hparams.family.is_fused {
+            return self.gated(&name, "", hparams.n_embd, n_ff).map(FeedForward::Dense);
+        }
+        let [gate, up] = self.fused(&name("ffn_up"), [n_ff, n_ff], hparams.n_embd)?;
+        Ok(FeedForward::Dense(Gated { gate, up, down: self.linear(&name("ffn_down"), hparams.n_embd, n_ff)? }))
+    }
+
+    fn gated(&mut self, name: &dyn Fn(&str) -> String, suffix: &str, n_embd: usize, n_ff: usize) -> Result<Gated<Slice, Slice>> {
+        let mut linear = |part, n_out, n_in| self.linear(&name(&format!("{part}{suffix}")), n_out, n_in);
+        Ok(Gated {
+            gate: linear("ffn_gate", n_ff, n_embd)?,
+            up: linear("ffn_up", n_ff, n_embd)?,
+            down: linear("ffn_down", n_embd, n_ff)?,
+        })
+    }
+
+    fn experts(&mut self, name: &dyn Fn(&str) -> String, n_embd: usize, sizes: ExpertHparams) -> Result<Experts<Slice, Slice>> {
+        let ExpertHparams { n_expert, n_ff, n_ff_shared, .. } = sizes;
+        let apart = name("ffn_down.0.weight");
+        if self.unused.contains_key(apart.as_str()) {
+            let what = format!("running a model with a tensor for each expert ({apart})");
+            return Err(Error::unsupported(what, "convert the original model anew: experts are stacked since April 2024"));
+        }
+        let shared = n_ff_shared.map(|n_ff| {
+            let stem = name("ffn_gate_inp_shexp");
+            let weight_name = format!("{stem}.weight");
+            let weight = self.vector(&weight_name, n_embd)?;
+            let weight = Linear { name: weight_name, n_out: 1, weight, bias: None };
+            Ok(SharedExpert { weight, network: self.gated(name, "_shexp", n_embd, n_ff)? })
+        });
+        Ok(Experts {
+            router: self.linear(&name("ffn_gate_inp"), n_expert, n_embd)?,
+            gate: self.stacked(name("ffn_gate_exps.weight"), n_expert, n_ff, n_embd)?,
+            up: self.stacked(name("ffn_up_exps.weight"), n_expert, n_ff, n_embd)?,
+            down: self.stacked(name("ffn_down_exps.weight"), n_expert, n_embd, n_ff)?,
+            shared: shared.transpose()?,
+        })
+    }
+
+    /// The matrices that a tensor of three dimensions stacks.
+    fn stacked(&mut self, name: String, n_matrices: usize, n_out: usize, n_in: usize) -> Result<Stacked<Slice>> {
+        let all = self.required(&name, &[n_matrices, n_out, n_in])?;
+        let matrix = |index| Slice { first_row: index * n_out, n_rows: n_out, ..all.clone() };
+        Ok(Stacked { name, n_out, matrices: (0..n_matrices).map(matrix).collect() })
     }
 
     fn linear(&mut self, stem: &str, n_out: usize, n_in: usize) -> Result<Linear<Slice, Slice>> {

@@ -97,6 +97,39 @@ impl Tiny {
     }
 }
 
+impl Tiny {
+    /// [`Tiny::new`] with eight experts in each layer, of which a token uses three.
+    pub fn with_experts(architecture: &str) -> Tiny {
+        let mut tiny = Tiny::new(architecture);
+        tiny.tensors.retain(|(name, ..)| !["ffn_gate.", "ffn_up.", "ffn_down."].iter().any(|part| name.contains(part)));
+        let n_ff = if architecture == "llama" { 48 } else { 24 };
+        let mut set = |key: &str, value| tiny.set(&format!("{architecture}.{key}"), Value::U32(value));
+        set("expert_count", 8);
+        set("expert_used_count", 3);
+        if architecture != "llama" {
+            set("expert_feed_forward_length", n_ff);
+        }
+        if architecture == "qwen2moe" {
+            set("expert_shared_feed_forward_length", 40);
+        }
+        let n_ff = u64::from(n_ff);
+        for layer in 0..2 {
+            let mut add = |part: &str, shape: &[u64]| tiny.add(&format!("blk.{layer}.{part}.weight"), shape);
+            add("ffn_gate_inp", &[8, 32]);
+            add("ffn_gate_exps", &[8, n_ff, 32]);
+            add("ffn_up_exps", &[8, n_ff, 32]);
+            add("ffn_down_exps", &[8, 32, n_ff]);
+            if architecture == "qwen2moe" {
+                add("ffn_gate_inp_shexp", &[32]);
+                add("ffn_gate_shexp", &[40, 32]);
+                add("ffn_up_shexp", &[40, 32]);
+                add("ffn_down_shexp", &[32, 40]);
+            }
+        }
+        tiny
+    }
+}
+
 /// The tensors of a layer.
 fn parts(architecture: &str) -> Vec<(&'static str, &'static [u64])> {
     let mut parts: Vec<(&str, &[u64])> = vec![
@@ -117,8 +150,8 @@ fn parts(architecture: &str) -> Vec<(&'static str, &'static [u64])> {
         ("ffn_up.weight", &[48, 32]),
     ]);
     match architecture {
-        "qwen2" => parts.extend([("attn_q.bias", &[32][..]), ("attn_k.bias", &[16]), ("attn_v.bias", &[16])]),
-        "qwen3" => parts.extend([("attn_q_norm.weight", &[8][..]), ("attn_k_norm.weight", &[8])]),
+        "qwen2" | "qwen2moe" => parts.extend([("attn_q.bias", &[32][..]), ("attn_k.bias", &[16]), ("attn_v.bias", &[16])]),
+        "qwen3" | "qwen3moe" => parts.extend([("attn_q_norm.weight", &[8][..]), ("attn_k_norm.weight", &[8])]),
         _ => {}
     }
     parts

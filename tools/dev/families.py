@@ -7,11 +7,21 @@ The models are those of tests/common/tiny.rs: the same shapes and the same weigh
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MixtralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen2MoeConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 OUT = Path(__file__).parents[2] / "fixtures/model/families.json"
 SIZES = dict(
@@ -39,8 +49,12 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 LONG = {"type": "longrope", "short_factor": [1.0, 1.25, 1.5, 2.0], "long_factor": [1.5, 2.0, 4.0, 8.0]}
+MOE = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24)
 CASES = {
     "llama": (LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, rope_scaling=LLAMA3), 40),
+    "llama-experts": (MixtralConfig(**SIZES, num_local_experts=8, num_experts_per_tok=3), 40),
+    "qwen2moe": (Qwen2MoeConfig(**SIZES, **MOE, shared_expert_intermediate_size=40), 40),
+    "qwen3moe": (Qwen3MoeConfig(**SIZES, **MOE, head_dim=8, norm_topk_prob=True), 40),
     "qwen2": (Qwen2Config(**SIZES), 40),
     "qwen2-linear": (Qwen2Config(**SIZES, rope_scaling=LINEAR), 40),
     "qwen2-yarn": (Qwen2Config(**SIZES, rope_scaling=YARN), 40),
@@ -66,7 +80,20 @@ NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "block_sparse_moe.experts.w1": "ffn_gate_exps",
+    "block_sparse_moe.experts.w2": "ffn_down_exps",
+    "block_sparse_moe.experts.w3": "ffn_up_exps",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
 }
+EXPERT = re.compile(r"(?<=experts)\.(\d+)")
 
 
 def gguf_name(name):
@@ -75,6 +102,14 @@ def gguf_name(name):
         return f"{NAMES[stem]}.{kind}"
     layer, part = stem.removeprefix("model.layers.").split(".", 1)
     return f"blk.{layer}.{NAMES[part]}.{kind}"
+
+
+def parameter(name, shape, config):
+    """The weights of transformers' parameter. Experts are stacked in GGUF."""
+    expert = EXPERT.search(name)
+    if expert:
+        return weights(gguf_name(EXPERT.sub("", name)), (8, *shape))[int(expert[1])]
+    return as_transformers_has_it(gguf_name(name), weights(gguf_name(name), shape), config)
 
 
 def weights(name, shape):
@@ -87,7 +122,7 @@ def weights(name, shape):
 
 def as_transformers_has_it(name, w, config):
     """Llama's files hold the two dimensions of a rotated pair side by side, transformers half a head apart."""
-    if config.model_type != "llama" or not any(part in name for part in ("attn_q.", "attn_k.")):
+    if config.model_type not in ("llama", "mixtral") or not any(part in name for part in ("attn_q.", "attn_k.")):
         return w
     head_dim = config.hidden_size // config.num_attention_heads
     pairs = w.reshape(-1, head_dim // 2, 2, *w.shape[1:])
@@ -98,13 +133,12 @@ def run(config, n_tokens):
     config._attn_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            w = weights(gguf_name(name), tuple(parameter.shape))
-            parameter.copy_(torch.from_numpy(as_transformers_has_it(gguf_name(name), w, config)))
+        for name, place in model.named_parameters():
+            place.copy_(torch.from_numpy(parameter(name, tuple(place.shape), config)))
         tokens = [(7 * i * i + 3 * i + 5) % 64 for i in range(n_tokens)]
         logits = model(torch.tensor([tokens])).logits[0, -1]
     case = {"tokens": tokens, "logits": [float(f"{x:.7g}") for x in logits.tolist()]}
-    if config.rope_scaling is LLAMA3 or config.model_type == "llama":
+    if config.model_type == "llama":
         rope = model.model.rotary_emb
         natural = 1.0 / 10000.0 ** (torch.arange(0, 8, 2, dtype=torch.float32) / 8)
         case["rope_freqs"] = (natural / rope.inv_freq).tolist()

@@ -218,13 +218,33 @@ impl Backend for Cpu {
     }
 
     fn matmul(&self, x: &Operand, weight: &Matrix, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
+        if x.rows.n_rows() > 1 {
+            return self.matmul_of_batch(x, weight, accumulate, out);
+        }
         let rounded = self.rounded(x, weight)?;
         let x = rounded.as_ref().unwrap_or(x);
-        if x.rows.n_rows() == 1 {
-            self.pool.install(|| self.engine.multiply_token(&x.rows.values, weights_of(weight), &mut out.values, accumulate));
-        } else {
-            self.multiply(x, weight, 0..weight.n_rows, accumulate, out);
-        }
+        self.pool.install(|| self.engine.multiply_token(&x.rows.values, weights_of(weight), &mut out.values, accumulate));
+        Ok(())
+    }
+
+    fn matmul_of_batch(&self, x: &Operand, weight: &Matrix, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
+        let rounded = self.rounded(x, weight)?;
+        self.multiply(rounded.as_ref().unwrap_or(x), weight, 0..weight.n_rows, accumulate, out);
+        Ok(())
+    }
+
+    fn add_rows(&self, from: &Rows, factors: &[f32], rows: &[u32], to: &mut Rows) -> Result<()> {
+        assert_eq!((from.n_rows(), from.n_cols), (factors.len(), to.n_cols), "a factor for every row");
+        assert_eq!(factors.len(), rows.len(), "a place for every row");
+        // For each row of `to`, which row is added.
+        let mut places = vec![usize::MAX; to.n_rows()];
+        rows.iter().enumerate().for_each(|(index, &row)| places[row as usize] = index);
+        self.each_row(to, |row, to| {
+            let index = places[row];
+            if index != usize::MAX {
+                to.iter_mut().zip(from.row(index)).for_each(|(to, x)| *to += factors[index] * x);
+            }
+        });
         Ok(())
     }
 
