@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use ggforge::eval::divergence::{self, Compared, Comparison, Quantiles};
+use ggforge::eval::divergence::{self, Compared, Comparison};
 use ggforge::eval::{Estimate, Windows};
 use ggforge::model::Backend;
 use ggforge::pipeline::{self, Existing};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::device::Job;
 use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
+use crate::terminal::fitted;
 use crate::{Run, Session};
 
 /// Measure how far quantized files are from the file they were made from
@@ -138,12 +139,12 @@ impl Report<'_> {
         format!(
             "base {base}: {size}, {bits:.2} bits per weight, perplexity {value:.4} ± {error:.4}\n\
              {text}: {extent}\n{speed}, {activations} activations\n\n{}\n{}",
-            self.means().text(),
-            self.quantiles().text(),
+            fitted(&self.means()),
+            fitted(&self.quantiles()),
         )
     }
 
-    /// The page: all figures in one table, and the plots.
+    /// The page: the same tables, and the plots.
     fn page(&self) -> Page {
         let files = self.rows().map(|(file, compared)| ComparedFile {
             name: file.name(),
@@ -156,7 +157,8 @@ impl Report<'_> {
         page::Comparison {
             title: format!("Quantized files against {}", self.base.name()),
             facts: self.facts(),
-            table: self.all_figures(),
+            figures: self.means(),
+            distribution: self.quantiles(),
             files: files.collect(),
             // The scored token comes after the position that foretells it.
             position_first: self.windows.scored().start as u64 + 1,
@@ -176,48 +178,6 @@ impl Report<'_> {
             ("activations", self.arguments.machine.activations.name().to_owned()),
         ];
         facts.map(|(word, value)| (word.to_owned(), value)).into()
-    }
-
-    fn all_figures(&self) -> Table {
-        let mut table = Table::new(&[
-            "file",
-            "size",
-            "bpw",
-            "mean KLD",
-            "median",
-            "90 %",
-            "95 %",
-            "99 %",
-            "99.9 %",
-            "max",
-            "same top %",
-            "mean Δp %",
-            "RMS Δp %",
-            "ln(PPL ratio)",
-            "perplexity",
-        ]);
-        for (file, compared) in self.rows() {
-            let Quantiles { median, p90, p95, p99, p99_9, max } = compared.quantiles;
-            let [median, p90, p95, p99, p99_9, max] = [median, p90, p95, p99, p99_9, max].map(|kld| Cell::Fixed(kld, 6));
-            table.push([
-                file.name().into(),
-                Cell::Bytes(file.file_bytes()),
-                Cell::Fixed(file.bits_per_weight(), 2),
-                cell(compared.kld, 1.0, 6),
-                median,
-                p90,
-                p95,
-                p99,
-                p99_9,
-                max,
-                cell(compared.same_top, 100.0, 2),
-                cell(compared.mean_dp, 100.0, 3),
-                cell(compared.rms_dp, 100.0, 3),
-                cell(compared.ln_ppl_ratio, 1.0, 5),
-                cell(compared.ppl, 1.0, 4),
-            ]);
-        }
-        table
     }
 
     /// What a person looks at first.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::device::DeviceOptions;
 use crate::exit::{Failure, print};
+use crate::terminal::fitted;
 use crate::{Run, Session};
 
 /// List the CPU and the GPUs, and say which of them would be used
@@ -123,7 +124,7 @@ fn as_text(cpu: &Cpu, gpus: &Result<Gpus, Error>, used: &str) -> String {
             format!("NVIDIA's driver brings CUDA {major}.{minor}\n")
         }
     };
-    format!("{}{below}{used}\n", table.text())
+    format!("{}{below}{used}\n", fitted(&table))
 }
 
 fn as_json(cpu: &Cpu, gpus: &Result<Gpus, Error>, used: &str) -> Value {

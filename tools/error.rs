@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::exit::{self, Failure};
 use crate::signals::Stop;
-use crate::terminal::Bar;
+use crate::terminal::{Bar, fitted};
 use crate::{Run, Session};
 
 /// Compare the weights of quantized files with those they were made from
@@ -175,7 +175,7 @@ impl ErrorCommand {
 
     fn as_text(&self, files: &[FileError]) -> String {
         let mut text = format!("weights against {}\n", printable(self.base.as_os_str().as_encoded_bytes()));
-        text += &tensor_error::files_table(files).text();
+        text += &fitted(&tensor_error::files_table(files));
         for file in files {
             let name = printable(file.path.as_os_str().as_encoded_bytes());
             if file.total().sums.ee == 0.0 {
@@ -184,7 +184,7 @@ impl ErrorCommand {
             }
             let mut section = |title: &str, table: Table| {
                 if !table.is_empty() {
-                    text += &format!("\n{name}: {title}\n{}", table.text());
+                    text += &format!("\n{name}: {title}\n{}", fitted(&table));
                 }
             };
             section("roles", tensor_error::roles_table(file));

@@ -14,6 +14,7 @@ use serde_json::json;
 use collect::Collect;
 
 use crate::exit::{self, Failure};
+use crate::terminal::fitted;
 use crate::{Run, Session};
 
 /// Make importance matrices: which columns of each matrix matter for a text
@@ -74,6 +75,10 @@ pub enum Action {
 
 /// Print what is known of each tensor
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ggforge imatrix show imatrix.gguf
+  ggforge imatrix show imatrix.gguf --json")]
 pub struct Show {
     /// Importance matrix, .gguf or .dat
     file: PathBuf,
@@ -84,6 +89,10 @@ pub struct Show {
 
 /// Add up several importance matrices of one model
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ggforge imatrix merge part-1.gguf part-2.dat --output imatrix.gguf
+  ggforge imatrix merge part-1.gguf part-2.dat --output imatrix.dat --chunk-size 512")]
 pub struct Merge {
     /// Importance matrices, .gguf or .dat
     #[arg(required = true)]
@@ -116,7 +125,7 @@ impl Show {
         let matrix = Matrix::open(&self.file)?;
         let table = table(&matrix);
         if !self.json {
-            return exit::print(&format!("{}\n{}", describe(&self.file, &matrix), table.text()));
+            return exit::print(&format!("{}\n{}", describe(&self.file, &matrix), fitted(&table)));
         }
         exit::print(&json_text(&json!({
             "file": self.file.to_string_lossy(),

@@ -14,6 +14,7 @@ use ggforge::source::{SourceTensor, TensorSource};
 use serde_json::{Value as Json, json};
 
 use crate::exit::{self, Failure};
+use crate::terminal::width;
 use crate::{Run, Session, terminal};
 
 /// Show what a GGUF file holds: metadata, tensors, bits per weight
@@ -152,13 +153,17 @@ fn file_type(model: &Model) -> Option<&'static str> {
 
 // The report for people.
 
+/// What stands before the lines of a section.
+const INDENT: &str = "  ";
+
 fn report_text(path: &Path, model: &Model, facts: &Facts, with_tensors: bool) -> String {
     let mut text = summary(path, model, facts);
     let mut section = |title: &str, table: Table, titled: bool| {
         if !table.is_empty() {
-            let rows = if titled { table.text() } else { table.text_untitled() };
+            let width = width().saturating_sub(INDENT.len());
+            let rows = if titled { table.text_within(width) } else { table.untitled_within(width) };
             text += &format!("\n{title}\n");
-            rows.lines().for_each(|row| text += &format!("  {row}\n"));
+            rows.lines().for_each(|row| text += &format!("{INDENT}{row}\n"));
         }
     };
     if model.shards().len() > 1 {

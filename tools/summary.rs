@@ -10,6 +10,8 @@ use ggforge::report::{Cell, Table, decimal_bytes, json_text, printable};
 use ggforge::tokenizer::proof::{Comparison, Example, Outcome};
 use serde_json::{Map, Value, json};
 
+use crate::terminal::fitted;
+
 /// A run, planned or done.
 pub struct Summary<'a> {
     pub source: &'a Path,
@@ -49,7 +51,7 @@ impl<'a> Summary<'a> {
         for (index, output) in self.outputs() {
             for file in self.files_of(index) {
                 let _ = writeln!(text, "{}: {}\n", output.file_type, shown(&file.path));
-                text += &tensor_table(&output.tensors[file.tensors.clone()]).text();
+                text += &fitted(&tensor_table(&output.tensors[file.tensors.clone()]));
                 text.push('\n');
             }
             let _ = writeln!(text, "total: {}\n", self.totals_line(index));

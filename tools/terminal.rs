@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ggforge::eval;
 use ggforge::pipeline::Progress;
+use ggforge::report::Table;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::Session;
@@ -129,6 +130,17 @@ fn target(session: &Session) -> ProgressDrawTarget {
         true => ProgressDrawTarget::hidden(),
         false => ProgressDrawTarget::stderr(),
     }
+}
+
+/// Columns of the terminal that stdout is; without end where it is none.
+pub fn width() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0).unwrap_or(usize::MAX)
+}
+
+/// A table as text, no wider than the terminal where that can be.
+pub fn fitted(table: &Table) -> String {
+    table.text_within(width())
 }
 
 /// Prints a warning on stderr, also when quiet: it tells that the result may not be what was wanted.

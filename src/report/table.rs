@@ -1,6 +1,9 @@
 //! A table: columns with titles, rows of typed cells, and one writer per form.
 
-use unicode_width::UnicodeWidthStr;
+use std::collections::HashSet;
+use std::ops::Range;
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::text::{decimal_bytes, decimal_count, four_digits, printable};
 
@@ -60,14 +63,20 @@ impl Table {
 
     /// Aligned columns, text on the left and numbers on the right, the titles on top.
     pub fn text(&self) -> String {
-        let mut lines = vec![self.titles.iter().map(|title| (*title).to_owned()).collect()];
-        lines.extend(self.written_rows());
-        self.align(&lines)
+        self.text_within(usize::MAX)
     }
 
-    /// As [`Table::text`], without the titles.
-    pub fn text_untitled(&self) -> String {
-        self.align(&self.written_rows())
+    /// As [`Table::text`], for a terminal of `width_max` columns. Where the table is wider, the text of its last column goes on below
+    /// itself, or else the columns that do not fit follow in a further table, behind those that tell the rows apart.
+    pub fn text_within(&self, width_max: usize) -> String {
+        let mut lines = vec![self.titles.iter().map(|title| (*title).to_owned()).collect()];
+        lines.extend(self.written_rows());
+        self.align(&lines, width_max)
+    }
+
+    /// As [`Table::text_within`], without the titles.
+    pub fn untitled_within(&self, width_max: usize) -> String {
+        self.align(&self.written_rows(), width_max)
     }
 
     /// A Markdown table.
@@ -139,23 +148,116 @@ impl Table {
         self.rows.iter().all(|row| !matches!(row[column], Cell::Text(_)))
     }
 
-    fn align(&self, lines: &[Vec<String>]) -> String {
+    fn align(&self, lines: &[Vec<String>], width_max: usize) -> String {
         let width = |column: usize| lines.iter().map(|line| line[column].width()).max().unwrap_or(0);
-        let columns: Vec<(usize, usize, bool)> =
-            self.columns_in_use().into_iter().map(|column| (column, width(column), self.is_numeric(column))).collect();
-        let mut text = String::new();
-        for line in lines {
-            let cells = columns.iter().map(|&(column, width, is_numeric)| {
-                let cell = &line[column];
-                let padding = " ".repeat(width - cell.width());
-                if is_numeric { padding + cell } else { cell.clone() + &padding }
-            });
-            let cells = cells.collect::<Vec<_>>().join("  ");
-            text += cells.trim_end();
+        let columns = self.columns_in_use().into_iter();
+        let columns: Vec<Column> =
+            columns.map(|index| Column { index, width: width(index), is_numeric: self.is_numeric(index) }).collect();
+        let Some((last, others)) = columns.split_last() else { return String::new() };
+        let width_of_others = Column::width_of_all(others);
+        let width_left = width_max.saturating_sub(width_of_others + GAP);
+        if width_of_others + GAP + last.width <= width_max || others.is_empty() {
+            return aligned(lines, &columns);
+        }
+        if !last.is_numeric && width_left >= FOLDED_WIDTH_MIN {
+            return folded(lines, others, last, width_left);
+        }
+        let n_key = (1..columns.len()).find(|&n| tell_rows_apart(lines, &columns[..n])).unwrap_or(1);
+        let parts = parts(&columns, n_key, width_max);
+        let tables = parts.into_iter().map(|part| aligned(lines, &[&columns[..n_key], &columns[part]].concat()));
+        tables.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Blanks between two columns.
+const GAP: usize = 2;
+
+/// A column of text is folded only where this much is left for it.
+const FOLDED_WIDTH_MIN: usize = 16;
+
+/// A column that is written.
+#[derive(Clone, Copy)]
+struct Column {
+    index: usize,
+    width: usize,
+    is_numeric: bool,
+}
+
+impl Column {
+    fn width_of_all(columns: &[Column]) -> usize {
+        columns.iter().map(|column| column.width + GAP).sum::<usize>().saturating_sub(GAP)
+    }
+
+    fn padded(&self, cell: &str) -> String {
+        let padding = " ".repeat(self.width.saturating_sub(cell.width()));
+        if self.is_numeric { padding + cell } else { cell.to_owned() + &padding }
+    }
+}
+
+/// The lines with some of their columns.
+fn aligned(lines: &[Vec<String>], columns: &[Column]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        let cells: Vec<String> = columns.iter().map(|column| column.padded(&line[column.index])).collect();
+        text += cells.join(&" ".repeat(GAP)).trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// The lines, the text of the last column in as many lines as it needs.
+fn folded(lines: &[Vec<String>], others: &[Column], last: &Column, width: usize) -> String {
+    let blank = " ".repeat(Column::width_of_all(others) + GAP);
+    let mut text = String::new();
+    for line in lines {
+        let before: String = others.iter().map(|column| column.padded(&line[column.index]) + &" ".repeat(GAP)).collect();
+        for (n, piece) in pieces(&line[last.index], width).iter().enumerate() {
+            text += (if n == 0 { before.clone() } else { blank.clone() } + piece).trim_end();
             text.push('\n');
         }
-        text
     }
+    text
+}
+
+/// A text cut at blanks, or where a word alone is too wide, into pieces of at most `width`; one empty piece for an empty text.
+fn pieces(text: &str, width: usize) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    for word in text.split_inclusive(' ') {
+        let piece = pieces.last_mut().expect("never empty");
+        if !piece.is_empty() && piece.width() + word.trim_end().width() > width {
+            pieces.push(String::new());
+        }
+        for c in word.chars() {
+            let piece = pieces.last_mut().expect("never empty");
+            match piece.width() + c.width().unwrap_or(0) > width && c != ' ' {
+                true => pieces.push(c.to_string()),
+                false => piece.push(c),
+            }
+        }
+    }
+    pieces
+}
+
+/// True when no two lines have the same in all of these columns.
+fn tell_rows_apart(lines: &[Vec<String>], columns: &[Column]) -> bool {
+    let mut seen = HashSet::new();
+    lines.iter().all(|line| seen.insert(columns.iter().map(|column| &line[column.index]).collect::<Vec<_>>()))
+}
+
+/// The columns behind the first `n_key` in groups, each of which fits beside those. Where that leaves too little room, one group.
+fn parts(columns: &[Column], n_key: usize, width_max: usize) -> Vec<Range<usize>> {
+    let width_key = Column::width_of_all(&columns[..n_key]);
+    let width_max = if width_key > width_max / 2 { usize::MAX } else { width_max };
+    let (mut parts, mut start, mut width) = (Vec::new(), n_key, width_key);
+    for (n, column) in columns.iter().enumerate().skip(n_key) {
+        if width + GAP + column.width > width_max && n > start {
+            parts.push(start..n);
+            (start, width) = (n, width_key);
+        }
+        width += GAP + column.width;
+    }
+    parts.push(start..columns.len());
+    parts
 }
 
 fn field_name(title: &str, is_bytes: bool) -> String {
@@ -170,8 +272,17 @@ fn written(cell: &Cell) -> String {
         Cell::About(n) => decimal_count(*n),
         Cell::Bytes(n) => decimal_bytes(*n),
         Cell::Real(x) => four_digits(*x),
-        Cell::Fixed(x, decimals) => format!("{x:.decimals$}"),
-        Cell::Estimate(x, error, decimals) => format!("{x:.decimals$} ± {error:.decimals$}"),
+        Cell::Fixed(x, decimals) => fixed(*x, *decimals),
+        Cell::Estimate(x, error, decimals) => format!("{} ± {error:.decimals$}", fixed(*x, *decimals)),
+    }
+}
+
+/// A number with so many decimals; what rounds to zero has no sign.
+fn fixed(x: f64, decimals: usize) -> String {
+    let text = format!("{x:.decimals$}");
+    match text.strip_prefix('-') {
+        Some(rest) if rest.chars().all(|c| matches!(c, '0' | '.')) => rest.to_owned(),
+        _ => text,
     }
 }
 
@@ -209,6 +320,42 @@ mod tests {
         let expected =
             ["name      size  bits per weight  note", "日本   1.23 MB             4.50", "a|b\\n      9 B            16.00  x", ""];
         assert_eq!(table().text(), expected.join("\n"));
+    }
+
+    #[test]
+    fn a_wide_table_is_folded_or_goes_on_below() {
+        let mut table = Table::new(&["name", "size", "why"]);
+        table.push(["a".into(), Cell::Bytes(9), "one two three four five".into()]);
+        table.push(["b".into(), Cell::Bytes(10), "aaaaaaaaaaaaaaaaaaaaaaaaaaa".into()]);
+        table.push(["c".into(), Cell::Bytes(11), "".into()]);
+        let expected = [
+            "name  size  why",
+            "a      9 B  one two three",
+            "            four five",
+            "b     10 B  aaaaaaaaaaaaaaaa",
+            "            aaaaaaaaaaa",
+            "c     11 B",
+            "",
+        ];
+        assert_eq!(table.text_within(28), expected.join("\n"));
+
+        let mut table = Table::new(&["name", "first", "second", "third"]);
+        table.push(["ab".into(), Cell::Count(1), Cell::Count(2), Cell::Count(3)]);
+        assert_eq!(table.text_within(26), table.text());
+        assert_eq!(table.text_within(25), "name  first  second\nab        1       2\n\nname  third\nab        3\n");
+        table.push(["ab".into(), Cell::Count(4), Cell::Count(5), Cell::Count(6)]);
+        let expected = "name  first  second\nab        1       2\nab        4       5\n\nname  first  third\nab        1      3\nab        4      6\n";
+        assert_eq!(table.text_within(25), expected, "a name alone does not tell the rows apart");
+        assert_eq!(table.text_within(3), table.text(), "too narrow for anything");
+        assert_eq!(Table::new(&["a"]).text_within(1), "");
+    }
+
+    #[test]
+    fn nothing_is_not_negative() {
+        assert_eq!(
+            (fixed(-0.0000049, 5), fixed(-0.000005001, 5), fixed(-0.4, 0)),
+            ("0.00000".into(), "-0.00001".into(), "0".into())
+        );
     }
 
     #[test]

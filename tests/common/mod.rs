@@ -53,6 +53,22 @@ fn present(path: PathBuf, why: &str) -> Option<PathBuf> {
     None
 }
 
+/// Every command, as the help tells: `convert`, `imatrix show`; the program itself is the empty one.
+pub fn commands() -> Vec<String> {
+    let mut commands = vec![String::new()];
+    let mut next = 0;
+    while let Some(command) = commands.get(next).cloned() {
+        let help = succeeds(ggforge().args(command.split_whitespace()).arg("--help"));
+        let help = String::from_utf8(help.stdout).expect("UTF-8");
+        let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let names =
+            listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|name| !["", "help"].contains(name));
+        commands.extend(names.map(|name| format!("{command} {name}").trim_start().to_owned()));
+        next += 1;
+    }
+    commands
+}
+
 /// What runs programs of another architecture, where these tests are of one: the runner that cargo was told.
 pub fn emulator() -> Option<OsString> {
     std::env::var_os("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").filter(|_| cfg!(target_arch = "aarch64"))

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::shape::Shape;
 use crate::exit::{Failure, print};
-use crate::terminal::Steps;
+use crate::terminal::{Steps, fitted};
 use crate::{Run, Session, size};
 
 /// Time the kernels of a GPU beside what its memory can do
@@ -81,8 +81,8 @@ impl Run for CudaBench {
         print(&if self.json {
             json_text(&json!({ "gpu": gpu.name, "kernels": table.json(), "models": models.json() }))
         } else {
-            let models = if models.is_empty() { String::new() } else { format!("\n{}", models.text()) };
-            format!("{}\n{}{models}", gpu.name, table.text())
+            let models = if models.is_empty() { String::new() } else { format!("\n{}", fitted(&models)) };
+            format!("{}\n{}{models}", gpu.name, fitted(&table))
         })
     }
 }

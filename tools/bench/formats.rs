@@ -13,7 +13,7 @@ use super::clock::median_seconds;
 use super::ggml::Ggml;
 use super::runs::{Rows, checked_runs};
 use crate::exit::{self, Failure};
-use crate::terminal::{Steps, warn};
+use crate::terminal::{Steps, fitted, warn};
 use crate::{Run, Session};
 
 /// Time every block format at every CPU level, on one thread
@@ -221,7 +221,7 @@ impl Report {
         format!(
             "GB/s of f32 on one thread, medians of {n_samples}, {n_rows} rows of {row_len} weights; {beside}\n\
              copying the same f32: {copy:.1} GB/s; the last two columns are of the highest level\n\n{}",
-            table.text()
+            fitted(&table)
         )
     }
 

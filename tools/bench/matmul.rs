@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::paint::Paint;
 use crate::exit::{self, Failure};
-use crate::terminal::Steps;
+use crate::terminal::{Steps, fitted};
 use crate::{Run, Session};
 
 /// Time products of activations with weights at every CPU level
@@ -255,8 +255,8 @@ impl Report<'_> {
             "f32 activations times weights [{outputs}, {inputs}] on {} threads, medians of {samples}; a prompt is {tokens} tokens\n\
              best: multiply-adds in registers and reading memory, measured now\n\n{}\n{}",
             self.n_threads,
-            ceilings.text(),
-            table.text()
+            fitted(&ceilings),
+            fitted(&table)
         )
     }
 

@@ -13,6 +13,7 @@ use ggforge::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::exit::{Failure, print};
+use crate::terminal::fitted;
 use crate::{Run, Session};
 
 /// Measure how fast a model reads prompts and generates
@@ -183,7 +184,7 @@ impl Report {
             flops / cores / 1e9,
             bytes_read / 1e9,
             decimal_bytes(self.weight_bytes as u64),
-            table.text()
+            fitted(&table)
         )
     }
 

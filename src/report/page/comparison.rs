@@ -10,9 +10,11 @@ pub struct Comparison {
     pub title: String,
     /// How it was measured: base file, text, chunks and context, scored tokens, and whatever else belongs to the figures.
     pub facts: Vec<(String, String)>,
-    /// All figures, one row per file: the same table that a terminal shows.
-    pub table: Table,
-    /// The files, in the order of the table.
+    /// What a person looks at first, one row per file: the same table that a terminal shows.
+    pub figures: Table,
+    /// How the divergence is distributed, one row per file.
+    pub distribution: Table,
+    /// The files, in the order of the tables.
     pub files: Vec<ComparedFile>,
     /// Position within its window of the first scored token: what the first value of `kld_by_position` belongs to.
     pub position_first: u64,
@@ -59,17 +61,15 @@ impl Comparison {
             x_first: self.position_first,
             curves,
         };
-        let section = |title: &str, note: &str, block| Section { blocks: vec![block], ..Section::new(title, note) };
-        Page {
-            title: self.title,
-            facts: self.facts,
-            sections: vec![
-                section("Figures", "", Block::Table(self.table)),
-                section("Size against divergence", SCATTER_NOTE, Block::Scatter(scatter)),
-                section("Divergence token by token", HISTOGRAM_NOTE, Block::Histograms(histograms)),
-                section("Divergence along the window", CURVE_NOTE, Block::Curves(curves)),
-            ],
+        let section = |title: &str, note: &str, blocks| Section { blocks, ..Section::new(title, note) };
+        let mut sections = vec![section("Figures", "", vec![Block::Table(self.figures), Block::Table(self.distribution)])];
+        // One file alone is neither better nor smaller than another.
+        if scatter.points.len() > 1 {
+            sections.push(section("Size against divergence", SCATTER_NOTE, vec![Block::Scatter(scatter)]));
         }
+        sections.push(section("Divergence token by token", HISTOGRAM_NOTE, vec![Block::Histograms(histograms)]));
+        sections.push(section("Divergence along the window", CURVE_NOTE, vec![Block::Curves(curves)]));
+        Page { title: self.title, facts: self.facts, sections }
     }
 }
 
