@@ -1,5 +1,5 @@
 // The products of gemm_sm80.cu for compute capability 9.0, whose tensor cores read both operands from shared memory (wgmma) and whose
-// copy engine fills it (TMA). Only in the sm_90a module; not run by the host shim, so compared with gemm_sm80 on a GPU.
+// copy engine fills it (TMA). Only in the sm_90a module.
 //
 // A block makes 128 x 256 of c after another, as long as there are tiles; one block per multiprocessor. Three warpgroups of 128 threads:
 //
@@ -16,95 +16,14 @@
 //
 // With SwiGLU rows 0 .. 127 of b are gate's and 128 .. 255 up's: sums i and i + 64 of a thread are of one output.
 
+#include "hopper.cuh"
 #include "tile.cuh"
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(HOST_SHIM)
 
 constexpr u32 TM = 128, TN = 256, TK = 64, STAGES = 4;
 constexpr u32 WARPGROUP = 128, CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
 constexpr u32 ROW_BYTES = TK * 2, A_BYTES = TM * ROW_BYTES, B_BYTES = TN * ROW_BYTES, STAGE_BYTES = A_BYTES + B_BYTES;
-
-// The driver's description of a matrix; the kernel only hands its address on.
-struct alignas(64) TensorMap {
-    u64 opaque[16];
-};
-static_assert(sizeof(TensorMap) == 128, "CUtensorMap");
-
-// ---- Barriers in shared memory
-
-DEVICE void barrier_init(u64* barrier, u32 n_arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_arrivals) : "memory");
-}
-
-// Arrives, and has the phase wait for `n_bytes` of copies.
-DEVICE void barrier_expect(u64* barrier, u32 n_bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(n_bytes) : "memory");
-}
-
-DEVICE void barrier_arrive(u64* barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
-}
-
-// Waits until the phase of this parity is over.
-DEVICE void barrier_wait(u64* barrier, u32 parity) {
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@done bra over;\n"
-                 "bra again;\n"
-                 "over:\n"
-                 "}" ::"r"(shared_address(barrier)),
-                 "r"(parity)
-                 : "memory");
-}
-
-// Copies the map's box at (column, row) to shared memory; its bytes count on `barrier`. What lies outside the matrix is zero.
-DEVICE void copy_box(void* to, const TensorMap* map, u32 column, u32 row, u64* barrier) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-                     shared_address(to)),
-                 "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier))
-                 : "memory");
-}
-
-// ---- Products of a warpgroup
-
-// What wgmma is told of an operand: its address, 1024 bytes from eight rows to the next eight, 128-byte swizzle; all in 16ths.
-DEVICE u64 operand(const void* in_shared) {
-    u64 address = (shared_address(in_shared) & 0x3ffff) >> 4;
-    return address | 1ull << 16 | (u64)(1024 >> 4) << 32 | 1ull << 62;
-}
-
-// Sums may be read or written by other instructions before this, and not after it until `products_wait`.
-DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-DEVICE void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-
-// Waits until at most N groups of products are under way.
-template <u32 N>
-DEVICE void products_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
-
-#define SUMS_4(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
-#define SUMS_16(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12)
-#define SUMS_32(i) SUMS_16(i), SUMS_16(i + 16)
-
-// c[64, 256] += a[64, 16] * b[256, 16]^T, by the 128 threads of a warpgroup. Warp w has rows 16 w .. 16 w + 15: with g = lane / 4 and
-// t = 2 * (lane % 4), c[4 j], c[4 j + 1] are columns 8 j + t and the next of row g, c[4 j + 2], c[4 j + 3] those of row g + 8.
-DEVICE void wgmma_64x256x16(float (&c)[128], u64 a, u64 b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
-                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "%128, %129, 1, 1, 1, 0, 0;"
-                 : SUMS_32(0), SUMS_32(32), SUMS_32(64), SUMS_32(96)
-                 : "l"(a), "l"(b));
-}
 
 // ---- The block's parts
 
@@ -124,9 +43,7 @@ struct Stages {
                 barrier_init(full + s, 1);
                 barrier_init(empty + s, CONSUMERS * WARPGROUP / WARP);
             }
-            // TMA, which is not this thread, sees the barriers
-            asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            barriers_are_ready();
         }
         __syncthreads();
     }
@@ -178,6 +95,7 @@ DEVICE void consume(const Stages& stages, u32 consumer, u32 k, u32& use, float (
         if (use != first && threadIdx.x % WARP == 0) barrier_arrive(stages.empty + (use - 1) % STAGES);
     }
     products_wait<0>();
+    products_are_done(sums);
     if (threadIdx.x % WARP == 0) barrier_arrive(stages.empty + (use - 1) % STAGES);
 }
 
@@ -189,10 +107,10 @@ DEVICE void gemm(const TensorMap* a, const TensorMap* b, const TensorMap* b_seco
     stages.init();
     u32 warpgroup = threadIdx.x / WARPGROUP;
     if (warpgroup == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        give_registers<40>();
         if (threadIdx.x == 0) produce<B_ROWS>(a, b, b_second, n_tile_rows, n_tile_columns, k);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        take_registers<232>();
         u32 consumer = warpgroup - 1, warp = threadIdx.x / WARP % 4, lane = threadIdx.x % WARP, use = 0;
         for_each_tile(n_tile_rows, n_tile_columns, [&](TilePlace tile) {
             float sums[128];
@@ -249,5 +167,9 @@ WHERE_IT_RUNS gemm_sm90_swiglu(const __grid_constant__ TensorMap a, const __grid
         }
     });
 }
+
+KERNEL(gemm_sm90_store)
+KERNEL(gemm_sm90_add)
+KERNEL(gemm_sm90_swiglu)
 
 #endif

@@ -1,6 +1,6 @@
-// The host shim's machinery: see shim.h. Built with every .cu file into one library, of which tests use shim_kernel and shim_launch.
+// The host shim's machinery: see shim.h. Built with every .cu file into one library, of which tests use what is extern "C".
 
-#include "shim.h"
+#include "shim_inside.h"
 
 #include <map>
 #include <setjmp.h>
@@ -14,8 +14,7 @@ thread_local uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace shim {
 
-// A mistake of the kernel or of its launch.
-[[noreturn]] static void fail(const char* kernel_did) {
+[[noreturn]] void fail(const char* kernel_did) {
     fprintf(stderr, "kernel shim: block %u,%u,%u thread %u,%u,%u %s\n", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y,
             threadIdx.z, kernel_did);
     abort();
@@ -96,12 +95,30 @@ static thread_local void* running_kernel;
 static thread_local void** running_arguments;
 alignas(1024) static thread_local u8 shared_bytes[SHARED_BYTES_MAX];
 static thread_local size_t shared_size;
+static thread_local bool runs_backwards;
+
+u32 thread_number() { return current->number; }
+u32 thread_count() { return n_fibers; }
+bool is_backwards() { return runs_backwards; }
+
+u8* shared_at(u32 address) { return shared_bytes + address; }
+
+u64 shared_address(const void* in_shared) {
+    if (!is_shared(in_shared, 1)) fail("takes the shared address of what is elsewhere");
+    return (const u8*)in_shared - shared_bytes;
+}
 
 u8* dynamic_shared() { return shared_bytes; }
 
 static void to_scheduler() {
     if (!_setjmp(current->at)) _longjmp(scheduler, 1);
     threadIdx = current->thread;
+}
+
+void sleep_while(const u32* word, u32 value) {
+    current->turn = word;
+    current->waits_for = value;
+    to_scheduler();
 }
 
 static void wait(Meeting& meeting) {
@@ -111,9 +128,7 @@ static void wait(Meeting& meeting) {
         meeting.turn++;
         return;
     }
-    current->turn = &meeting.turn;
-    current->waits_for = turn;
-    to_scheduler();
+    sleep_while(&meeting.turn, turn);
 }
 
 // A fiber lives for many blocks.
@@ -122,6 +137,7 @@ static void fiber_main() {
         running_thunk(running_kernel, running_arguments);
         for (auto& group : current->copies)
             if (!group.empty()) fail("ended with copies under way");
+        sm90_end_thread();
         current->is_done = true;
         to_scheduler();
     }
@@ -156,6 +172,8 @@ static bool run_warp(u32 warp, bool backwards) {
 }
 
 static void run_block(bool backwards) {
+    runs_backwards = backwards;
+    sm90_begin_block();
     // A NaN as half and as float.
     memset(shared_bytes, 0xff, shared_size);
     block_meeting = Meeting{n_fibers};
@@ -176,14 +194,16 @@ static void run_block(bool backwards) {
             while (run_warp(warp, backwards)) ran = true;
         }
         for (u32 i = 0; i < n_fibers; i++) live |= !fibers[i]->is_done;
-        if (live && !ran) fail("waits for threads that ended or wait elsewhere");
+        if (live && !ran && !sm90_make_progress()) fail("waits for threads that ended or wait elsewhere");
     }
+    sm90_end_block();
 }
 
 struct Entry {
     void* kernel;
     Thunk thunk;
     int argument_count;
+    const unsigned* argument_bytes;
 };
 
 static std::map<std::string, Entry>& kernels() {
@@ -191,7 +211,9 @@ static std::map<std::string, Entry>& kernels() {
     return kernels;
 }
 
-void add_kernel(const char* name, void* kernel, Thunk thunk, int argument_count) { kernels()[name] = {kernel, thunk, argument_count}; }
+void add_kernel(const char* name, void* kernel, Thunk thunk, int argument_count, const unsigned* argument_bytes) {
+    kernels()[name] = {kernel, thunk, argument_count, argument_bytes};
+}
 
 u32 lane() { return current->number % 32; }
 
@@ -210,7 +232,7 @@ u64 exchange(u64 word, u32 from) { return meet(&word, 1)[from][0]; }
 
 // ---- Copies
 
-static bool is_shared(const void* at, size_t n_bytes) {
+bool is_shared(const void* at, size_t n_bytes) {
     const u8* byte = (const u8*)at;
     return byte >= shared_bytes && byte + n_bytes <= shared_bytes + shared_size;
 }
@@ -233,7 +255,7 @@ void copy_wait(u32 groups_left) {
 
 // ---- Matrices
 
-static u16 half_of(u64 word, u32 at) { return (u16)(word >> (16 * at)); }
+u16 half_of(u64 word, u32 at) { return (u16)(word >> (16 * at)); }
 
 void load_matrices(u32 (&words)[4], const void* row, bool transposed) {
     if ((u64)row % 16 || !is_shared(row, 16)) fail("loads a matrix from outside shared memory or where it is not aligned");
@@ -289,6 +311,11 @@ extern "C" const char* shim_kernel(size_t i) {
 extern "C" int shim_argument_count(const char* name) {
     auto found = shim::kernels().find(name);
     return found == shim::kernels().end() ? -1 : found->second.argument_count;
+}
+
+// Bytes of an argument, which exists.
+extern "C" unsigned shim_argument_bytes(const char* name, int argument) {
+    return shim::kernels().at(name).argument_bytes[argument];
 }
 
 // Runs a kernel to its end. `order` is 0 for fibers from first to last, 1 for last to first. Returns false when there is no such kernel.

@@ -42,6 +42,23 @@ void copy_wait(u32 groups_left);
 void load_matrices(u32 (&words)[4], const void* row, bool transposed);
 void mma_16x8x16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1);
 
+// ---- Compute capability 9.0: hopper.cuh says what each is for. Addresses are those of shared memory, whose window begins at 0.
+
+u64 shared_address(const void* in_shared);
+void barrier_init(void* barrier, u32 n_arrivals);
+void barriers_are_ready();
+void barrier_expect(void* barrier, u32 n_bytes);
+void barrier_arrive(void* barrier);
+void barrier_wait(void* barrier, u32 parity);
+void copy_box(void* to, const void* map, u32 column, u32 row, void* barrier);
+void wgmma_64x256x16(float (&c)[128], u64 a, u64 b);
+void products_fence();
+void products_commit();
+void products_wait(u32 groups_left);
+void set_registers(u32 n);
+
+// ---- Warps and launches
+
 // The word that lane `from` of the same warp gave.
 u64 exchange(u64 word, u32 from);
 u32 lane();
@@ -49,7 +66,8 @@ u32 lane();
 // A kernel by name, and how to call it with a driver's array of pointers to arguments.
 typedef void (*Thunk)(void* kernel, void** arguments);
 
-void add_kernel(const char* name, void* kernel, Thunk thunk, int argument_count);
+// `argument_bytes` has an entry for each argument.
+void add_kernel(const char* name, void* kernel, Thunk thunk, int argument_count, const unsigned* argument_bytes);
 
 template <unsigned... AT>
 struct Numbers {};
@@ -73,7 +91,8 @@ void thunk(void* kernel, void** arguments) {
 struct Registered {
     template <class... Arguments>
     Registered(const char* name, void (*kernel)(Arguments...)) {
-        add_kernel(name, (void*)kernel, thunk<Arguments...>, sizeof...(Arguments));
+        static const unsigned bytes[] = {(unsigned)sizeof(Arguments)...};
+        add_kernel(name, (void*)kernel, thunk<Arguments...>, sizeof...(Arguments), bytes);
     }
 };
 

@@ -255,6 +255,7 @@ impl Device {
     /// What TMA needs to know of a matrix of halves that it reads in boxes of 64 columns and `box_rows` rows.
     pub(super) fn tensor_map(&self, matrix: View, box_rows: u32) -> Result<TensorMap> {
         let mut map = TensorMap([0; 16]);
+        self.context.bind_to_thread().map_err(lost)?;
         // SAFETY: the arrays have the lengths that rank 2 asks for, and the map has the size and alignment of a CUtensorMap.
         let encoded = unsafe {
             sys::cuTensorMapEncodeTiled(

@@ -8,7 +8,8 @@
 //   copies-first   copies and their kernels at once, computations when waited for: a weight that overwrites another too early shows
 //   copies-last    the other way round: a computation that does not wait for its weights shows
 //
-// Device memory starts as NaN, and every copy must lie in it. FAKE_CUDA_MEMORY is its size in MiB. A mistake ends the process.
+// Device memory starts as NaN, and every copy must lie in it. FAKE_CUDA_MEMORY is its size in MiB, FAKE_CUDA_CAPABILITY the compute
+// capability (8.0; from 9.0 on products go the way of wgmma and TMA). A mistake ends the process.
 
 #include <deque>
 #include <dlfcn.h>
@@ -121,6 +122,8 @@ static void check_range(u64 at, size_t len, const char* what) {
 struct Kernels {
     bool (*launch)(const char*, const unsigned*, const unsigned*, size_t, void**, int);
     int (*argument_count)(const char*);
+    unsigned (*argument_bytes)(const char*, int);
+    int (*encode_tensor_map)(void*, int, unsigned, void*, const u64*, const u64*, const unsigned*, const unsigned*, int, int, int, int);
 
     Kernels() {
         std::string path = setting("FAKE_CUDA_KERNELS", "");
@@ -128,7 +131,9 @@ struct Kernels {
         if (!library) fail(std::string("no kernels: ") + dlerror());
         launch = (decltype(launch))dlsym(library, "shim_launch");
         argument_count = (decltype(argument_count))dlsym(library, "shim_argument_count");
-        if (!launch || !argument_count) fail("no shim_launch in " + path);
+        argument_bytes = (decltype(argument_bytes))dlsym(library, "shim_argument_bytes");
+        encode_tensor_map = (decltype(encode_tensor_map))dlsym(library, "shim_encode_tensor_map");
+        if (!launch || !argument_count || !argument_bytes || !encode_tensor_map) fail("no shim_launch in " + path);
     }
 };
 
@@ -136,6 +141,11 @@ static Kernels& kernels() {
     static Kernels kernels;
     return kernels;
 }
+
+// One argument of a launch, aligned for the largest: a tensor map.
+struct alignas(64) Slot {
+    unsigned char bytes[128];
+};
 
 struct Function {
     std::string name;
@@ -156,9 +166,9 @@ int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = memory_bytes(), SU
 
 int cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
-    case 75: *value = 8; break;  // compute capability, major
-    case 76: *value = 0; break;  // minor
-    case 16: *value = 4; break;  // multiprocessors: few, so that small products use the large tile too
+    case 75: *value = setting("FAKE_CUDA_CAPABILITY", "8.0")[0] - '0'; break; // major
+    case 76: *value = setting("FAKE_CUDA_CAPABILITY", "8.0")[2] - '0'; break; // minor
+    case 16: *value = 4; break; // multiprocessors: few, so that small products use the large tile too
     default: *value = 0;         // memory pools among them
     }
     return SUCCESS;
@@ -266,12 +276,15 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
     Function& kernel = *(Function*)function;
     if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || bx * by * bz > 1024) return INVALID_VALUE;
     if (shared_bytes > kernel.shared_bytes_max) return INVALID_VALUE;
-    // All of the emulated kernels' arguments have at most eight bytes.
-    std::vector<u64> values;
-    for (int i = 0; i < kernels().argument_count(kernel.name.c_str()); i++) values.push_back(*(u64*)arguments[i]);
+    std::vector<Slot> values(kernels().argument_count(kernel.name.c_str()));
+    for (size_t i = 0; i < values.size(); i++) {
+        unsigned n_bytes = kernels().argument_bytes(kernel.name.c_str(), (int)i);
+        if (n_bytes > sizeof(Slot)) fail("an argument that is too large");
+        memcpy(values[i].bytes, arguments[i], n_bytes);
+    }
     of(stream)->give([=, &kernel]() mutable {
         std::vector<void*> pointers;
-        for (u64& value : values) pointers.push_back(&value);
+        for (Slot& value : values) pointers.push_back(value.bytes);
         unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
         if (!kernels().launch(kernel.name.c_str(), grid, block, shared_bytes, pointers.data(), 0)) fail("no kernel " + kernel.name);
     });
@@ -333,7 +346,14 @@ int cuEventElapsedTime(float* ms, void*, void*) { return *ms = 1.0f, SUCCESS; }
 int cuGetErrorName(int code, const char** name) { return *name = code == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR", SUCCESS; }
 int cuGetErrorString(int, const char** text) { return *text = "an error", SUCCESS; }
 
-// Only for compute capability 9.0, which this is not.
-int cuTensorMapEncodeTiled() { fail("a tensor map"); }
+int cuTensorMapEncodeTiled(void* map, int data_type, unsigned rank, void* address, const u64* dims, const u64* strides,
+                           const unsigned* box, const unsigned* element_strides, int interleave, int swizzle, int l2_promotion,
+                           int oob_fill) {
+    LOCKED;
+    if (!current_context) fail("a tensor map without a context");
+    check_range((u64)address, 1, "a tensor map");
+    return kernels().encode_tensor_map(map, data_type, rank, address, dims, strides, box, element_strides, interleave, swizzle,
+                                       l2_promotion, oob_fill);
+}
 
 } // extern "C"

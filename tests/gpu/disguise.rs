@@ -69,6 +69,17 @@ fn a_cpu_in_disguise_passes_as_a_gpu() {
     assert!(output.contains(&format!("{} passed", tests.len())) && !output.contains("skipped: no device"), "{output}");
 }
 
+/// The way of wgmma and TMA, which GPUs of compute capability 9.0 go.
+#[test]
+fn a_cpu_in_disguise_passes_as_a_hopper() {
+    let Some(disguise) = disguise() else { return };
+    let tests = ["products_agree_with_f64", "log_likelihoods_agree_with_the_cpu"];
+    let mut command = disguise.child(&tests);
+    let output = String::from_utf8(common::succeeds(command.env("FAKE_CUDA_CAPABILITY", "9.0")).stdout).expect("UTF-8");
+    println!("{output}");
+    assert!(output.contains(&format!("{} passed", tests.len())) && !output.contains("skipped: no device"), "{output}");
+}
+
 /// One line of JSON from a child whose streams do their work in some order.
 fn bits(disguise: &Disguise, order: &str, memory_kib: usize, residency: &str, batch: usize) -> serde_json::Value {
     let mut command = disguise.child(&["disguise::bits_of_a_model"]);

@@ -44,16 +44,32 @@ struct Gemm {
     tile_columns: usize,
     block: u32,
     shared_bytes: usize,
+    /// Blocks, where they take one tile after another: as many as a GPU has multiprocessors.
+    blocks: Option<u32>,
 }
 
-const GEMMS: [Gemm; 2] = [
-    Gemm { tile: "128x128", tile_columns: 128, block: 128, shared_bytes: 65536 },
-    Gemm { tile: "128x256", tile_columns: 256, block: 256, shared_bytes: 98304 },
+const GEMMS: [Gemm; 4] = [
+    Gemm { tile: "128x128", tile_columns: 128, block: 128, shared_bytes: 65536, blocks: None },
+    Gemm { tile: "128x256", tile_columns: 256, block: 256, shared_bytes: 98304, blocks: None },
+    Gemm { tile: "sm90", tile_columns: 256, block: 384, shared_bytes: 197_632, blocks: Some(1) },
+    Gemm { tile: "sm90", tile_columns: 256, block: 384, shared_bytes: 197_632, blocks: Some(132) },
 ];
 
+impl Gemm {
+    fn grid(&self, m: usize, n: usize, tile_columns: usize) -> u32 {
+        let tiles = (m.div_ceil(128) * n.div_ceil(tile_columns)) as u32;
+        self.blocks.map_or(tiles, |blocks| blocks.min(tiles))
+    }
+
+    /// Both factors, as the kernel wants them: maps, or addresses, and then strides behind the sizes.
+    fn takes_maps(&self) -> bool {
+        self.tile == "sm90"
+    }
+}
+
 /// Rows and columns that fill no tile, one tile, and more than one; `k` less than a step, no multiple of it, and more than are under way.
-const SHAPES: [(usize, usize, usize); 7] =
-    [(1, 1, 8), (7, 33, 40), (33, 7, 32), (129, 129, 72), (1, 257, 264), (33, 300, 136), (128, 256, 64)];
+const SHAPES: [(usize, usize, usize); 8] =
+    [(1, 1, 8), (7, 33, 40), (33, 7, 32), (129, 129, 72), (1, 257, 264), (33, 300, 136), (128, 256, 64), (130, 513, 392)];
 
 /// An operand's rows begin at multiples of eight; some have room after them.
 fn padded(len: usize) -> usize {
@@ -83,11 +99,16 @@ fn check_gemm(shim: &Shim, gemm: &Gemm, m: usize, n: usize, k: usize, scaled: bo
     let before = paint.weights(m * ldc, Paint::gaussian);
     let (a_on, b_on, scale_on, bias_on) =
         (Buffer::new(&a.values), Buffer::new(&b.values), Buffer::new(&row_scale), Buffer::new(&bias));
-    let grid = (m.div_ceil(128) * n.div_ceil(gemm.tile_columns)) as u32;
+    let grid = gemm.grid(m, n, gemm.tile_columns);
+    let maps = [shim.tensor_map(&a_on, m, k, a.ld, 128), shim.tensor_map(&b_on, n, k, b.ld, 256)];
     for add in [false, true] {
         let c = Buffer::new(&before);
         let nullable = |buffer| if scaled { Argument::Buffer(buffer) } else { NULL };
-        let arguments = arguments![&a_on, &b_on, &c, nullable(&scale_on), nullable(&bias_on), m, n, k, a.ld, b.ld, ldc, alpha];
+        let arguments = if gemm.takes_maps() {
+            Vec::from(arguments![&maps[0], &maps[1], &c, nullable(&scale_on), nullable(&bias_on), m, n, k, ldc, alpha])
+        } else {
+            Vec::from(arguments![&a_on, &b_on, &c, nullable(&scale_on), nullable(&bias_on), m, n, k, a.ld, b.ld, ldc, alpha])
+        };
         let kernel = format!("gemm_{}_{}", gemm.tile, if add { "add" } else { "store" });
         shim.launch(&kernel, &[grid], gemm.block, gemm.shared_bytes, &arguments);
         let c = c.to_vec();
@@ -118,8 +139,14 @@ fn check_swiglu(shim: &Shim, gemm: &Gemm, m: usize, n: usize, k: usize) {
     let c = Buffer::<f32>::unwritten(m * ldc);
     let (a_on, gate_on, up_on, scale_on) =
         (Buffer::new(&a.values), Buffer::new(&gate.values), Buffer::new(&up.values), Buffer::new(&row_scale));
-    let grid = (m.div_ceil(128) * n.div_ceil(gemm.tile_columns / 2)) as u32;
-    let arguments = arguments![&a_on, &gate_on, &up_on, &c, &scale_on, m, n, k, a.ld, gate.ld, ldc, alpha_gate, alpha_up];
+    let grid = gemm.grid(m, n, gemm.tile_columns / 2);
+    let map = |on, rows, ld| shim.tensor_map(on, rows, k, ld, 128);
+    let maps = [map(&a_on, m, a.ld), map(&gate_on, n, gate.ld), map(&up_on, n, up.ld)];
+    let arguments = if gemm.takes_maps() {
+        Vec::from(arguments![&maps[0], &maps[1], &maps[2], &c, &scale_on, m, n, k, ldc, alpha_gate, alpha_up])
+    } else {
+        Vec::from(arguments![&a_on, &gate_on, &up_on, &c, &scale_on, m, n, k, a.ld, gate.ld, ldc, alpha_gate, alpha_up])
+    };
     let kernel = format!("gemm_{}_swiglu", gemm.tile);
     shim.launch(&kernel, &[grid], gemm.block, gemm.shared_bytes, &arguments);
     let c = c.to_vec();

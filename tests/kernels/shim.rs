@@ -17,12 +17,27 @@ use libloading::Library;
 use crate::common;
 
 type Name = unsafe extern "C" fn(usize) -> *const c_char;
+type EncodeTensorMap = unsafe extern "C" fn(
+    *mut TensorMap,
+    c_int,
+    u32,
+    *mut c_void,
+    *const u64,
+    *const u64,
+    *const u32,
+    *const u32,
+    c_int,
+    c_int,
+    c_int,
+    c_int,
+) -> c_int;
 type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, usize, *mut *mut c_void, c_int) -> bool;
 
 /// The kernels, compiled for the CPU.
 pub struct Shim {
     name: Name,
     launch: Launch,
+    encode_tensor_map: EncodeTensorMap,
     _library: Library,
 }
 
@@ -83,7 +98,8 @@ impl Shim {
             let library = Library::new(path).expect("the host library loads");
             let launch = *library.get::<Launch>(b"shim_launch\0").expect("shim_launch");
             let name = *library.get::<Name>(b"shim_kernel\0").expect("shim_kernel");
-            Shim { name, launch, _library: library }
+            let encode_tensor_map = *library.get::<EncodeTensorMap>(b"shim_encode_tensor_map\0").expect("shim_encode_tensor_map");
+            Shim { name, launch, encode_tensor_map, _library: library }
         }
     }
 
@@ -92,6 +108,37 @@ impl Shim {
         // SAFETY: the names are C strings that live as long as the library.
         let name = |i| unsafe { (self.name)(i).as_ref().map(|name| CStr::from_ptr(name)) };
         (0..).map_while(name).map(|name| name.to_str().expect("an ASCII name").to_owned()).collect()
+    }
+
+    /// The map of a matrix of halves, `[n_rows, n_cols]` with a row every `ld`, that is read in boxes of 64 columns and `box_rows` rows:
+    /// made as LAUNCH.md says.
+    #[track_caller]
+    pub fn tensor_map(&self, halves: &Buffer<half::f16>, n_rows: usize, n_cols: usize, ld: usize, box_rows: u32) -> TensorMap {
+        const FLOAT16: c_int = 6;
+        const NO_INTERLEAVE: c_int = 0;
+        const SWIZZLE_128B: c_int = 3;
+        const PROMOTE_256B: c_int = 3;
+        const FILL_ZEROS: c_int = 0;
+        let mut map = TensorMap([0; 16]);
+        // SAFETY: the arrays have the lengths that rank 2 asks for, and the map the size and alignment of a CUtensorMap.
+        let refused = unsafe {
+            (self.encode_tensor_map)(
+                &mut map,
+                FLOAT16,
+                2,
+                halves.address() as *mut c_void,
+                [n_cols as u64, n_rows as u64].as_ptr(),
+                [ld as u64 * 2].as_ptr(),
+                [64, box_rows].as_ptr(),
+                [1, 1].as_ptr(),
+                NO_INTERLEAVE,
+                SWIZZLE_128B,
+                PROMOTE_256B,
+                FILL_ZEROS,
+            )
+        };
+        assert_eq!(refused, 0, "a map of [{n_rows}, {n_cols}] with a row every {ld}");
+        map
     }
 
     /// Runs `kernel` to its end, in both orders of threads.
@@ -113,10 +160,16 @@ impl Shim {
     fn run(&self, kernel: &str, grid: &[u32], block: u32, shared_bytes: usize, arguments: &[Argument], order: c_int) {
         let mut values: Vec<u64> = arguments.iter().map(Argument::value).collect();
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        for (argument, pointer) in arguments.iter().zip(&mut pointers) {
+            if let Argument::Map(map) = argument {
+                *pointer = std::ptr::from_ref(*map).cast_mut().cast();
+            }
+        }
         let mut all = [1; 3];
         all[..grid.len()].copy_from_slice(grid);
         let name = CString::new(kernel).expect("a name");
-        // SAFETY: the kernel reads as many arguments as its signature has, of at most eight bytes each; tests pass those of LAUNCH.md.
+        // SAFETY: the kernel reads as many arguments as its signature has, maps or what has at most eight bytes; tests pass those of
+        // LAUNCH.md.
         let found = unsafe {
             (self.launch)(name.as_ptr(), all.as_ptr(), [block, 1, 1].as_ptr(), shared_bytes, pointers.as_mut_ptr(), order)
         };
@@ -127,7 +180,18 @@ impl Shim {
 /// What a kernel is given.
 pub enum Argument<'a> {
     Buffer(&'a dyn Contents),
+    Map(&'a TensorMap),
     Value(u64),
+}
+
+/// A `CUtensorMap`.
+#[repr(C, align(64))]
+pub struct TensorMap([u64; 16]);
+
+impl<'a> From<&'a TensorMap> for Argument<'a> {
+    fn from(map: &'a TensorMap) -> Self {
+        Argument::Map(map)
+    }
 }
 
 impl From<u32> for Argument<'_> {
@@ -174,6 +238,7 @@ impl Argument<'_> {
     fn value(&self) -> u64 {
         match self {
             Argument::Buffer(buffer) => buffer.address(),
+            Argument::Map(_) => 0,
             Argument::Value(value) => *value,
         }
     }
@@ -181,7 +246,7 @@ impl Argument<'_> {
     fn contents(&self) -> Option<Vec<u8>> {
         match self {
             Argument::Buffer(buffer) => Some(buffer.all().to_vec()),
-            Argument::Value(_) => None,
+            Argument::Map(_) | Argument::Value(_) => None,
         }
     }
 
