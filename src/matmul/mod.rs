@@ -22,7 +22,7 @@
 //! ```text
 //!            n_cols = k                          one strip of columns of y, one worker
 //!        +-----------------+               +------+----------+
-//!   x    | tile of 8 rows  |          y    |      | 8 x 48   |   += 8 x 256 of x, 256 x 48 of w
+//!   x    | tile of 6 rows  |          y    |      | 6 x 64   |   += 6 x 256 of x, 256 x 64 of w
 //!        +-----------------+               +------+----------+
 //!   n_   |                 |               |      |          |
 //!  rows  |   256   256 ... |               |      |          |
@@ -30,7 +30,7 @@
 //! ```
 //!
 //! - `x` is packed once ([`Activations`]): by chunks of 256 columns, then tiles of rows, so that a tile is read front to back.
-//! - Every worker takes strips of columns of `y`, which are rows of `w`. For each chunk it dequantizes its rows into panels of 16 to 48
+//! - Every worker takes strips of columns of `y`, which are rows of `w`. For each chunk it dequantizes its rows into panels of 16 to 64
 //!   columns, turned round, and multiplies every tile of `x` with them. No weight is dequantized twice, and at most a strip is unpacked.
 //! - Few tokens go the same way, in tiles of 4, 2 and 1 rows. [`Engine::multiply_token`] is the fast way for one.
 //!
@@ -46,6 +46,8 @@ pub mod ceiling;
 mod dot;
 mod pack;
 mod tile;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -81,7 +83,7 @@ impl Engine {
 
     /// Computes with the instructions of `level`, without AMX.
     pub fn new(level: Level) -> Engine {
-        Engine { level, tile_rows: level.run(tile::Rows), amx: None }
+        Engine { level, tile_rows: tile::ROWS, amx: None }
     }
 
     fn with_amx(self, unit: amx::Unit) -> Engine {
@@ -288,6 +290,13 @@ impl<'a> Weights<'a> {
         assert!(first <= self.n_rows && n_rows <= self.n_rows - first, "{n_rows} rows from {first} of {}", self.n_rows);
         Weights { n_rows, bytes: &self.bytes[first * self.row_bytes..][..n_rows * self.row_bytes], ..*self }
     }
+
+    /// The blocks of a row that hold the weights `k`: whole blocks.
+    #[inline(always)]
+    fn blocks(&self, row: usize, k: Range<usize>) -> &'a [u8] {
+        let (block_len, block_bytes) = (self.format.block_len(), self.format.block_bytes());
+        &self.bytes[row * self.row_bytes..][k.start / block_len * block_bytes..k.end / block_len * block_bytes]
+    }
 }
 
 /// The right side of a product `x wᵀ`.
@@ -333,7 +342,7 @@ const STRIP_MAX: usize = 12 * LANES;
 /// Columns of a strip: as many strips for each worker, and more than one where that costs nothing, since not all run as fast.
 fn strip_width(n_rows: usize, n_out: usize, n_workers: usize) -> usize {
     // With few rows every strip is dequantized for little work, so a strip of one panel is as good as a wide one.
-    let width_max = if n_rows <= 8 { 3 * LANES } else { STRIP_MAX };
+    let width_max = if n_rows <= 8 { 4 * LANES } else { STRIP_MAX };
     let n_vectors = n_out.div_ceil(LANES);
     let n_strips = n_out.div_ceil(width_max).next_multiple_of(n_workers.max(1));
     n_vectors.div_ceil(n_strips) * LANES

@@ -118,9 +118,18 @@ fn pack_chunk(tile_rows: usize, x: Rows, index: usize, mut chunk: &mut [f32]) {
 /// Sixteen rows of weights, as many of each as a chunk has.
 pub(super) type Runs = [[f32; CHUNK]; LANES];
 
+/// Sixteen floats in one cache line, so that no load of them crosses into another.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Vector(pub [f32; LANES]);
+
+impl Vector {
+    pub const ZERO: Vector = Vector([0.0; LANES]);
+}
+
 /// Where sixteen columns of a product go in a panel of `width` vectors: vector `k * width + at` is what `k` multiplies.
 pub(super) struct Panel<'a> {
-    pub vectors: &'a mut [[f32; LANES]],
+    pub vectors: &'a mut [Vector],
     pub width: usize,
     pub at: usize,
 }
@@ -139,11 +148,8 @@ pub(super) fn pack_lanes<S: Simd>(
     let n = LANES.min(w.n_out() - first);
     match w {
         Right::Blocks(w) => {
-            let (block_len, block_bytes) = (w.format.block_len(), w.format.block_bytes());
-            let (start, end) = (k.start / block_len * block_bytes, k.end / block_len * block_bytes);
             for (row, run) in runs[..n].iter_mut().enumerate() {
-                let bytes = &w.bytes[(first + row) * w.row_bytes..][start..end];
-                w.format.dequantize(level, bytes, &mut run[..k.len()]);
+                w.format.dequantize(level, w.blocks(first + row, k.clone()), &mut run[..k.len()]);
             }
         }
         Right::Rows(w) => {
@@ -155,10 +161,10 @@ pub(super) fn pack_lanes<S: Simd>(
             for (to, k) in panel.vectors[panel.at..].iter_mut().step_by(panel.width).zip(k) {
                 let from = &w.row(k)[first..first + n];
                 match from.as_array::<LANES>() {
-                    Some(from) => *to = *from,
+                    Some(from) => to.0 = *from,
                     None => {
-                        *to = [0.0; LANES];
-                        to[..n].copy_from_slice(from);
+                        *to = Vector::ZERO;
+                        to.0[..n].copy_from_slice(from);
                     }
                 }
             }
@@ -183,11 +189,11 @@ fn turn<S: Simd>(simd: S, runs: &Runs, len: usize, panel: &mut Panel) {
         if len - start >= LANES {
             let vectors = &mut vectors[..(LANES - 1) * panel.width + 1];
             for i in 0..LANES {
-                columns[i].store(&mut vectors[i * panel.width]);
+                columns[i].store(&mut vectors[i * panel.width].0);
             }
         } else {
             for i in 0..len - start {
-                columns[i].store(&mut vectors[i * panel.width]);
+                columns[i].store(&mut vectors[i * panel.width].0);
             }
         }
     }

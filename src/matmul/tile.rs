@@ -1,33 +1,24 @@
 //! The inner loops: strips, and the tiles they are made of.
 
 use super::amx::Quad;
-use super::pack::{Panel, Runs, pack_lanes, tile_len};
+use super::pack::{Panel, Runs, Vector, pack_lanes, tile_len};
 use super::{Accumulate, Activations, CHUNK, LANES, Right};
 use crate::simd::{F32x16, Level, Simd, Task};
 
-/// Rows and vectors of a tile: its sums fill the registers but for the vectors of `w` and one of `x`.
+/// Rows of a tile.
+pub(super) const ROWS: usize = 6;
+
+/// Vectors of a tile: its sums fill the registers but for the vectors of `w` and one of `x`.
 ///
-/// 8 x 48 floats of AVX-512's 32 registers; 6 x 16 of the 16 of AVX2 and the 32 smaller ones of NEON.
-const fn shape<S: Simd>() -> (usize, usize) {
-    if S::REGISTERS >= 32 { (8, 3) } else { (6, 1) }
-}
-
-/// Asks a level how many rows its tiles have.
-pub(super) struct Rows;
-
-impl Task for Rows {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) -> usize {
-        shape::<S>().0
-    }
+/// 6 x 64 floats of AVX-512's 32 registers; 6 x 16 of the 16 of AVX2 and the 32 smaller ones of NEON.
+const fn vectors<S: Simd>() -> usize {
+    if S::REGISTERS >= 32 { 4 } else { 1 }
 }
 
 /// What a worker reuses from strip to strip.
 pub(super) struct Scratch {
     pub runs: Box<Runs>,
-    pub panels: Vec<[f32; LANES]>,
+    pub panels: Vec<Vector>,
     /// Of AMX.
     pub quads: Vec<Quad>,
 }
@@ -57,11 +48,11 @@ impl Task for Strip<'_, '_> {
     fn run<S: Simd>(self, simd: S) {
         let Strip { level, x, w, first, out, accumulate, scratch } = self;
         let n_vectors = out[0].len().div_ceil(LANES);
-        let (len, tile_rows) = (x.n_cols(), shape::<S>().0);
+        let len = x.n_cols();
         if len == 0 && accumulate == Accumulate::Store {
             out.iter_mut().for_each(|row| row.fill(0.0));
         }
-        scratch.panels.resize((n_vectors * CHUNK.min(len)).max(scratch.panels.len()), [0.0; LANES]);
+        scratch.panels.resize((n_vectors * CHUNK.min(len)).max(scratch.panels.len()), Vector::ZERO);
         for k in (0..len).step_by(CHUNK) {
             let len = CHUNK.min(len - k);
             let panels = &mut scratch.panels[..n_vectors * len];
@@ -74,7 +65,7 @@ impl Task for Strip<'_, '_> {
             let add = k > 0 || accumulate == Accumulate::Add;
             let mut first = 0;
             while first < out.len() {
-                let n_rows = tile_len(tile_rows, out.len() - first);
+                let n_rows = tile_len(ROWS, out.len() - first);
                 let rows = &mut out[first..][..n_rows];
                 let x = x.tile(k, len, first);
                 for (at, width) in panel_widths::<S>(n_vectors) {
@@ -86,18 +77,15 @@ impl Task for Strip<'_, '_> {
     }
 }
 
-/// Where panels start and how many vectors they have: three, but two and two rather than three and one.
+/// Where panels start and how many vectors they have: as many as a tile, but rather three and two than four and one.
 #[inline(always)]
 fn panel_widths<S: Simd>(n_vectors: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut at = 0;
     std::iter::from_fn(move || {
-        let left = n_vectors - at;
-        let width = if shape::<S>().1 == 1 {
-            left.min(1)
-        } else if left == 4 {
-            2
-        } else {
-            left.min(3)
+        let width = match n_vectors - at {
+            left if vectors::<S>() == 1 => left.min(1),
+            5 | 6 => 3,
+            left => left.min(4),
         };
         at += width;
         (width > 0).then_some((at - width, width))
@@ -106,30 +94,23 @@ fn panel_widths<S: Simd>(n_vectors: usize) -> impl Iterator<Item = (usize, usize
 
 /// Columns `at..` of `rows` of the output: the code for every number of rows and vectors.
 #[inline(always)]
-fn multiply_tile<S: Simd>(simd: S, x: &[f32], panel: &[[f32; LANES]], width: usize, rows: &mut [&mut [f32]], at: usize, add: bool) {
+fn multiply_tile<S: Simd>(simd: S, x: &[f32], panel: &[Vector], width: usize, rows: &mut [&mut [f32]], at: usize, add: bool) {
     match width {
-        _ if shape::<S>().1 == 1 => multiply_rows::<S, 1>(simd, x, panel, rows, at, add),
+        _ if vectors::<S>() == 1 => multiply_rows::<S, 1>(simd, x, panel, rows, at, add),
         1 => multiply_rows::<S, 1>(simd, x, panel, rows, at, add),
         2 => multiply_rows::<S, 2>(simd, x, panel, rows, at, add),
-        _ => multiply_rows::<S, 3>(simd, x, panel, rows, at, add),
+        3 => multiply_rows::<S, 3>(simd, x, panel, rows, at, add),
+        _ => multiply_rows::<S, 4>(simd, x, panel, rows, at, add),
     }
 }
 
 #[inline(always)]
-fn multiply_rows<S: Simd, const V: usize>(
-    simd: S,
-    x: &[f32],
-    panel: &[[f32; LANES]],
-    rows: &mut [&mut [f32]],
-    at: usize,
-    add: bool,
-) {
+fn multiply_rows<S: Simd, const V: usize>(simd: S, x: &[f32], panel: &[Vector], rows: &mut [&mut [f32]], at: usize, add: bool) {
     match rows.len() {
         1 => tile::<S, 1, V>(simd, x, panel, rows, at, add),
         2 => tile::<S, 2, V>(simd, x, panel, rows, at, add),
         4 => tile::<S, 4, V>(simd, x, panel, rows, at, add),
-        _ if shape::<S>().0 == 6 => tile::<S, 6, V>(simd, x, panel, rows, at, add),
-        _ => tile::<S, 8, V>(simd, x, panel, rows, at, add),
+        _ => tile::<S, ROWS, V>(simd, x, panel, rows, at, add),
     }
 }
 
@@ -138,7 +119,7 @@ fn multiply_rows<S: Simd, const V: usize>(
 fn tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
     x: &[f32],
-    panel: &[[f32; LANES]],
+    panel: &[Vector],
     rows: &mut [&mut [f32]],
     at: usize,
     add: bool,
@@ -147,7 +128,7 @@ fn tile<S: Simd, const R: usize, const V: usize>(
     for (x, panel) in x.as_chunks::<R>().0.iter().zip(panel.as_chunks::<V>().0) {
         let mut w = sums[0];
         for v in 0..V {
-            w[v] = F32x16::load(simd, &panel[v]);
+            w[v] = F32x16::load(simd, &panel[v].0);
         }
         for r in 0..R {
             let x = F32x16::splat(simd, x[r]);
@@ -156,9 +137,46 @@ fn tile<S: Simd, const R: usize, const V: usize>(
             }
         }
     }
-    for r in 0..R {
-        for v in 0..V {
-            put(simd, sums[r][v], &mut rows[r][at + LANES * v..], add);
+    // Decided once and not for each vector, so that the sums go from their registers to the output and nowhere else.
+    if rows[0].len() < at + V * LANES {
+        let mut part = [[[0.0; LANES]; V]; R];
+        for r in 0..R {
+            for v in 0..V {
+                sums[r][v].store(&mut part[r][v]);
+            }
+        }
+        put_part(rows, at, &part, add);
+    } else if add {
+        for r in 0..R {
+            let out = vectors_at::<V>(rows[r], at);
+            for v in 0..V {
+                (F32x16::load(simd, &out[v]) + sums[r][v]).store(&mut out[v]);
+            }
+        }
+    } else {
+        for r in 0..R {
+            let out = vectors_at::<V>(rows[r], at);
+            for v in 0..V {
+                sums[r][v].store(&mut out[v]);
+            }
+        }
+    }
+}
+
+/// `V` vectors of a row that has so many.
+#[inline(always)]
+fn vectors_at<const V: usize>(row: &mut [f32], at: usize) -> &mut [[f32; LANES]; V] {
+    let (vectors, _) = row[at..at + V * LANES].as_chunks_mut();
+    vectors.try_into().expect("as many as were cut")
+}
+
+/// What of a tile lies within the rows.
+#[cold]
+#[inline(never)]
+fn put_part<const V: usize>(rows: &mut [&mut [f32]], at: usize, part: &[[[f32; LANES]; V]], add: bool) {
+    for (row, sums) in rows.iter_mut().zip(part) {
+        for (out, sum) in row[at..].iter_mut().zip(sums.as_flattened()) {
+            *out = if add { *out + sum } else { *sum };
         }
     }
 }
