@@ -175,6 +175,16 @@ pub(super) fn pack_lanes<S: Simd>(
     turn(simd, runs, k.len(), &mut panel);
 }
 
+/// Has the caches fetch what [`pack_lanes`] will read of output columns `columns` for the terms `k`, where that is in blocks.
+#[inline(always)]
+pub(super) fn prefetch<S: Simd>(simd: S, w: &Right, columns: Range<usize>, k: Range<usize>) {
+    if let Right::Blocks(w) = w {
+        for row in columns {
+            simd.prefetch(w.blocks(row, k.clone()));
+        }
+    }
+}
+
 /// Writes the columns of `runs` as vectors.
 #[inline(always)]
 fn turn<S: Simd>(simd: S, runs: &Runs, len: usize, panel: &mut Panel) {

@@ -1,7 +1,9 @@
 //! The inner loops: strips, and the tiles they are made of.
 
+use std::ops::Range;
+
 use super::amx::Quad;
-use super::pack::{Panel, Runs, Vector, pack_lanes, tile_len};
+use super::pack::{Panel, Runs, Vector, pack_lanes, prefetch, tile_len};
 use super::{Accumulate, Activations, CHUNK, LANES, Right};
 use crate::simd::{F32x16, Level, Simd, Task};
 
@@ -63,9 +65,14 @@ impl Task for Strip<'_, '_> {
                 }
             }
             let add = k > 0 || accumulate == Accumulate::Add;
+            let mut next = Next::new(x, w, first..first + out[0].len(), k + len);
             let mut first = 0;
             while first < out.len() {
                 let n_rows = tile_len(ROWS, out.len() - first);
+                // Not sooner: what passes through the second-level cache meanwhile would displace it.
+                if first >= out.len() / 8 * 7 {
+                    next.prefetch(simd, w, out.len() - first, n_rows);
+                }
                 let rows = &mut out[first..][..n_rows];
                 let x = x.tile(k, len, first);
                 for (at, width) in panel_widths::<S>(n_vectors) {
@@ -74,6 +81,31 @@ impl Task for Strip<'_, '_> {
                 first += rows.len();
             }
         }
+    }
+}
+
+/// What is unpacked next, and is fetched from memory meanwhile, little by little: a core that waits for weights multiplies nothing.
+struct Next {
+    columns: Range<usize>,
+    k: Range<usize>,
+}
+
+impl Next {
+    /// The same columns from term `k` on, or after the last term the next strip, which most often is this worker's too.
+    fn new(x: &Activations, w: &Right, columns: Range<usize>, k: usize) -> Next {
+        if k < x.n_cols() {
+            return Next { columns, k: k..x.n_cols().min(k + CHUNK) };
+        }
+        let end = w.n_out().min(columns.end + columns.len());
+        Next { columns: columns.end..end, k: 0..x.n_cols().min(CHUNK) }
+    }
+
+    /// The part that is due with `n_rows` of the `n_left` rows that are left to multiply.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&mut self, simd: S, w: &Right, n_left: usize, n_rows: usize) {
+        let end = self.columns.start + (self.columns.len() * n_rows).div_ceil(n_left);
+        prefetch(simd, w, self.columns.start..end, self.k.clone());
+        self.columns.start = end;
     }
 }
 

@@ -56,6 +56,12 @@ impl Simd for Avx2 {
                 _mm256_storeu_ps(to.as_mut_ptr().add(8), a[1]);
             }
         }
+        fn prefetch(bytes: &[u8]) -> () {
+            // From the first byte on every 64th, and the last, which may lie one line further.
+            for byte in bytes.iter().step_by(64).chain(bytes.last()) {
+                _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(byte).cast());
+            }
+        }
         fn add(a: F, b: F) -> F { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
         fn sub(a: F, b: F) -> F { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
         fn mul(a: F, b: F) -> F { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }

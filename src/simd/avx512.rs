@@ -50,6 +50,12 @@ impl Simd for Avx512 {
             // SAFETY: the reference is valid for 64 bytes, and this store needs no alignment.
             unsafe { _mm512_storeu_ps(to.as_mut_ptr(), a) }
         }
+        fn prefetch(bytes: &[u8]) -> () {
+            // From the first byte on every 64th, and the last, which may lie one line further.
+            for byte in bytes.iter().step_by(64).chain(bytes.last()) {
+                _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(byte).cast());
+            }
+        }
         fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
