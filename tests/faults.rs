@@ -258,6 +258,32 @@ fn an_error_of_any_system_call_is_an_error_and_leaves_nothing() {
     }
 }
 
+#[test]
+fn bytes_that_change_on_their_way_to_the_disk_are_found_by_verify() {
+    let place = Place::new();
+    if !tool("strace") {
+        return;
+    }
+    // The system writes other bytes than the program gave it.
+    let inject = "inject=pwrite64:poke_enter=@arg2=a55aa55aa55aa55a:when=3";
+    let run = |more: &str| {
+        let mut strace = Command::new("strace");
+        strace.current_dir(place.path()).args(["-f", "-qq", "-o", "/dev/null", "-e", inject]);
+        strace.arg(env!("CARGO_BIN_EXE_ggforge")).args("quantize in.gguf -t Q4_K_M -o out.gguf -q".split(' ')).arg(more);
+        strace.output().unwrap()
+    };
+    let output = run("--verify");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{stderr}");
+    assert!(stderr.contains("ffn_down.weight: bytes ") && stderr.contains("are not those that were written"), "{stderr}");
+    assert_eq!(place.names(), [""; 0]);
+    // Without it nobody looks, which shows that the bytes did change.
+    assert!(run("--force").status.success());
+    assert!(fs::read(place.output()).unwrap() != place.expected);
+    succeeds(place.run().args(["--verify", "--force"]));
+    assert!(place.is_complete_or_absent());
+}
+
 /// True for SIGHUP under `nohup`, say, and for SIGINT in a shell's background jobs: the program then ignores them as well, as it should.
 fn is_ignored(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();

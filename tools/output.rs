@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Args;
 use ggforge::Error;
 use ggforge::imatrix::Imatrix;
-use ggforge::pipeline::{self, Existing, MEMORY_MAX_BYTES_DEFAULT, Options};
+use ggforge::pipeline::{self, Existing, MEMORY_MAX_BYTES_DEFAULT, Options, ReadBack};
 use ggforge::plan::recipe::{Preset, preset};
 use ggforge::plan::{NameOverride, Overrides, Plan, output_paths, parse_format};
 use ggforge::source::TensorSource;
@@ -62,6 +62,9 @@ pub struct OutputOptions {
     /// Print what would be written, tensor by tensor, and write nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Read every byte back from the disk before an output gets its name
+    #[arg(long)]
+    pub verify: bool,
     /// Replace existing outputs
     #[arg(long)]
     pub force: bool,
@@ -138,6 +141,7 @@ impl OutputOptions {
             existing,
             split_max_bytes: self.split_max_size,
             protected,
+            read_back: if self.verify { ReadBack::Everything } else { ReadBack::Header },
             ..Options::default()
         };
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;

@@ -34,14 +34,17 @@ impl Bar {
     pub fn show(&self, progress: Progress) {
         match progress {
             Progress::Converted { done_bytes, total_bytes } => self.show_bytes(done_bytes, total_bytes),
-            Progress::Syncing => {
-                self.bar.set_style(ProgressStyle::with_template("{msg} {elapsed}").expect("a fixed template"));
-                self.bar.set_message("bringing the output to the disk");
-                // It needs a thread, which there may be no memory for.
-                if !self.bar.is_hidden() {
-                    self.bar.enable_steady_tick(Duration::from_millis(200));
-                }
-            }
+            Progress::Syncing => self.show_waiting("bringing the output to the disk"),
+            Progress::ReadingBack => self.show_waiting("reading the output back"),
+        }
+    }
+
+    fn show_waiting(&self, what: &'static str) {
+        self.bar.set_style(ProgressStyle::with_template("{msg} {elapsed}").expect("a fixed template"));
+        self.bar.set_message(what);
+        // It needs a thread, which there may be no memory for.
+        if !self.bar.is_hidden() {
+            self.bar.enable_steady_tick(Duration::from_millis(200));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Plan ─> files (headers, offsets) ─> sinks (temporary, space reserved)
 //!      └> jobs (one per source tensor, all outputs together) ─> pieces (some rows) ─> queue
 //! worker: pread rows ─> f32 ─> check ─> quantize, once per format ─> pwrite at the planned offset ─> next piece
-//! then: headers read back, inputs unchanged?, fsync, names appear, directories synced
+//! then: headers read back, inputs unchanged?, fsync, all read back where asked for, names appear, directories synced
 //! ```
 //!
 //! Memory is one set of buffers per worker, however large the model is. The bytes written do not depend on the number of threads,
@@ -17,6 +17,7 @@
 //! already given away again, unless they replaced older files.
 
 mod piece;
+mod readback;
 mod shards;
 mod sink;
 mod target;
@@ -54,6 +55,17 @@ pub struct Options {
     pub split_max_bytes: Option<u64>,
     /// Files that no output may replace, besides the source's own.
     pub protected: Vec<PathBuf>,
+    /// How much of an output is read back before it gets its name.
+    pub read_back: ReadBack,
+}
+
+/// How much of an output is read back before it gets its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadBack {
+    /// The header.
+    Header,
+    /// Every byte, from the disk where the system lets go of its copies in memory.
+    Everything,
 }
 
 /// What to do about a file that already has an output's name.
@@ -77,6 +89,7 @@ impl Default for Options {
             existing: Existing::Refuse,
             split_max_bytes: None,
             protected: Vec::new(),
+            read_back: ReadBack::Header,
         }
     }
 }
@@ -93,6 +106,8 @@ pub enum Progress {
     },
     /// Everything is written; it is now being brought to the disk.
     Syncing,
+    /// Everything is on the disk; it is now being read back.
+    ReadingBack,
 }
 
 /// A file that was written.
@@ -115,7 +130,8 @@ pub struct Written {
 /// - `Usage`: an output exists and may not be replaced, is an input, or is no regular file.
 /// - `Malformed` with [`Place::Weight`](crate::error::Place::Weight): a weight is not finite, or no value of the target format is near it.
 /// - `NoSpace`: found before the first weight is read, where the file system can say so.
-/// - `InputChanged`, `Interrupted`, `Io`, `Limit`, `Internal`: as their names say.
+/// - `Io`: also where what is read back is not what was written.
+/// - `InputChanged`, `Interrupted`, `Limit`, `Internal`: as their names say.
 ///
 /// # Panics
 /// When `paths` and the outputs differ in number.
@@ -132,7 +148,11 @@ pub fn run(
     let jobs = work::jobs(plan, &files, source)?;
     let (threads, pieces) = divide(&jobs, options)?;
 
-    let sinks = files.iter().map(|file| Sink::create(&file.path, file.layout.file_bytes)).collect::<Result<Vec<_>>>()?;
+    let create = |file: &PlannedFile| match options.read_back {
+        ReadBack::Header => Sink::create(&file.path, file.layout.file_bytes),
+        ReadBack::Everything => Sink::create_recorded(&file.path, file.layout.file_bytes),
+    };
+    let sinks = files.iter().map(create).collect::<Result<Vec<_>>>()?;
     for (file, sink) in files.iter().zip(&sinks) {
         sink.write_at(&file.layout.header, 0)?;
     }
@@ -145,6 +165,12 @@ pub fn run(
     for (file, sink) in files.iter().zip(&sinks) {
         verify::verify(file, sink)?;
         sink.sync()?;
+    }
+    if options.read_back == ReadBack::Everything {
+        progress(Progress::ReadingBack);
+        for (file, sink) in files.iter().zip(&sinks) {
+            readback::check(file, sink, threads, stop)?;
+        }
     }
     for input in source.files() {
         input.check_unchanged()?;

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use tempfile::{Builder, NamedTempFile};
 
 use super::Existing;
+use super::readback::Record;
 use crate::error::{Error, Result};
 
 /// Whoever writes this much brings it to the disk while the other workers convert on: the disk is busy from the start, and little
@@ -37,6 +38,8 @@ pub(super) struct Sink {
     file_bytes: u64,
     /// Written since anything was last brought to the disk.
     unsynced_bytes: AtomicU64,
+    /// What was written where, for reading it back.
+    record: Option<Record>,
 }
 
 /// Where the bytes are before the output has its name.
@@ -66,9 +69,19 @@ impl Sink {
             }
             None => Staged::Named(named(parent, name)?),
         };
-        let sink = Sink { path: path.to_owned(), directory, staged, file_bytes, unsynced_bytes: AtomicU64::new(0) };
+        let sink = Sink { path: path.to_owned(), directory, staged, file_bytes, unsynced_bytes: AtomicU64::new(0), record: None };
         sink.reserve()?;
         Ok(sink)
+    }
+
+    /// As [`Sink::create`], for a file whose whole content will be read back.
+    pub(super) fn create_recorded(path: &Path, file_bytes: u64) -> Result<Sink> {
+        Ok(Sink { record: Some(Record::default()), ..Sink::create(path, file_bytes)? })
+    }
+
+    /// What was written where; nothing for a sink that does not record it.
+    pub(super) fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
     }
 
     /// The open file.
@@ -100,6 +113,10 @@ impl Sink {
 
     /// Writes all of `bytes` at `offset_bytes`.
     pub(super) fn write_at(&self, bytes: &[u8], offset_bytes: u64) -> Result<()> {
+        // Summed up first: whatever the bytes meet on their way is noticed.
+        if let Some(record) = &self.record {
+            record.add(bytes, offset_bytes);
+        }
         self.file().write_all_at(bytes, offset_bytes).map_err(|e| self.write_error("write", e))?;
         let len = bytes.len() as u64;
         if self.unsynced_bytes.fetch_add(len, Ordering::Relaxed) + len < UNSYNCED_BYTES_MAX {
@@ -287,6 +304,7 @@ mod tests {
             staged,
             file_bytes: 4,
             unsynced_bytes: AtomicU64::new(0),
+            record: None,
         }
     }
 

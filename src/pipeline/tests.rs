@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -386,6 +386,46 @@ fn an_input_that_changes_gives_no_output() {
         let error = case.run_watched(&plan, &["a.gguf"], &threads(1), &progress, &AtomicBool::new(false)).unwrap_err();
         assert!(matches!(error, Error::InputChanged { .. }), "{error}");
         assert!(case.left_behind().is_empty());
+    }
+}
+
+/// Turns one bit of every file in `dir` that this process has open and that has no name.
+fn turn_a_bit(dir: &Path, offset_bytes: u64) {
+    let mut n_turned = 0;
+    for entry in fs::read_dir("/proc/self/fd").unwrap().flatten() {
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        let is_output = |name: &str| name.starts_with('#') || name.contains(".tmp.");
+        if target.parent() != Some(dir) || !target.file_name().is_some_and(|name| is_output(&name.to_string_lossy())) {
+            continue;
+        }
+        let file = OpenOptions::new().read(true).write(true).open(entry.path()).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset_bytes).unwrap();
+        file.write_all_at(&[byte[0] ^ 4], offset_bytes).unwrap();
+        n_turned += 1;
+    }
+    assert_eq!(n_turned, 1);
+}
+
+#[test]
+fn a_bit_that_turns_before_the_output_has_its_name_is_found_where_all_is_read_back() {
+    let case = Case::new(&[3, 700, 5]);
+    let plan = case.plan(&[Format::Q8_0]);
+    let options = Options { read_back: ReadBack::Everything, ..replace() };
+    case.run(&plan, &["sound"], &options).unwrap();
+    let layout = files(&plan, &[case.path("bad")], None).unwrap().remove(0).layout;
+    let dir = fs::canonicalize(case.dir.path()).unwrap();
+    let last = layout.offsets_bytes[2] + layout.sizes_bytes[2] - 1;
+    for (offset, owner) in [(5, "header"), (layout.offsets_bytes[1] + 100_000, "blk.1.weight"), (last, "blk.2.weight")] {
+        let watch = |progress| {
+            if progress == Progress::ReadingBack {
+                turn_a_bit(&dir, offset);
+            }
+        };
+        let error = case.run_watched(&plan, &["bad"], &options, &watch, &AtomicBool::new(false)).unwrap_err();
+        let Error::Io { source, op: "read back", .. } = &error else { panic!("{error}") };
+        assert!(source.to_string().starts_with(owner), "{source}");
+        assert_eq!(case.left_behind(), ["sound"]);
     }
 }
 
