@@ -134,6 +134,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_f32(float* x, const fl
     for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < len; i += (u64)gridDim.x * THREADS) x[i] += y[i];
 }
 
+// to[rows[i], :] += factors[i] * x[i, :]; no row is named twice
+extern "C" __global__ void __launch_bounds__(THREADS)
+    add_rows_f32(const float* x, u32 ld_x, const i32* rows, const float* factors, u32 row_len, float* to, u32 ld_to) {
+    float factor = factors[blockIdx.x];
+    x += (u64)blockIdx.x * ld_x;
+    to += (u64)rows[blockIdx.x] * ld_to;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) to[i] += factor * x[i];
+}
+
 // partial[block] = the largest magnitude of the block's share of x; infinity where it is not a number
 extern "C" __global__ void __launch_bounds__(THREADS) magnitude(const float* x, u64 len, float* partial) {
     float largest = 0.0f;
@@ -173,6 +182,7 @@ KERNEL(rows_f16)
 KERNEL(swiglu_f16)
 KERNEL(rope_f16)
 KERNEL(add_f32)
+KERNEL(add_rows_f32)
 KERNEL(magnitude)
 KERNEL(sum_squares)
 KERNEL(fold_columns)

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use ggforge::cuda::{Cuda, Driver, Products};
 use ggforge::gguf::Model;
 use ggforge::matmul::Engine;
-use ggforge::model::{Accumulate, Activations, Backend, Cpu, Matrix, Residency};
+use ggforge::model::{Accumulate, Activations, Backend, Batch, Cpu, Matrix, Network, Residency};
 use ggforge::quant::Format;
 use ggforge::simd::Level;
 
@@ -27,6 +27,7 @@ mod common;
 mod shim;
 
 use common::Paint;
+use common::tiny::Tiny;
 use disguise::is_disguised;
 use measure::{greedy, measure, text};
 
@@ -204,6 +205,31 @@ fn generated_text_is_that_of_the_cpu() {
     let prompt = &text(&model, name).tokens[..11];
     let cpu = Cpu::new(Engine::detect(), threads(), Activations::F32).expect("a CPU");
     assert_eq!(greedy(&cuda, &model, prompt, 16), greedy(&cpu, &model, prompt, 16));
+}
+
+/// The same tokens choose the same experts, for scores that are not as close as halves are coarse.
+#[test]
+fn experts_compute_what_they_do_on_the_cpu() {
+    let Some(cuda) = any_gpu() else { return };
+    let scratch = common::scratch();
+    let cpu = Cpu::new(Engine::detect(), threads(), Activations::F32).expect("a CPU");
+    let tokens: Vec<u32> = (0..40).map(|i| (7 * i * i + 3 * i + 5) % 64).collect();
+    for architecture in ["llama", "qwen2moe", "qwen3moe"] {
+        let model = Model::open(Tiny::with_experts(architecture).write(scratch.path(), architecture)).expect("a model");
+        let [found, expected] = [last_logits(&cuda, &model, &tokens), last_logits(&cpu, &model, &tokens)];
+        let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        let difference = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("{architecture}: logits up to {largest} differ by {difference}");
+        assert!(difference < 4e-3 * largest, "{architecture}: logits up to {largest} differ by {difference}");
+    }
+}
+
+fn last_logits<B: Backend>(backend: &B, model: &Model, tokens: &[u32]) -> Vec<f32> {
+    let network = Network::open(backend, model, tokens.len(), Residency::Resident).expect("a network");
+    let whole = 0..tokens.len();
+    let states = network.evaluate(Batch { tokens, sequences: std::slice::from_ref(&whole) }, &mut ()).expect("a pass");
+    let last = network.normalised(&states, &[tokens.len() as u32 - 1]).expect("a row");
+    backend.logits(&last, network.output()).expect("logits")
 }
 
 /// Only on a GPU: a disguised CPU has tests of its own for this.

@@ -1,6 +1,7 @@
 //! `ggforge imatrix`: makes importance matrices, looks at them, and merges them.
 
 mod collect;
+mod experts;
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -125,7 +126,13 @@ impl Show {
         let matrix = Matrix::open(&self.file)?;
         let table = table(&matrix);
         if !self.json {
-            return exit::print(&format!("{}\n{}", describe(&self.file, &matrix), fitted(&table)));
+            return exit::print(&format!(
+                "{}{}
+{}",
+                describe(&self.file, &matrix),
+                experts::line(&matrix),
+                fitted(&table)
+            ));
         }
         exit::print(&json_text(&json!({
             "file": self.file.to_string_lossy(),
@@ -133,6 +140,7 @@ impl Show {
             "datasets": matrix.datasets,
             "chunk_count": matrix.chunk_count,
             "chunk_size": matrix.chunk_size,
+            "experts_short_of_tokens": experts::as_json(&matrix),
             "entries": table.json(),
         })))
     }

@@ -304,8 +304,11 @@ impl Backend for Cuda {
         self.multiply(x, weight, accumulate == Accumulate::Add, out.floats()?)
     }
 
-    fn add_rows(&self, _from: &Rows, _factors: &[f32], _rows: &[u32], _to: &mut Rows) -> Result<()> {
-        Err(Error::unsupported("running a model of experts on a GPU", "--device cpu runs it"))
+    fn add_rows(&self, from: &Rows, factors: &[f32], rows: &[u32], to: &mut Rows) -> Result<()> {
+        assert_eq!((factors.len(), rows.len()), (from.n_rows, from.n_rows), "a factor and a place for every row");
+        let rows = self.numbers(rows, to.n_rows, "row")?;
+        let factors = self.sent(factors.as_bytes(), "factors of rows")?;
+        self.device.launch(kernels::add_rows(from.floats()?, rows.memory(), factors.memory(), to.floats()?))
     }
 
     fn swiglu(&self, gate: &Rows, up: &Rows) -> Result<Operand> {

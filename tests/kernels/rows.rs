@@ -150,6 +150,27 @@ fn rope_equals_f64() {
 }
 
 #[test]
+fn rows_are_added_where_they_belong() {
+    let Some(shim) = shim() else { return };
+    let mut paint = Paint::new(5);
+    for len in ROW_LENS {
+        let (ld_x, ld_to) = (len + 3, len + 5);
+        let (x, to) = (rows(3, len, ld_x, &mut paint), paint.weights(6 * ld_to, Paint::gaussian));
+        let (places, factors) = ([4i32, 0, 5], [0.5f32, -1.25, 0.0]);
+        let to_on = Buffer::new(&to);
+        let buffers = (Buffer::new(&x), Buffer::new(&places), Buffer::new(&factors));
+        let arguments = arguments![&buffers.0, ld_x as u32, &buffers.1, &buffers.2, len as u32, &to_on, ld_to as u32];
+        shim.launch("add_rows_f32", &[3], 256, 0, &arguments);
+        let mut expected = to;
+        for (i, (place, factor)) in places.iter().zip(factors).enumerate() {
+            let row = &mut expected[*place as usize * ld_to..][..len];
+            row.iter_mut().zip(&x[i * ld_x..]).for_each(|(to, x)| *to += factor * x);
+        }
+        assert_eq!(to_on.to_vec(), expected, "rows of {len}");
+    }
+}
+
+#[test]
 fn sums_and_magnitudes() {
     let Some(shim) = shim() else { return };
     let mut paint = Paint::new(4);

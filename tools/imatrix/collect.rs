@@ -16,7 +16,7 @@ use ggforge::report::json_text;
 use ggforge::source::TensorSource;
 use serde_json::json;
 
-use super::{describe, existing, table, write};
+use super::{describe, existing, experts, table, write};
 use crate::Session;
 use crate::device::Job;
 use crate::exit::{self, Failure};
@@ -104,7 +104,8 @@ impl Collect {
             return Ok(());
         }
         let speed = speed(windows.n_tokens(), seconds);
-        exit::print(&format!("{}  {}\n  {speed}\n", describe(&self.output, &matrix), coverage(&loaded.model, &matrix)))
+        let (what, covered) = (describe(&self.output, &matrix), coverage(&loaded.model, &matrix));
+        exit::print(&format!("{what}  {covered}\n{}  {speed}\n", experts::line(&matrix)))
     }
 
     /// What an earlier run found, and the text without the chunks that it has seen.
@@ -138,6 +139,7 @@ impl Collect {
             "chunk_size": matrix.chunk_size,
             "entries": table(matrix).json(),
             "without_entry": without_entry(model, matrix),
+            "experts_short_of_tokens": experts::as_json(matrix),
             "seconds": seconds,
         })
     }

@@ -86,7 +86,25 @@ impl Cuda {
         if x.n_rows <= kernels::gemv_rows_max() {
             return self.device.launch(kernels::gemv(weight.format, weight.block.memory(), x.scaled()?, adds, out));
         }
+        if weight.n_rows == 1 {
+            return self.multiply_with_row(x, weight, adds, out);
+        }
         self.multiply_many(x.scaled()?, weight, adds, out)
+    }
+
+    /// The same for a matrix of one row, which is narrower than any tile writes: a few rows of `x` at a time.
+    fn multiply_with_row(&self, x: &Operand, weight: &Weight, adds: bool, out: View) -> Result<()> {
+        let Scaled { values, .. } = x.scaled()?;
+        for first in (0..x.n_rows).step_by(kernels::gemv_rows_max()) {
+            let n_rows = kernels::gemv_rows_max().min(x.n_rows - first);
+            let part = |view: View, element_bytes: usize| {
+                Ok(View { memory: view.memory.from((first * view.ld * element_bytes) as u64)?, n_rows, ..view })
+            };
+            let row_scale = Some(x.row_scale()?.from(first as u64 * 4)?);
+            let x = Scaled { values: part(values, 2)?, row_scale };
+            self.device.launch(kernels::gemv(weight.format, weight.block.memory(), x, adds, part(out, 4)?))?;
+        }
+        Ok(())
     }
 
     /// The same for any number of rows: the sums do not depend on it.

@@ -113,6 +113,18 @@ pub(in crate::cuda) fn swiglu(gate: View, up: View, out: View, row_scale: Memory
     Launch::new("swiglu_f16", gate.n_rows as u64, arguments)
 }
 
+/// `to[rows[i], :] += factors[i] * x[i, :]`: i32 row numbers, which the caller has checked, none twice.
+pub(in crate::cuda) fn add_rows(x: View, rows: Memory, factors: Memory, to: View) -> Result<Launch> {
+    if x.n_cols != to.n_cols {
+        return Err(internal("rows of different lengths are added"));
+    }
+    let [x_at, ld_x] = x.floats("rows to add")?;
+    let [to_at, ld_to] = to.floats("rows to add to")?;
+    let (rows, factors) = (rows.holds(x.n_rows, 4, "row numbers")?, factors.holds(x.n_rows, 4, "factors of rows")?);
+    let arguments = vec![x_at, ld_x, rows, factors, number(x.n_cols)?, to_at, ld_to];
+    Launch::new("add_rows_f32", x.n_rows as u64, arguments)
+}
+
 /// Sums of squares of every column over `n_chunks` runs of rows: `partial` is f64 `[n_chunks, n_cols]`.
 pub(in crate::cuda) fn sum_squares(x: View, row_scale: Memory, n_chunks: usize, partial: Memory) -> Result<Launch> {
     let [at, ld] = x.halves("rows to sum")?;
