@@ -73,7 +73,7 @@ impl InputFile {
         // Looked at before it is opened: opening a FIFO would wait for a writer.
         let metadata = std::fs::metadata(&path).map_err(|e| Error::io(&path, "open", e))?;
         if !metadata.is_file() {
-            return Err(Error::malformed(&path, Place::File, Fault::NotRegularFile, "not a regular file"));
+            return Err(not_regular(&path, &metadata));
         }
         let file = File::open(&path).map_err(|e| Error::io(&path, "open", e))?;
         InputFile::new(path, file)
@@ -87,7 +87,7 @@ impl InputFile {
         let path = path.into();
         let metadata = file.metadata().map_err(|e| Error::io(&path, "stat", e))?;
         if !metadata.is_file() {
-            return Err(Error::malformed(&path, Place::File, Fault::NotRegularFile, "not a regular file"));
+            return Err(not_regular(&path, &metadata));
         }
         Ok(InputFile { path, file, opened_as: Identity::of(&metadata) })
     }
@@ -141,4 +141,13 @@ impl InputFile {
     fn changed(&self, detail: String) -> Error {
         Error::InputChanged { path: self.path.clone(), detail }
     }
+}
+/// The refusal of what is no regular file. Folders are given by mistake most often.
+fn not_regular(path: &Path, metadata: &Metadata) -> Error {
+    let detail = match metadata.is_dir() {
+        true if path.join("config.json").is_file() => "a model folder, not a file; `ggforge convert` makes a GGUF file of it",
+        true => "a folder, not a file",
+        false => "not a regular file",
+    };
+    Error::malformed(path, Place::File, Fault::NotRegularFile, detail)
 }

@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -168,6 +168,101 @@ fn bad_input_is_exit_code_3_and_failing_io_6() {
     assert!(unknown.contains("FrobnicateForCausalLM") && unknown.contains("LlamaForCausalLM"), "{unknown}");
     let hub = outcome(&run(dir.path(), "convert org/missing --type Q8_0 --output a.gguf")).2;
     assert!(hub.contains("hf download org/missing --local-dir missing"), "{hub}");
+}
+
+/// Changes config.json of a copy of the fixture model.
+fn model_with(dir: &Path, name: &str, field: &str, value: Value) {
+    copy_model(&dir.join(name));
+    let path = dir.join(name).join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[field] = value;
+    fs::write(path, config.to_string()).unwrap();
+}
+
+#[test]
+fn what_is_given_by_mistake_is_named_with_what_to_do() {
+    let dir = workplace();
+    let path = dir.path();
+    fs::create_dir_all(path.join("hub/models--a--b/snapshots/0123")).unwrap();
+    fs::create_dir(path.join("hub/models--a--b/blobs")).unwrap();
+    fs::create_dir(path.join("lora")).unwrap();
+    fs::write(path.join("lora/adapter_config.json"), "{}").unwrap();
+    let quantized = |method: &str| serde_json::json!({ "quant_method": method, "bits": 4, "group_size": 128 });
+    model_with(path, "gptq", "quantization_config", quantized("gptq"));
+    model_with(path, "fp8", "quantization_config", quantized("fp8"));
+    model_with(path, "deeper", "num_hidden_layers", 9.into());
+    model_with(path, "untied", "tie_word_embeddings", false.into());
+    copy_model(&path.join("pickle"));
+    fs::rename(path.join("pickle/model.safetensors"), path.join("pickle/pytorch_model.bin")).unwrap();
+    fs::create_dir(path.join("out")).unwrap();
+    for (arguments, told) in [
+        ("inspect model", "a model folder, not a file; `ggforge convert` makes a GGUF file of it"),
+        ("generate model --prompt x", "`ggforge convert` makes"),
+        ("quantize . -t Q8_0 -o out/a.gguf", "a folder, not a file"),
+        ("quantize model/model.safetensors -t Q8_0 -o out/a.gguf", "give `ggforge convert` the folder it lies in"),
+        ("convert hub/models--a--b -t Q8_0 -o out/a.gguf", "give the folder of one revision below its snapshots/"),
+        ("convert lora -t Q8_0 -o out/a.gguf", "merge it into its base model first"),
+        ("convert gptq -t Q8_0 -o out/a.gguf", "already quantized (gptq); use the original model"),
+        ("convert fp8 -t Q8_0 -o out/a.gguf", "already quantized (fp8); use the original model"),
+        ("convert pickle -t Q8_0 -o out/a.gguf", "PyTorch pickle files"),
+        (
+            "convert deeper -t Q8_0 -o out/a.gguf",
+            "model.layers.4.input_layernorm.weight: no such tensor; it becomes blk.4.attn_norm.weight",
+        ),
+        ("convert untied -t Q8_0 -o out/a.gguf", "lm_head.weight: no such tensor"),
+    ] {
+        let output = run(path, arguments);
+        assert_code(&output, 3);
+        let stderr = outcome(&output).2;
+        assert!(stderr.contains(told) && stderr.lines().count() <= 3, "{arguments}: {stderr}");
+        assert!(files_in(&path.join("out")).is_empty(), "{arguments}");
+    }
+}
+
+#[test]
+fn a_text_may_come_from_standard_input() {
+    let dir = workplace();
+    assert_code(&run(dir.path(), "convert model -t Q8_0 -o a.gguf"), 0);
+    let text = fixture("text/prose.txt");
+    let run = |file: &str| {
+        let mut command = ggforge();
+        command.current_dir(dir.path()).args([
+            "perplexity",
+            "a.gguf",
+            "--chunks",
+            "2",
+            "--device",
+            "cpu",
+            "--json",
+            "--file",
+            file,
+        ]);
+        let output = command.stdin(File::open(&text).unwrap()).output().unwrap();
+        assert_code(&output, 0);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["perplexity"].clone()
+    };
+    assert_eq!(run("-"), run(text.to_str().unwrap()));
+}
+
+#[test]
+fn a_report_that_could_not_be_written_is_refused_before_the_work() {
+    let dir = workplace();
+    assert_code(&run(dir.path(), "convert model -t F16 -o a.gguf"), 0);
+    // NaN as the last weight: any work on it ends in exit code 3.
+    let model = OpenOptions::new().write(true).open(dir.path().join("a.gguf")).unwrap();
+    model.write_all_at(&0x7e00u16.to_le_bytes(), model.metadata().unwrap().len() - 2).unwrap();
+    fs::copy(fixture("text/prose.txt"), dir.path().join("prose.txt")).unwrap();
+    for arguments in [
+        "compare a.gguf a.gguf --file prose.txt --chunks 1 --device cpu --report missing/a.html",
+        "imatrix a.gguf --file prose.txt --chunks 1 --device cpu --output missing/i.gguf",
+        "error a.gguf a.gguf --report missing/a.html",
+    ] {
+        let output = run(dir.path(), arguments);
+        assert_code(&output, 6);
+        let (_, stdout, stderr) = outcome(&output);
+        assert!(stdout.is_empty() && stderr.contains("create the folder first"), "{arguments}: {stdout}{stderr}");
+        assert_code(&run(dir.path(), &arguments.replace("missing/", "")), 3);
+    }
 }
 
 #[test]

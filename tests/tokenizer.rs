@@ -194,7 +194,7 @@ fn ids_without_a_token_are_padded_and_tokens_without_a_row_dropped() {
     });
     let cut = read(&added, 2048);
     assert_eq!(cut.tokens, read(&forge(), 2048).tokens);
-    assert_eq!(cut.warnings, ["1 tokens have ids beyond the embedding's 2048 rows and are left out"]);
+    assert_eq!(cut.warnings, ["1 token has an id beyond the embedding's 2048 rows and is left out"]);
     let whole = read(&added, 2049);
     assert_eq!((whole.tokens[2048].as_slice(), whole.types[2048]), (&b"<tool>"[..], TokenType::UserDefined));
 }

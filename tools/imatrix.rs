@@ -15,6 +15,7 @@ use serde_json::json;
 use collect::Collect;
 
 use crate::exit::{self, Failure};
+use crate::measuring::chunks;
 use crate::terminal::fitted;
 use crate::{Run, Session};
 
@@ -170,7 +171,7 @@ fn table(matrix: &Matrix) -> Table {
 fn describe(path: &Path, matrix: &Matrix) -> String {
     let mut text = format!("{}: {} entries", printable(path.as_os_str().as_encoded_bytes()), matrix.entries.len());
     if matrix.chunk_count > 0 {
-        text += &format!(" from {} chunks", matrix.chunk_count);
+        text += &format!(" from {}", chunks(matrix.chunk_count.into()));
     }
     if matrix.chunk_size > 0 {
         text += &format!(" of {} tokens", matrix.chunk_size);

@@ -22,7 +22,7 @@ use crate::terminal::{TokenBar, warn};
 /// The text, and how much of it.
 #[derive(Debug, Args)]
 pub struct TextOptions {
-    /// The text, UTF-8
+    /// The text, UTF-8; - is standard input
     #[arg(long, value_name = "FILE")]
     pub file: PathBuf,
     /// Tokens of a chunk, the context that the model sees
@@ -125,7 +125,8 @@ impl TextOptions {
     /// The windows of the text, in the tokens of a model.
     pub fn windows(&self, tokenizer: &Tokenizer, stride: Option<usize>) -> Result<Windows> {
         tokenizer.warnings().iter().for_each(|warning| warn(warning));
-        let text = eval::read_text(&self.file)?;
+        let is_stdin = self.file == Path::new("-");
+        let text = eval::read_text(if is_stdin { Path::new("/dev/stdin") } else { &self.file })?;
         let cut = Cut { ctx: self.ctx, stride, windows_max: self.chunks };
         Windows::of_text(&self.file, &text, tokenizer, &cut)
     }
@@ -152,8 +153,13 @@ pub fn timed<T>(
 
 /// `12 chunks of 512 tokens, 3060 of them scored`.
 pub fn extent(windows: &Windows) -> String {
-    let chunks = if windows.len() == 1 { "chunk" } else { "chunks" };
-    format!("{} {chunks} of {} tokens, {} of them scored", windows.len(), windows.ctx(), windows.n_scored())
+    let n = chunks(windows.len() as u64);
+    format!("{n} of {} tokens, {} of them scored", windows.ctx(), windows.n_scored())
+}
+
+/// `1 chunk`, `12 chunks`.
+pub fn chunks(n: u64) -> String {
+    format!("{n} chunk{}", if n == 1 { "" } else { "s" })
 }
 
 /// `6144 tokens in 1.2 s, 5120 tokens/s`.

@@ -76,7 +76,7 @@ impl Mapping<'_> {
             Some(tensor) => tensor,
             None => match self.stand_in(rule)? {
                 Some(tensor) => tensor,
-                None => return self.check_dispensable(rule, source_name),
+                None => return self.check_dispensable(rule, source_name, &name),
             },
         };
         let found = &self.source[tensor];
@@ -102,7 +102,7 @@ impl Mapping<'_> {
     }
 
     /// The tensor is not there, or not in a type that can be read.
-    fn check_dispensable(&self, rule: &TensorRule, source_name: &str) -> Result<()> {
+    fn check_dispensable(&self, rule: &TensorRule, source_name: &str, name: &str) -> Result<()> {
         if let Some(tensor) = self.unreadable.iter().find(|tensor| tensor.name == source_name) {
             return Err(self.wrong_type(source_name, tensor.dtype));
         }
@@ -112,7 +112,7 @@ impl Mapping<'_> {
             Need::UnlessTied => !self.hparams.is_tied,
         };
         match is_needed {
-            true => Err(self.fault(source_name, Fault::MissingTensor, format!("no such tensor; it becomes {}", rule.name))),
+            true => Err(self.fault(source_name, Fault::MissingTensor, format!("no such tensor; it becomes {name}"))),
             false => Ok(()),
         }
     }

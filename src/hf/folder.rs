@@ -399,6 +399,10 @@ fn explain_missing_config(dir: &Dir) -> Error {
         let what = format!("{} is in its maker's own layout (params.json)", path.display());
         return Error::unsupported(what, "use the Hugging Face layout of the same model, with config.json");
     }
+    if has("snapshots") && has("blobs") {
+        let what = format!("{} is a model's place in the cache of the Hugging Face hub", path.display());
+        return Error::unsupported(what, "give the folder of one revision below its snapshots/");
+    }
     let gguf = names.iter().find(|name| name.ends_with(".gguf"));
     let hint = match (gguf, names.is_empty()) {
         (Some(gguf), _) => format!("{gguf:?} in it is a GGUF file, which `ggforge quantize` takes"),

@@ -187,7 +187,9 @@ pub fn run(
 /// # Errors
 /// As for [`write_file`].
 pub fn check_target(path: &Path, existing: Existing, inputs: &[PathBuf]) -> Result<()> {
-    target::check_one(path, &target::identities(inputs), existing)
+    target::check_one(path, &target::identities(inputs), existing)?;
+    // A file that is made there and has no name yet shows that the directory exists and can be written to.
+    Sink::create(path, 0).map(drop)
 }
 
 /// Writes a small file that is in memory already, with the same promises as [`run`].

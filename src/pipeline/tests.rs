@@ -448,6 +448,20 @@ fn a_row_beyond_the_memory_bound_is_refused() {
 }
 
 #[test]
+fn a_file_that_could_not_be_written_is_refused_before_there_is_anything_to_write() {
+    let case = Case::new(&[1]);
+    check_target(&case.path("new.html"), Existing::Refuse, &[]).unwrap();
+    assert!(case.left_behind().is_empty());
+    let error = check_target(&case.path("missing/new.html"), Existing::Refuse, &[]).unwrap_err();
+    assert!(matches!(error, Error::Io { op: "open the directory", .. }), "{error}");
+    fs::write(case.path("old.html"), "old").unwrap();
+    let error = check_target(&case.path("old.html"), Existing::Refuse, &[]).unwrap_err();
+    assert!(matches!(error, Error::Usage(_)), "{error}");
+    check_target(&case.path("old.html"), Existing::Replace, &[]).unwrap();
+    assert_eq!(fs::read(case.path("old.html")).unwrap(), b"old");
+}
+
+#[test]
 fn an_output_that_cannot_be_created_is_an_error_before_any_work() {
     let case = Case::new(&[4]);
     let plan = case.plan(&[Format::F32]);

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::Scores;
 use super::added::Lexicon;
-use super::inputs::{Inputs, Tokenizer};
+use super::inputs::{Inputs, Tokenizer, beyond_embedding};
 use super::pre;
 use super::special::{self, Named};
 use super::spm::{PAD_SCORE, is_byte_token};
@@ -248,7 +248,7 @@ impl<'a> Table<'a> {
     fn finish(self, warnings: &mut Vec<String>) -> (Vec<Vec<u8>>, Vec<TokenType>) {
         if self.n_dropped > 0 {
             let (n, n_rows) = (self.n_dropped, self.slots.len());
-            warnings.push(format!("{n} tokens have ids beyond the embedding's {n_rows} rows and are left out"));
+            warnings.push(beyond_embedding(n, n_rows));
         }
         let unused = |id| (format!("[PAD{id}]"), TokenType::Unused);
         let tokens = self.slots.into_iter().enumerate().map(|(id, slot)| slot.unwrap_or_else(|| unused(id)));

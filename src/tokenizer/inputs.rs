@@ -1,5 +1,6 @@
 //! The files a tokenizer is spread over, parsed but not yet interpreted.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use super::Files;
@@ -274,6 +275,14 @@ fn id_error(path: &Path, place: &str, id: &str) -> Error {
 /// A tokenizer file that does not say what it must.
 pub(super) fn invalid(path: &Path, place: &str, detail: impl Into<String>) -> Error {
     Error::malformed(path, Place::Field(place.to_owned()), Fault::TokenizerInvalid, detail)
+}
+
+/// The warning of `n` tokens that the embedding has no rows for.
+pub(super) fn beyond_embedding(n: usize, n_rows: impl Display) -> String {
+    match n {
+        1 => format!("1 token has an id beyond the embedding's {n_rows} rows and is left out"),
+        _ => format!("{n} tokens have ids beyond the embedding's {n_rows} rows and are left out"),
+    }
 }
 
 /// A token's text as it may be printed in a warning.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::bpe::{check_vocab_size, looks_special};
-use super::inputs::{Inputs, invalid, quoted, token_id};
+use super::inputs::{Inputs, beyond_embedding, invalid, quoted, token_id};
 use super::vocab::{Model, TokenType, Vocabulary};
 use super::{Files, special};
 use crate::error::{Error, Fault, Place, Result};
@@ -153,7 +153,7 @@ pub(super) fn read(inputs: &Inputs, model: &SentencePiece, vocab_size: u32) -> R
         }
     }
     if rows.n_dropped > 0 {
-        warnings.push(format!("{} tokens have ids beyond the embedding's {vocab_size} rows and are left out", rows.n_dropped));
+        warnings.push(beyond_embedding(rows.n_dropped, vocab_size));
     }
     if model.is_unigram {
         let what = "the SentencePiece model is of the unigram kind";
