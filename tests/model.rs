@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ggforge::gguf::{Model, Value};
+use ggforge::gguf::{Array, Model, Value};
 use ggforge::matmul::Engine;
 use ggforge::model::{Activations, Backend, Batch, Cpu, Network, Residency, architectures};
 
@@ -110,6 +110,11 @@ fn digits_depend_on_nothing_but_model_and_tokens() {
     // Some of its experts get a single one of many tokens.
     let tokens: Vec<u32> = tokens.iter().map(|token| token % 64).collect();
     check_digits(&Tiny::with_experts("qwen2moe").write(scratch.path(), "experts"), &tokens);
+    // A window ends within a block of keys, and leaves others out.
+    let mut windows = Tiny::new("gemma3");
+    windows.set("gemma3.attention.sliding_window", Value::U32(24));
+    windows.set("gemma3.attention.sliding_window_pattern", Value::Array(Array::Bool(vec![true, false])));
+    check_digits(&windows.write(scratch.path(), "windows"), &tokens);
 }
 
 /// One pass, several batches of it, a cache, other sequences beside it, any level, any number of threads: the same bits. Only a token
@@ -206,6 +211,11 @@ fn family_model(case: &str, expected: &serde_json::Value) -> Tiny {
             set("rope.scaling.type", Value::from("yarn"));
             set("rope.scaling.factor", Value::F32(4.0));
             set("rope.scaling.original_context_length", Value::U32(16));
+        }
+        "gemma3" => {
+            set("rope.freq_base", Value::F32(1e6));
+            set("attention.sliding_window", Value::U32(8));
+            set("attention.sliding_window_pattern", Value::U32(2));
         }
         "phi3-short" | "phi3-long" => {
             set("rope.scaling.type", Value::from("longrope"));

@@ -138,6 +138,32 @@ fn weigh_experts(m: &mut Tiny, key: &str, value: Value) {
     m.set(&format!("llama.{key}"), value);
 }
 
+/// Positions that are vectors, and norms that have a bias.
+const LEARNED: &[(&str, Change, Fault)] = &[
+    ("no positions", |m| m.tensors.retain(|t| t.0 != "position_embd.weight"), Fault::MissingTensor),
+    ("positions without end", |m| m.set("gpt2.context_length", Value::U32(u32::MAX)), Fault::HparamRange),
+    ("fewer positions than said", |m| m.set("gpt2.context_length", Value::U32(65)), Fault::ShapeMismatch),
+    ("a norm without a bias", |m| m.tensors.retain(|t| t.0 != "blk.1.ffn_norm.bias"), Fault::MissingTensor),
+    ("a bias that is no number", |m| m.tensor("blk.1.attn_qkv.bias").2[95] = f32::NAN, Fault::NonFinite),
+    ("a short bias", |m| m.tensor("blk.0.attn_qkv.bias").1[0] = 95, Fault::ShapeMismatch),
+    ("no epsilon", |m| m.unset("gpt2.attention.layer_norm_epsilon"), Fault::ValueType),
+];
+
+/// Attention in windows.
+const WINDOWS: &[(&str, Change, Fault)] = &[
+    ("a window as text", |m| m.set("gemma3.attention.sliding_window", Value::from("8")), Fault::ValueType),
+    ("a window without end", |m| m.set("gemma3.attention.sliding_window", Value::U32(u32::MAX)), Fault::HparamRange),
+    ("a pattern of nothing", |m| set_pattern(m, Value::U32(0)), Fault::HparamRange),
+    ("a pattern for one layer", |m| set_pattern(m, Value::Array(Array::Bool(vec![true]))), Fault::HparamRange),
+    ("a pattern of numbers", |m| set_pattern(m, Value::Array(Array::U32(vec![1, 0]))), Fault::HparamRange),
+    ("no norm of results", |m| m.tensors.retain(|t| t.0 != "blk.0.post_ffw_norm.weight"), Fault::MissingTensor),
+];
+
+fn set_pattern(m: &mut Tiny, pattern: Value) {
+    m.set("gemma3.attention.sliding_window", Value::U32(8));
+    m.set("gemma3.attention.sliding_window_pattern", pattern);
+}
+
 fn set_experts(m: &mut Tiny, key: &str, value: u32) {
     m.set(&format!("llama.{key}"), Value::U32(value));
 }
@@ -176,7 +202,9 @@ fn impossible_models_are_refused_by_the_rule_they_break() {
     let dense = (Tiny::new("llama"), [HPARAMS, TENSORS].concat());
     let experts = (Tiny::with_experts("llama"), EXPERTS.to_vec());
     let shared_experts = (Tiny::with_experts("qwen2moe"), SHARED_EXPERTS.to_vec());
-    for (sound, cases) in [dense, experts, shared_experts] {
+    let learned = (Tiny::new("gpt2"), LEARNED.to_vec());
+    let windows = (Tiny::new("gemma3"), WINDOWS.to_vec());
+    for (sound, cases) in [dense, experts, shared_experts, learned, windows] {
         for (what, change, expected) in cases {
             let mut tiny = sound.clone();
             change(&mut tiny);
@@ -192,9 +220,10 @@ fn impossible_models_are_refused_by_the_rule_they_break() {
 #[test]
 fn what_cannot_be_run_is_named() {
     let scratch = common::scratch();
-    let cases: [(&str, Change, &str); 9] = [
-        ("mamba", |_| {}, "llama, qwen2, qwen2moe, qwen3, qwen3moe, phi3 can be run"),
-        ("%s%n%s%n", |_| {}, "llama, qwen2, qwen2moe, qwen3, qwen3moe, phi3 can be run"),
+    let cases: [(&str, Change, &str); 10] = [
+        ("mamba", |_| {}, "llama, qwen2, qwen2moe, qwen3, qwen3moe, phi3, gemma, gemma3, gpt2 can be run"),
+        ("%s%n%s%n", |_| {}, "llama, qwen2, qwen2moe, qwen3, qwen3moe, phi3, gemma, gemma3, gpt2 can be run"),
+        ("gemma3", |m| m.set("gemma3.final_logit_softcapping", Value::F32(30.0)), "no bound can be run"),
         ("qwen2", |m| m.set("qwen2.expert_count", Value::U32(8)), "one network in each layer"),
         ("llama", |m| experts_apart(m), "convert the original model anew"),
         ("llama", |m| weigh_experts(m, "expert_gating_func", Value::U32(2)), "a softmax over all experts"),
@@ -253,6 +282,8 @@ fn a_context_is_not_exceeded_and_unknown_tokens_are_refused() {
     assert!(matches!(generation.next_token(), Err(Error::Usage(_))));
     assert!(matches!(Generation::start(&network, &[], sampler.clone()), Err(Error::Usage(_))));
     assert!(matches!(Network::open(&cpu, &model, 0, Residency::Streamed), Err(Error::Usage(_))));
+    let learned = Model::open(Tiny::new("gpt2").write(scratch.path(), "learned")).unwrap();
+    assert!(matches!(Network::open(&cpu, &learned, 65, Residency::Streamed), Err(Error::Usage(_))));
 
     // A matrix is not looked at when it is opened; that its numbers are none shows in what comes out.
     let mut tiny = Tiny::new("llama");

@@ -20,7 +20,8 @@ use super::kernels::{self, Heads, Scaled, Selection, Sequences, Turn, View};
 use super::probe::Gpu;
 use crate::error::{Error, Result};
 use crate::model::{
-    Accumulate, AttentionShape, Backend, BatchLimits, Divergence, HeadShape, Matrix, Residency, RopeLayout, RopeShape, Score, Span,
+    Accumulate, Activation, AttentionShape, Backend, BatchLimits, Divergence, Family, HeadShape, Matrix, Norm, Residency,
+    RopeLayout, RopeShape, Score, Span,
 };
 use crate::quant::Format;
 
@@ -213,6 +214,10 @@ pub(super) fn bytes_of(factors: &[usize]) -> Result<u64> {
     product.filter(|&bytes| bytes < 1 << 60).ok_or_else(|| Error::Internal(format!("GPU memory for {factors:?}")))
 }
 
+fn cpu_only(what: &str) -> Error {
+    Error::unsupported(what, "--device cpu can")
+}
+
 impl Backend for Cuda {
     type Rows = Rows;
     type Operand = Operand;
@@ -225,6 +230,13 @@ impl Backend for Cuda {
 
     fn residency(&self, weights_bytes: u64) -> Residency {
         if weights_bytes <= self.memory_bytes() / 2 { Residency::Resident } else { Residency::Streamed }
+    }
+
+    fn check_family(&self, family: &Family) -> Result<()> {
+        if family.norm == Norm::Rms && family.activation == Activation::Silu && !family.has_windows {
+            return Ok(());
+        }
+        Err(cpu_only(&format!("running architecture {} on a GPU", family.name)))
     }
 
     fn rows(&self, n_rows: usize, n_cols: usize) -> Result<Rows> {
@@ -289,6 +301,10 @@ impl Backend for Cuda {
         Ok(out)
     }
 
+    fn layer_norm(&self, _: &Rows, _: &Rows, _: &Rows, _: f32) -> Result<Operand> {
+        Err(cpu_only("a norm with a bias on a GPU"))
+    }
+
     fn rms_norm_heads(&self, x: &mut Rows, gain: &Rows, eps: f32) -> Result<()> {
         let view = x.floats()?;
         assert!(view.n_cols.is_multiple_of(gain.n_cols), "whole heads");
@@ -317,6 +333,10 @@ impl Backend for Cuda {
         Ok(out)
     }
 
+    fn gelu(&self, _: &Rows, _: Option<&Rows>) -> Result<Operand> {
+        Err(cpu_only("GELU on a GPU"))
+    }
+
     fn rope(&self, x: &mut Rows, shape: &RopeShape, table: &Rows, positions: &[u32]) -> Result<()> {
         let RopeShape { heads: HeadShape { n_heads, head_dim }, n_rot, layout } = *shape;
         assert_eq!((x.n_rows, x.n_cols), (positions.len(), n_heads * head_dim), "a position for each row");
@@ -338,7 +358,10 @@ impl Backend for Cuda {
     }
 
     fn attention(&self, q: &Rows, k: &Rows, v: &Rows, spans: &[Span], shape: &AttentionShape) -> Result<Operand> {
-        let AttentionShape { n_head, n_head_kv, head_dim, scale } = *shape;
+        let AttentionShape { n_head, n_head_kv, head_dim, scale, window } = *shape;
+        if window.is_some() {
+            return Err(cpu_only("attention in windows on a GPU"));
+        }
         let inside = |span: &Span| span.q.end <= q.n_rows && span.kv.end <= k.n_rows.min(v.n_rows) && span.q.len() <= span.kv.len();
         assert!(spans.iter().all(inside), "sequences within the rows");
         let n_kv = spans.iter().map(|span| span.kv.end).max().unwrap_or(0);

@@ -157,6 +157,12 @@ keys! {
     ATTENTION_LAYER_NORM_RMS_EPSILON = "attention.layer_norm_rms_epsilon";
     /// Tokens that sliding-window attention sees.
     ATTENTION_SLIDING_WINDOW = "attention.sliding_window";
+    /// Which blocks have the window: a bool for each, or a u32 `n` for all but every `n`-th.
+    ATTENTION_SLIDING_WINDOW_PATTERN = "attention.sliding_window_pattern";
+    /// Bound that the scores of tokens approach.
+    FINAL_LOGIT_SOFTCAPPING = "final_logit_softcapping";
+    /// Base of the rotary frequencies in blocks with a window.
+    ROPE_FREQ_BASE_SWA = "rope.freq_base_swa";
     /// Rotated dimensions per head; llama.cpp insists on the head width.
     ROPE_DIMENSION_COUNT = "rope.dimension_count";
     /// Base of the rotary frequencies.

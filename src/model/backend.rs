@@ -14,6 +14,7 @@
 
 use std::ops::Range;
 
+use super::families::Family;
 use super::weights::Residency;
 use crate::error::Result;
 use crate::matmul::Accumulate;
@@ -38,6 +39,15 @@ pub trait Backend: Sync {
     fn residency(&self, weights_bytes: u64) -> Residency {
         let _ = weights_bytes;
         Residency::Streamed
+    }
+
+    /// Refuses a family that has operations which this machine does not.
+    ///
+    /// # Errors
+    /// `Unsupported`, with a machine that can.
+    fn check_family(&self, family: &Family) -> Result<()> {
+        let _ = family;
+        Ok(())
     }
 
     /// Room for `[n_rows, n_cols]` values, which are anything until they are written.
@@ -88,6 +98,13 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn rms_norm(&self, x: &Self::Rows, gain: &Self::Rows, eps: f32) -> Result<Self::Operand>;
 
+    /// Every row brought to a mean of 0 and a variance of 1, times `gain`, plus `bias` (both `[1, n_cols]`):
+    /// `(x - mean) / sqrt(variance + eps) * gain + bias`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn layer_norm(&self, x: &Self::Rows, gain: &Self::Rows, bias: &Self::Rows, eps: f32) -> Result<Self::Operand>;
+
     /// [`Backend::rms_norm`] of every head by itself, in place: `x` is `[n_rows, n_heads * head_dim]`, `gain` `[1, head_dim]`.
     ///
     /// # Errors
@@ -132,6 +149,13 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn swiglu(&self, gate: &Self::Rows, up: &Self::Rows) -> Result<Self::Operand>;
 
+    /// `gelu(gate) * up`, or `gelu(gate)` alone, where `gelu(g) = g / (1 + exp(-2 * sqrt(2 / pi) * (g + 0.044715 * g^3)))`, which is the
+    /// form with the hyperbolic tangent.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn gelu(&self, gate: &Self::Rows, up: Option<&Self::Rows>) -> Result<Self::Operand>;
+
     /// Rotates pairs of every head in place. Row `i` is at position `positions[i]`, whose angles are row `positions[i]` of `table`:
     /// `[n_positions, n_rot]`, the cosines of all pairs first, then their sines.
     ///
@@ -142,7 +166,8 @@ pub trait Backend: Sync {
     /// Causal attention within each span: `softmax(q k^T * scale) v`, `[n_rows of q, n_head * head_dim]`.
     ///
     /// `q` is `[_, n_head * head_dim]`, `k` and `v` `[_, n_head_kv * head_dim]`. Query heads share key heads in equal, consecutive
-    /// groups. The last query of a span sees all of its keys, the one before it all but the last, and so on.
+    /// groups. The last query of a span sees all of its keys, the one before it all but the last, and so on; of those only the last
+    /// `window` where there is one.
     ///
     /// # Errors
     /// As for every operation.
@@ -240,6 +265,8 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor on the scores.
     pub scale: f32,
+    /// Keys that a query sees, itself included; all where there is no window.
+    pub window: Option<usize>,
 }
 
 /// One sequence among the rows of an attention.

@@ -1,6 +1,6 @@
 //! The architectures that can be run, as data.
 //!
-//! All are of one kind: RMSNorm before attention and before a SwiGLU network, rotary positions, grouped queries. A family says where it
+//! Most are of one kind: RMSNorm before attention and before a SwiGLU network, rotary positions, grouped queries. A family says where it
 //! differs. Biases need no entry: a linear layer has one where the file has one. In place of one feed-forward network a family may have a
 //! mixture of experts, of which a router picks some for every token.
 
@@ -17,6 +17,38 @@ pub struct Family {
     pub is_fused: bool,
     /// Experts, where it can have them.
     pub mixture: Option<Mixture>,
+    /// How states are normalised.
+    pub norm: Norm,
+    /// What bends the feed-forward network.
+    pub activation: Activation,
+    /// Half of that network is a gate for the other.
+    pub is_gated: bool,
+    /// Positions are vectors added to the embedding, not rotations.
+    pub learns_positions: bool,
+    /// The embedding is multiplied by the root of its width.
+    pub scales_embedding: bool,
+    /// What attention and the feed-forward network make is normalised before it is added.
+    pub normalises_results: bool,
+    /// Some layers see a window of the last tokens only, and rotate by another base.
+    pub has_windows: bool,
+}
+
+/// How states are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norm {
+    /// Over their root mean square.
+    Rms,
+    /// To a mean of 0 and a variance of 1, with a bias.
+    Layer,
+}
+
+/// What bends a feed-forward network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `x * Phi(x)` of the normal distribution, by the hyperbolic tangent.
+    Gelu,
 }
 
 /// How a family mixes its experts. All weigh them by a softmax over the scores of all.
@@ -40,7 +72,20 @@ pub enum RopeLayout {
 }
 
 /// RMSNorm, rotation of halves, SwiGLU, nothing else.
-const PLAIN: Family = Family { name: "", rope: RopeLayout::Halves, normalises_heads: false, is_fused: false, mixture: None };
+const PLAIN: Family = Family {
+    name: "",
+    rope: RopeLayout::Halves,
+    normalises_heads: false,
+    is_fused: false,
+    mixture: None,
+    norm: Norm::Rms,
+    activation: Activation::Silu,
+    is_gated: true,
+    learns_positions: false,
+    scales_embedding: false,
+    normalises_results: false,
+    has_windows: false,
+};
 
 const FAMILIES: &[Family] = &[
     Family {
@@ -64,6 +109,25 @@ const FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family { name: "phi3", is_fused: true, ..PLAIN },
+    Family { name: "gemma", activation: Activation::Gelu, scales_embedding: true, ..PLAIN },
+    Family {
+        name: "gemma3",
+        normalises_heads: true,
+        activation: Activation::Gelu,
+        scales_embedding: true,
+        normalises_results: true,
+        has_windows: true,
+        ..PLAIN
+    },
+    Family {
+        name: "gpt2",
+        is_fused: true,
+        norm: Norm::Layer,
+        activation: Activation::Gelu,
+        is_gated: false,
+        learns_positions: true,
+        ..PLAIN
+    },
 ];
 
 /// The names of the architectures that can be run.

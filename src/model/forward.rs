@@ -7,6 +7,8 @@
 //! norm(x) -> output
 //! ```
 //!
+//! A family may differ: learned positions instead of rotations, GELU, no gate, norms of what is added, windows ([`super::Family`]).
+//!
 //! Evaluation takes thousands of tokens of many sequences through one layer before it goes on to the next, so that every weight is read
 //! and dequantized once for all of them, and keys and values exist for one layer at a time. Generation takes a few tokens at a time and
 //! keeps the keys and values of all layers in a [`Cache`]. Both run the same function for a layer.
@@ -18,9 +20,10 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use super::backend::{AttentionShape, Backend, HeadShape, RopeShape, Span};
+use super::families::Activation;
 use super::hparams::{Hparams, LayerHparams};
-use super::layer::{Experts, FeedForward, Gated, Layer, Linear, SharedExpert};
-use super::weights::{Plan, ReadLayer, Residency};
+use super::layer::{Experts, FeedForward, Gated, Layer, Linear, Norm, SharedExpert};
+use super::weights::{Plan, ReadLayer, Residency, Slice};
 use crate::error::{Error, Result};
 use crate::gguf::Model;
 use crate::matmul::Accumulate;
@@ -33,14 +36,19 @@ pub struct Network<'a, B: Backend> {
     n_ctx: usize,
     token_embd: B::Weight,
     output: Option<B::Weight>,
-    output_norm: B::Rows,
+    output_norm: NormOf<B>,
+    /// Vectors of positions, where they are learned.
+    position_embd: Option<B::Weight>,
     /// Angles of all positions below `n_ctx`.
     rope_table: B::Rows,
+    /// Those of layers with a window.
+    local_rope_table: Option<B::Rows>,
     /// Empty where layers are streamed.
     layers: Vec<LayerOf<B>>,
 }
 
 type LayerOf<B> = Layer<<B as Backend>::Weight, <B as Backend>::Rows>;
+type NormOf<B> = Norm<<B as Backend>::Rows>;
 type ExpertsOf<B> = Experts<<B as Backend>::Weight, <B as Backend>::Rows>;
 type SharedExpertOf<B> = SharedExpert<<B as Backend>::Weight, <B as Backend>::Rows>;
 type GatedOf<B> = Gated<<B as Backend>::Weight, <B as Backend>::Rows>;
@@ -129,19 +137,28 @@ impl<'a, B: Backend> Network<'a, B> {
     pub fn open(backend: &'a B, model: &'a Model, n_ctx: usize, residency: Residency) -> Result<Network<'a, B>> {
         model.check_has_weights()?;
         let hparams = Hparams::read(model)?;
+        backend.check_family(hparams.family)?;
         let plan = Plan::new(model, &hparams)?;
         if n_ctx == 0 {
             return Err(Error::usage("a context of no tokens"));
         }
+        if hparams.family.learns_positions && n_ctx > hparams.n_ctx_train {
+            let known = hparams.n_ctx_train;
+            return Err(Error::usage(format!("a context of {n_ctx} tokens; this model has learned {known} positions")));
+        }
         let factors = plan.rope_factors(&hparams, n_ctx)?;
         let table = hparams.rope.table(n_ctx, factors.as_deref());
+        let local_table = hparams.local_rope.as_ref().map(|rope| backend.upload(&rope.table(n_ctx, None), rope.n_rot));
+        let upload = |slice: Slice| backend.upload(&plan.vector(&slice)?, hparams.n_embd);
         let mut network = Network {
             backend,
             n_ctx,
             token_embd: backend.weight(plan.matrix(&plan.token_embd)?)?,
             output: plan.output.as_ref().map(|slice| backend.weight(plan.matrix(slice)?)).transpose()?,
-            output_norm: backend.upload(&plan.vector(&plan.output_norm)?, hparams.n_embd)?,
+            output_norm: plan.output_norm.clone().try_map(&mut { upload })?,
+            position_embd: plan.position_embd.as_ref().map(|slice| backend.weight(plan.matrix(slice)?)).transpose()?,
             rope_table: backend.upload(&table, hparams.rope.n_rot)?,
+            local_rope_table: local_table.transpose()?,
             layers: Vec::new(),
             hparams,
             plan,
@@ -206,7 +223,7 @@ impl<'a, B: Backend> Network<'a, B> {
         }
         let spans: Vec<_> = batch.sequences.iter().map(|rows| Span { q: rows.clone(), kv: rows.clone() }).collect();
         let pass = Pass { positions: &positions, spans: &spans };
-        let mut x = self.backend.embed(&self.token_embd, batch.tokens)?;
+        let mut x = self.embed(batch.tokens, &positions)?;
         self.for_each_layer(|index, layer| {
             self.layer(index, layer, &mut x, &pass, None, observer)?;
             observer.layer_done(index + 1, self.hparams.layers.len())
@@ -235,7 +252,7 @@ impl<'a, B: Backend> Network<'a, B> {
         let positions: Vec<u32> = (cache.len as u32..n_kv as u32).collect();
         let spans = [Span { q: 0..tokens.len(), kv: 0..n_kv }];
         let pass = Pass { positions: &positions, spans: &spans };
-        let mut x = self.backend.embed(&self.token_embd, tokens)?;
+        let mut x = self.embed(tokens, &positions)?;
         self.for_each_layer(|index, layer| {
             let kept = &mut cache.layers[index];
             self.layer(index, layer, &mut x, &pass, Some((kept, cache.len)), &mut ())
@@ -251,7 +268,29 @@ impl<'a, B: Backend> Network<'a, B> {
     /// What the backend can meet.
     pub fn normalised(&self, states: &B::Rows, rows: &[u32]) -> Result<B::Operand> {
         let chosen = self.backend.select(states, rows)?;
-        self.backend.rms_norm(&chosen, &self.output_norm, self.hparams.rms_eps)
+        self.norm(&chosen, &self.output_norm)
+    }
+
+    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
+        let (backend, n_rows) = (self.backend, tokens.len());
+        let mut x = backend.embed(&self.token_embd, tokens)?;
+        if self.hparams.family.scales_embedding {
+            let n_embd = self.hparams.n_embd;
+            let mut scaled = backend.upload(&vec![0.0; n_rows * n_embd], n_embd)?;
+            backend.add_rows(&x, &vec![(n_embd as f32).sqrt(); n_rows], &all(n_rows), &mut scaled)?;
+            x = scaled;
+        }
+        if let Some(table) = &self.position_embd {
+            backend.add_rows(&backend.embed(table, positions)?, &vec![1.0; n_rows], &all(n_rows), &mut x)?;
+        }
+        Ok(x)
+    }
+
+    fn norm(&self, x: &B::Rows, norm: &NormOf<B>) -> Result<B::Operand> {
+        match &norm.bias {
+            None => self.backend.rms_norm(x, &norm.gain, self.hparams.norm_eps),
+            Some(bias) => self.backend.layer_norm(x, &norm.gain, bias, self.hparams.norm_eps),
+        }
     }
 
     fn layer(
@@ -265,7 +304,7 @@ impl<'a, B: Backend> Network<'a, B> {
     ) -> Result<()> {
         let backend = self.backend;
         let n_rows = pass.positions.len();
-        let h = backend.rms_norm(x, &layer.attn_norm, self.hparams.rms_eps)?;
+        let h = self.norm(x, &layer.attn_norm)?;
         tap(observer, &[&layer.attn_q, &layer.attn_k, &layer.attn_v], n_rows, &h)?;
         let mut q = self.linear(&layer.attn_q, &h, n_rows)?;
         let mut k = self.linear(&layer.attn_k, &h, n_rows)?;
@@ -273,12 +312,15 @@ impl<'a, B: Backend> Network<'a, B> {
         drop(h);
         for (rows, norm) in [(&mut q, &layer.attn_q_norm), (&mut k, &layer.attn_k_norm)] {
             if let Some(gain) = norm {
-                backend.rms_norm_heads(rows, gain, self.hparams.rms_eps)?;
+                backend.rms_norm_heads(rows, gain, self.hparams.norm_eps)?;
             }
         }
         let shape = self.attention_shape(index);
-        backend.rope(&mut q, &self.rope_shape(shape.n_head), &self.rope_table, pass.positions)?;
-        backend.rope(&mut k, &self.rope_shape(shape.n_head_kv), &self.rope_table, pass.positions)?;
+        if !self.hparams.family.learns_positions {
+            let table = self.local_rope_table.as_ref().filter(|_| shape.window.is_some()).unwrap_or(&self.rope_table);
+            backend.rope(&mut q, &self.rope_shape(shape.n_head), table, pass.positions)?;
+            backend.rope(&mut k, &self.rope_shape(shape.n_head_kv), table, pass.positions)?;
+        }
         let attended = match cache {
             None => backend.attention(&q, &k, &v, pass.spans, &shape)?,
             Some(([keys, values], at)) => {
@@ -289,26 +331,31 @@ impl<'a, B: Backend> Network<'a, B> {
         };
         drop((q, k, v));
         tap(observer, &[&layer.attn_output], n_rows, &attended)?;
-        self.add_linear(&layer.attn_output, &attended, x)?;
+        self.add_result(&layer.attn_output, &attended, &layer.attn_post_norm, x, n_rows)?;
         drop(attended);
 
-        let h = backend.rms_norm(x, &layer.ffn_norm, self.hparams.rms_eps)?;
+        let h = self.norm(x, &layer.ffn_norm)?;
         match &layer.ffn {
             FeedForward::Dense(network) => {
                 let inner = self.gated(network, h, n_rows, observer)?;
-                self.add_linear(&network.down, &inner, x)
+                self.add_result(&network.down, &inner, &layer.ffn_post_norm, x, n_rows)
             }
             FeedForward::Experts(mixture) => self.mix((index, layer, mixture), h, x, n_rows, observer),
         }
     }
 
-    /// `silu(gate(h)) * up(h)`.
+    /// `silu(gate(h)) * up(h)`, or what the family has instead.
     fn gated(&self, network: &GatedOf<B>, h: B::Operand, n_rows: usize, observer: &mut dyn Observer<B>) -> Result<B::Operand> {
-        tap(observer, &[&network.gate, &network.up], n_rows, &h)?;
-        let gate = self.linear(&network.gate, &h, n_rows)?;
+        let linears: Vec<_> = network.gate.iter().chain([&network.up]).collect();
+        tap(observer, &linears, n_rows, &h)?;
+        let gate = network.gate.as_ref().map(|gate| self.linear(gate, &h, n_rows)).transpose()?;
         let up = self.linear(&network.up, &h, n_rows)?;
         drop(h);
-        let inner = self.backend.swiglu(&gate, &up)?;
+        let inner = match (self.hparams.family.activation, &gate) {
+            (Activation::Silu, gate) => self.backend.swiglu(gate.as_ref().expect("SiLU comes with a gate"), &up)?,
+            (Activation::Gelu, Some(gate)) => self.backend.gelu(gate, Some(&up))?,
+            (Activation::Gelu, None) => self.backend.gelu(&up, None)?,
+        };
         tap(observer, &[&network.down], n_rows, &inner)?;
         Ok(inner)
     }
@@ -322,6 +369,21 @@ impl<'a, B: Backend> Network<'a, B> {
         Ok(out)
     }
 
+    /// Adds a product to `x`, normalised where the family does that.
+    fn add_result(
+        &self,
+        linear: &LinearOf<B>,
+        h: &B::Operand,
+        post_norm: &Option<B::Rows>,
+        x: &mut B::Rows,
+        n_rows: usize,
+    ) -> Result<()> {
+        let Some(gain) = post_norm else { return self.add_linear(linear, h, x) };
+        let mut out = self.linear(linear, h, n_rows)?;
+        self.backend.rms_norm_heads(&mut out, gain, self.hparams.norm_eps)?;
+        self.backend.add_rows(&out, &vec![1.0; n_rows], &all(n_rows), x)
+    }
+
     fn add_linear(&self, linear: &LinearOf<B>, x: &B::Operand, out: &mut B::Rows) -> Result<()> {
         self.backend.matmul(x, &linear.weight, Accumulate::Add, out)?;
         match &linear.bias {
@@ -331,9 +393,9 @@ impl<'a, B: Backend> Network<'a, B> {
     }
 
     fn attention_shape(&self, index: usize) -> AttentionShape {
-        let LayerHparams { n_head, n_head_kv, .. } = self.hparams.layers[index];
-        let head_dim = self.hparams.head_dim;
-        AttentionShape { n_head, n_head_kv, head_dim, scale: (1.0 / (head_dim as f64).sqrt()) as f32 }
+        let LayerHparams { n_head, n_head_kv, window, .. } = self.hparams.layers[index];
+        let Hparams { head_dim, scale_width, .. } = self.hparams;
+        AttentionShape { n_head, n_head_kv, head_dim, scale: (1.0 / (scale_width as f64).sqrt()) as f32, window }
     }
 
     fn rope_shape(&self, n_heads: usize) -> RopeShape {
@@ -390,6 +452,11 @@ impl<'a, B: Backend> Network<'a, B> {
         })?;
         self.plan.check_unchanged()
     }
+}
+
+/// The numbers of all rows.
+fn all(n_rows: usize) -> Vec<u32> {
+    (0..n_rows as u32).collect()
 }
 
 /// Shows the observer an operand with the names of the tensors it is multiplied with, each once.

@@ -4,7 +4,7 @@
 
 #![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::unwrap_used)]
 
-use super::families::{Family, Mixture, architectures, family};
+use super::families::{Family, Mixture, Norm, architectures, family};
 use super::rope::{Rope, RopeScaling};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Model, ValueRef, keys};
@@ -23,10 +23,16 @@ pub struct Hparams {
     pub n_ctx_train: usize,
     /// Width of a query, key and value head.
     pub head_dim: usize,
-    /// Added to the mean square before its root is taken.
-    pub rms_eps: f32,
+    /// Added to the mean square, or the variance, before its root is taken.
+    pub norm_eps: f32,
+    /// The scores of attention are divided by the root of this: the width of a head, or what stands for it.
+    pub scale_width: usize,
+    /// The window of attention that the file states, whether or not it is applied.
+    pub window: Option<usize>,
     /// Rotary positions.
     pub rope: Rope,
+    /// Those of the layers with a window.
+    pub local_rope: Option<Rope>,
     /// Every layer's own sizes.
     pub layers: Vec<LayerHparams>,
 }
@@ -42,6 +48,8 @@ pub struct LayerHparams {
     pub n_ff: usize,
     /// Sizes of the experts that are in its place.
     pub experts: Option<ExpertHparams>,
+    /// Tokens that attention sees: the last ones. All where there is no window.
+    pub window: Option<usize>,
 }
 
 /// Sizes of a mixture of experts.
@@ -87,14 +95,19 @@ impl Hparams {
         let n_embd = keys.count(keys::EMBEDDING_LENGTH, WIDTH_MAX)?;
         let layers = keys.layers(n_layer)?;
         let head_dim = keys.head_dim(n_embd, &layers)?;
+        let rope = keys.rope(head_dim)?;
+        keys.refuse_softcap()?;
         Ok(Hparams {
             family,
             n_vocab: keys.n_vocab()?,
             n_embd,
             n_ctx_train: keys.count(keys::CONTEXT_LENGTH, CTX_MAX)?,
             head_dim,
-            rms_eps: keys.rms_eps()?,
-            rope: keys.rope(head_dim)?,
+            norm_eps: keys.norm_eps()?,
+            scale_width: keys.scale_width(n_embd, head_dim, &layers),
+            window: keys.window()?,
+            local_rope: keys.local_rope(&rope)?,
+            rope,
             layers,
         })
     }
@@ -108,7 +121,8 @@ impl Hparams {
         let n_keys = n_tokens * n_before + n_tokens * (n_tokens + 1.0) / 2.0;
         let layers = self.layers.iter().map(|layer| {
             let [n_q, n_kv] = [layer.n_head, layer.n_head_kv].map(|n| n as f64 * self.head_dim as f64);
-            let weights = n_embd * (2.0 * n_q + 2.0 * n_kv + layer.feed_forward_outputs());
+            let n_ff = layer.feed_forward_outputs() - if self.family.is_gated { 0.0 } else { layer.n_ff as f64 };
+            let weights = n_embd * (2.0 * n_q + 2.0 * n_kv + n_ff);
             2.0 * weights * n_tokens + 4.0 * n_q * n_keys
         });
         layers.sum::<f64>() + 2.0 * n_embd * self.n_vocab as f64
@@ -188,14 +202,14 @@ impl Keys<'_> {
         let n_head = required(keys::ATTENTION_HEAD_COUNT)?;
         let n_ff = required(keys::FEED_FORWARD_LENGTH)?;
         let n_head_kv = self.per_layer(keys::ATTENTION_HEAD_COUNT_KV, n_layer)?.unwrap_or_else(|| n_head.clone());
-        let layers = n_head.into_iter().zip(n_head_kv).zip(n_ff);
+        let layers = n_head.into_iter().zip(n_head_kv).zip(n_ff).zip(self.windows(n_layer)?);
         layers
-            .map(|((n_head, n_head_kv), n_ff)| {
+            .map(|(((n_head, n_head_kv), n_ff), window)| {
                 if !n_head.is_multiple_of(n_head_kv) {
                     let detail = format!("{n_head_kv} heads cannot be shared by {n_head} query heads");
                     return self.fault(keys::ATTENTION_HEAD_COUNT_KV, Fault::HparamRange, detail);
                 }
-                Ok(LayerHparams { n_head, n_head_kv, n_ff, experts: self.experts(n_ff)? })
+                Ok(LayerHparams { n_head, n_head_kv, n_ff, experts: self.experts(n_ff)?, window })
             })
             .collect()
     }
@@ -295,8 +309,11 @@ impl Keys<'_> {
         }
     }
 
-    fn rms_eps(&self) -> Result<f32> {
-        let key = keys::ATTENTION_LAYER_NORM_RMS_EPSILON;
+    fn norm_eps(&self) -> Result<f32> {
+        let key = match self.family.norm {
+            Norm::Rms => keys::ATTENTION_LAYER_NORM_RMS_EPSILON,
+            Norm::Layer => keys::ATTENTION_LAYER_NORM_EPSILON,
+        };
         match self.positive(key)? {
             #[allow(clippy::cast_possible_truncation)] // to the nearest f32, which it was stored as
             Some(eps) if eps < 1.0 => Ok(eps as f32),
@@ -313,6 +330,61 @@ impl Keys<'_> {
         }
         let freq_base = self.positive(keys::ROPE_FREQ_BASE)?.unwrap_or(10_000.0);
         Ok(Rope { n_rot, freq_base, layout: self.family.rope, scaling: self.rope_scaling()? })
+    }
+
+    fn local_rope(&self, rope: &Rope) -> Result<Option<Rope>> {
+        if !self.family.has_windows {
+            return Ok(None);
+        }
+        let freq_base = self.positive(keys::ROPE_FREQ_BASE_SWA)?.unwrap_or(10_000.0);
+        Ok(Some(Rope { freq_base, scaling: RopeScaling::None, ..*rope }))
+    }
+
+    /// The window that the file states; converters write 0 for none.
+    fn window(&self) -> Result<Option<usize>> {
+        match self.get(keys::ATTENTION_SLIDING_WINDOW).and_then(ValueRef::as_u64) {
+            Some(0) => Ok(None),
+            _ => self.optional_count(keys::ATTENTION_SLIDING_WINDOW, CTX_MAX),
+        }
+    }
+
+    /// The window of every layer that has one.
+    fn windows(&self, n_layer: usize) -> Result<Vec<Option<usize>>> {
+        /// Of Gemma 3's layers every sixth sees everything.
+        const PATTERN: usize = 6;
+        let Some(window) = self.window()?.filter(|_| self.family.has_windows) else { return Ok(vec![None; n_layer]) };
+        let key = keys::ATTENTION_SLIDING_WINDOW_PATTERN;
+        if let Some(array) = self.get(key).and_then(ValueRef::as_array) {
+            let flags: Option<Vec<bool>> = array.iter().map(ValueRef::as_bool).collect();
+            let Some(flags) = flags.filter(|flags| flags.len() == n_layer) else {
+                return self.fault(key, Fault::HparamRange, format!("not a bool for each of {n_layer} layers"));
+            };
+            return Ok(flags.into_iter().map(|is_local| is_local.then_some(window)).collect());
+        }
+        let pattern = self.optional_count(key, LAYERS_MAX as u64)?.unwrap_or(PATTERN);
+        let is_local = |layer: usize| layer.checked_rem(pattern).is_some_and(|at| at != pattern.saturating_sub(1));
+        Ok((0..n_layer).map(|layer| is_local(layer).then_some(window)).collect())
+    }
+
+    /// Gemma 3 27B scales scores by the embedding's share of a head, which is not its width; llama.cpp knows it by its layers.
+    fn scale_width(&self, n_embd: usize, head_dim: usize, layers: &[LayerHparams]) -> usize {
+        match layers.first() {
+            Some(layer) if self.family.name == "gemma3" && layers.len() == 62 => {
+                n_embd.checked_div(layer.n_head).unwrap_or(head_dim).max(1)
+            }
+            _ => head_dim,
+        }
+    }
+
+    /// A bound on the scores of tokens, as Gemma 2 has it, is not computed here.
+    fn refuse_softcap(&self) -> Result<()> {
+        match self.get(keys::FINAL_LOGIT_SOFTCAPPING) {
+            None => Ok(()),
+            Some(bound) if bound.as_f64() == Some(0.0) => Ok(()),
+            Some(_) => {
+                Err(Error::unsupported(format!("{} of {}", keys::FINAL_LOGIT_SOFTCAPPING, self.family.name), "no bound can be run"))
+            }
+        }
     }
 
     fn rope_scaling(&self) -> Result<RopeScaling> {

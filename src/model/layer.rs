@@ -5,15 +5,24 @@ use crate::error::Result;
 /// One block: matrices of type `M`, vectors of type `V`.
 #[derive(Debug, Clone)]
 pub(super) struct Layer<M, V> {
-    pub attn_norm: V,
+    pub attn_norm: Norm<V>,
     pub attn_q: Linear<M, V>,
     pub attn_k: Linear<M, V>,
     pub attn_v: Linear<M, V>,
     pub attn_q_norm: Option<V>,
     pub attn_k_norm: Option<V>,
     pub attn_output: Linear<M, V>,
-    pub ffn_norm: V,
+    pub attn_post_norm: Option<V>,
+    pub ffn_norm: Norm<V>,
     pub ffn: FeedForward<M, V>,
+    pub ffn_post_norm: Option<V>,
+}
+
+/// What brings states to one size, or with a bias to one mean too.
+#[derive(Debug, Clone)]
+pub(super) struct Norm<V> {
+    pub gain: V,
+    pub bias: Option<V>,
 }
 
 /// What follows attention.
@@ -23,10 +32,10 @@ pub(super) enum FeedForward<M, V> {
     Experts(Box<Experts<M, V>>),
 }
 
-/// `down(silu(gate(x)) * up(x))`.
+/// `down(silu(gate(x)) * up(x))`, or without a gate `down(gelu(up(x)))`.
 #[derive(Debug, Clone)]
 pub(super) struct Gated<M, V> {
-    pub gate: Linear<M, V>,
+    pub gate: Option<Linear<M, V>>,
     pub up: Linear<M, V>,
     pub down: Linear<M, V>,
 }
@@ -77,19 +86,28 @@ impl<M, V> Layer<M, V> {
     ) -> Result<Layer<M2, V2>> {
         let (matrix, vector) = (&mut matrix, &mut vector);
         Ok(Layer {
-            attn_norm: vector(self.attn_norm)?,
+            attn_norm: self.attn_norm.try_map(vector)?,
             attn_q: self.attn_q.try_map(matrix, vector)?,
             attn_k: self.attn_k.try_map(matrix, vector)?,
             attn_v: self.attn_v.try_map(matrix, vector)?,
             attn_q_norm: self.attn_q_norm.map(&mut *vector).transpose()?,
             attn_k_norm: self.attn_k_norm.map(&mut *vector).transpose()?,
             attn_output: self.attn_output.try_map(matrix, vector)?,
-            ffn_norm: vector(self.ffn_norm)?,
+            attn_post_norm: self.attn_post_norm.map(&mut *vector).transpose()?,
+            ffn_norm: self.ffn_norm.try_map(vector)?,
+            ffn_post_norm: self.ffn_post_norm.map(&mut *vector).transpose()?,
             ffn: match self.ffn {
                 FeedForward::Dense(network) => FeedForward::Dense(network.try_map(matrix, vector)?),
                 FeedForward::Experts(experts) => FeedForward::Experts(Box::new(experts.try_map(matrix, vector)?)),
             },
         })
+    }
+}
+
+impl<V> Norm<V> {
+    /// The same norm, held as something else.
+    pub fn try_map<V2>(self, vector: &mut impl FnMut(V) -> Result<V2>) -> Result<Norm<V2>> {
+        Ok(Norm { gain: vector(self.gain)?, bias: self.bias.map(vector).transpose()? })
     }
 }
 
@@ -119,7 +137,7 @@ impl<M, V> Gated<M, V> {
         vector: &mut impl FnMut(V) -> Result<V2>,
     ) -> Result<Gated<M2, V2>> {
         Ok(Gated {
-            gate: self.gate.try_map(matrix, vector)?,
+            gate: self.gate.map(|gate| gate.try_map(matrix, vector)).transpose()?,
             up: self.up.try_map(matrix, vector)?,
             down: self.down.try_map(matrix, vector)?,
         })

@@ -28,7 +28,7 @@ mod weights;
 pub use crate::matmul::Accumulate;
 pub use backend::{AttentionShape, Backend, BatchLimits, Divergence, HeadShape, Matrix, RopeShape, Score, Span};
 pub use cpu::{Activations, Ceilings, Cpu};
-pub use families::{Family, Mixture, RopeLayout, architectures};
+pub use families::{Activation, Family, Mixture, Norm, RopeLayout, architectures};
 pub use forward::{Batch, Cache, Network, Observed, Observer};
 pub use generate::Generation;
 pub use hparams::{ExpertHparams, Hparams, LayerHparams};

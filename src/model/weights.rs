@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::backend::Matrix;
+use super::families::Norm as NormKind;
 use super::hparams::{ExpertHparams, Hparams, LayerHparams};
-use super::layer::{Experts, FeedForward, Gated, Layer, Linear, SharedExpert, Stacked};
+use super::layer::{Experts, FeedForward, Gated, Layer, Linear, Norm, SharedExpert, Stacked};
 use super::rope::RopeScaling;
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::Model;
@@ -47,7 +48,9 @@ pub(super) type ReadLayer = Layer<Matrix, Vec<f32>>;
 pub(super) struct Plan<'a> {
     source: &'a Model,
     pub token_embd: Slice,
-    pub output_norm: Slice,
+    pub output_norm: Norm<Slice>,
+    /// One row for each position, where positions are learned.
+    pub position_embd: Option<Slice>,
     /// `None` where the embedding is used.
     pub output: Option<Slice>,
     pub layers: Vec<PlannedLayer>,
@@ -72,7 +75,12 @@ impl<'a> Plan<'a> {
         let plan = Plan {
             source,
             token_embd: catalog.matrix(TOKEN_EMBD, hparams.n_vocab, n_embd)?,
-            output_norm: catalog.vector("output_norm.weight", n_embd)?,
+            output_norm: catalog.norm("output_norm", hparams)?,
+            position_embd: if hparams.family.learns_positions {
+                Some(catalog.matrix("position_embd.weight", hparams.n_ctx_train, n_embd)?)
+            } else {
+                None
+            },
             output: catalog.optional("output.weight", &[hparams.n_vocab, n_embd])?,
             rope_factors: catalog.rope_factors(hparams)?,
             layers: (0..hparams.layers.len()).map(|index| catalog.layer(hparams, index)).collect::<Result<_>>()?,
@@ -227,14 +235,16 @@ impl<'a> Catalog<'a> {
             [linear("attn_q", n_q)?, linear("attn_k", n_kv)?, linear("attn_v", n_kv)?]
         };
         Ok(Layer {
-            attn_norm: self.vector(&name("attn_norm.weight"), n_embd)?,
+            attn_norm: self.norm(&name("attn_norm"), hparams)?,
             attn_q,
             attn_k,
             attn_v,
             attn_q_norm: head_norm(self, "attn_q_norm.weight")?,
             attn_k_norm: head_norm(self, "attn_k_norm.weight")?,
             attn_output: self.linear(&name("attn_output"), n_embd, n_q)?,
-            ffn_norm: self.vector(&name("ffn_norm.weight"), n_embd)?,
+            attn_post_norm: self.post_norm(&name("post_attention_norm.weight"), hparams)?,
+            ffn_norm: self.norm(&name("ffn_norm"), hparams)?,
+            ffn_post_norm: self.post_norm(&name("post_ffw_norm.weight"), hparams)?,
             ffn: self.feed_forward(hparams, index)?,
         })
     }
@@ -246,17 +256,22 @@ impl<'a> Catalog<'a> {
             let experts = self.experts(&name, hparams.n_embd, sizes)?;
             return Ok(FeedForward::Experts(Box::new(experts)));
         }
+        if !hparams.family.is_gated {
+            let up = self.linear(&name("ffn_up"), n_ff, hparams.n_embd)?;
+            let down = self.linear(&name("ffn_down"), hparams.n_embd, n_ff)?;
+            return Ok(FeedForward::Dense(Gated { gate: None, up, down }));
+        }
         if !hparams.family.is_fused {
             return self.gated(&name, "", hparams.n_embd, n_ff).map(FeedForward::Dense);
         }
         let [gate, up] = self.fused(&name("ffn_up"), [n_ff, n_ff], hparams.n_embd)?;
-        Ok(FeedForward::Dense(Gated { gate, up, down: self.linear(&name("ffn_down"), hparams.n_embd, n_ff)? }))
+        Ok(FeedForward::Dense(Gated { gate: Some(gate), up, down: self.linear(&name("ffn_down"), hparams.n_embd, n_ff)? }))
     }
 
     fn gated(&mut self, name: &dyn Fn(&str) -> String, suffix: &str, n_embd: usize, n_ff: usize) -> Result<Gated<Slice, Slice>> {
         let mut linear = |part, n_out, n_in| self.linear(&name(&format!("{part}{suffix}")), n_out, n_in);
         Ok(Gated {
-            gate: linear("ffn_gate", n_ff, n_embd)?,
+            gate: Some(linear("ffn_gate", n_ff, n_embd)?),
             up: linear("ffn_up", n_ff, n_embd)?,
             down: linear("ffn_down", n_embd, n_ff)?,
         })
@@ -292,6 +307,19 @@ impl<'a> Catalog<'a> {
         Ok(Stacked { name, n_out, matrices: (0..n_matrices).map(matrix).collect() })
     }
 
+    fn norm(&mut self, stem: &str, hparams: &Hparams) -> Result<Norm<Slice>> {
+        let gain = self.vector(&format!("{stem}.weight"), hparams.n_embd)?;
+        let bias = match hparams.family.norm {
+            NormKind::Rms => None,
+            NormKind::Layer => Some(self.vector(&format!("{stem}.bias"), hparams.n_embd)?),
+        };
+        Ok(Norm { gain, bias })
+    }
+
+    fn post_norm(&mut self, name: &str, hparams: &Hparams) -> Result<Option<Slice>> {
+        if hparams.family.normalises_results { self.vector(name, hparams.n_embd).map(Some) } else { Ok(None) }
+    }
+
     fn linear(&mut self, stem: &str, n_out: usize, n_in: usize) -> Result<Linear<Slice, Slice>> {
         let name = format!("{stem}.weight");
         let weight = self.matrix(&name, n_out, n_in)?;
@@ -302,12 +330,24 @@ impl<'a> Catalog<'a> {
     fn fused<const N: usize>(&mut self, stem: &str, n_outs: [usize; N], n_in: usize) -> Result<[Linear<Slice, Slice>; N]> {
         let name = format!("{stem}.weight");
         let whole = self.matrix(&name, n_outs.iter().sum(), n_in)?;
+        let biases = self.column(&format!("{stem}.bias"), n_outs.iter().sum())?;
         let mut first_row = 0;
         Ok(n_outs.map(|n_out| {
-            let weight = Slice { first_row, n_rows: n_out, ..whole.clone() };
+            let part = |whole: &Slice| Slice { first_row, n_rows: n_out, ..whole.clone() };
+            let linear = Linear { name: name.clone(), n_out, weight: part(&whole), bias: biases.as_ref().map(part) };
             first_row += n_out;
-            Linear { name: name.clone(), n_out, weight, bias: None }
+            linear
         }))
+    }
+
+    /// A vector as rows of one number each, so that parts of it can be read; `None` where there is none.
+    fn column(&mut self, name: &str, len: usize) -> Result<Option<Slice>> {
+        let Some(vector) = self.optional(name, &[len])? else { return Ok(None) };
+        let format = self.source.tensors()[vector.tensor].format;
+        if format.block_len() != 1 {
+            return Err(Error::unsupported(format!("running a model with {name} in {format}"), "biases are floats"));
+        }
+        Ok(Some(Slice { n_rows: len, n_cols: 1, ..vector }))
     }
 
     fn rope_factors(&mut self, hparams: &Hparams) -> Result<RopeFactors> {

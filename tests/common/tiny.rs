@@ -87,7 +87,17 @@ impl Tiny {
         tiny.set(&format!("{architecture}.rope.freq_base"), Value::F32(10_000.0));
         tiny.add("token_embd.weight", &[64, 32]);
         tiny.add("output_norm.weight", &[32]);
-        tiny.add("output.weight", &[64, 32]);
+        match architecture {
+            "gemma" | "gemma3" => {}
+            "gpt2" => {
+                tiny.unset("gpt2.attention.layer_norm_rms_epsilon");
+                tiny.set("gpt2.attention.layer_norm_epsilon", Value::F32(1e-5));
+                tiny.set("gpt2.attention.head_count_kv", Value::U32(4));
+                tiny.add("output_norm.bias", &[32]);
+                tiny.add("position_embd.weight", &[64, 32]);
+            }
+            _ => tiny.add("output.weight", &[64, 32]),
+        }
         for layer in 0..2 {
             for (part, shape) in parts(architecture) {
                 tiny.add(&format!("blk.{layer}.{part}"), shape);
@@ -138,6 +148,17 @@ fn parts(architecture: &str) -> Vec<(&'static str, &'static [u64])> {
         ("ffn_norm.weight", &[32]),
         ("ffn_down.weight", &[32, 48]),
     ];
+    if architecture == "gpt2" {
+        parts.extend([
+            ("attn_norm.bias", &[32][..]),
+            ("attn_output.bias", &[32]),
+            ("ffn_norm.bias", &[32]),
+            ("ffn_down.bias", &[32]),
+        ]);
+        parts.extend([("attn_qkv.weight", &[96, 32][..]), ("attn_qkv.bias", &[96])]);
+        parts.extend([("ffn_up.weight", &[48, 32][..]), ("ffn_up.bias", &[48])]);
+        return parts;
+    }
     if architecture == "phi3" {
         parts.extend([("attn_qkv.weight", &[64, 32][..]), ("ffn_up.weight", &[96, 32])]);
         return parts;
@@ -151,6 +172,12 @@ fn parts(architecture: &str) -> Vec<(&'static str, &'static [u64])> {
     ]);
     match architecture {
         "qwen2" | "qwen2moe" => parts.extend([("attn_q.bias", &[32][..]), ("attn_k.bias", &[16]), ("attn_v.bias", &[16])]),
+        "gemma3" => parts.extend([
+            ("attn_q_norm.weight", &[8][..]),
+            ("attn_k_norm.weight", &[8]),
+            ("post_attention_norm.weight", &[32]),
+            ("post_ffw_norm.weight", &[32]),
+        ]),
         "qwen3" | "qwen3moe" => parts.extend([("attn_q_norm.weight", &[8][..]), ("attn_k_norm.weight", &[8])]),
         _ => {}
     }

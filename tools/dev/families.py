@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
     LlamaConfig,
     MixtralConfig,
     Phi3Config,
@@ -50,6 +53,9 @@ LLAMA3 = {
 }
 LONG = {"type": "longrope", "short_factor": [1.0, 1.25, 1.5, 2.0], "long_factor": [1.5, 2.0, 4.0, 8.0]}
 MOE = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24)
+GEMMA = SIZES | dict(head_dim=8, tie_word_embeddings=True, hidden_activation="gelu_pytorch_tanh")
+GEMMA3 = GEMMA | dict(rope_theta=1e6, rope_local_base_freq=1e4, query_pre_attn_scalar=8, sliding_window=8)
+GPT2 = dict(n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=64, vocab_size=64, layer_norm_epsilon=1e-5)
 CASES = {
     "llama": (LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, rope_scaling=LLAMA3), 40),
     "llama-experts": (MixtralConfig(**SIZES, num_local_experts=8, num_experts_per_tok=3), 40),
@@ -59,6 +65,9 @@ CASES = {
     "qwen2-linear": (Qwen2Config(**SIZES, rope_scaling=LINEAR), 40),
     "qwen2-yarn": (Qwen2Config(**SIZES, rope_scaling=YARN), 40),
     "qwen3": (Qwen3Config(**SIZES, head_dim=8), 40),
+    "gemma": (GemmaConfig(**GEMMA), 40),
+    "gemma3": (Gemma3TextConfig(**GEMMA3, layer_types=["sliding_attention", "full_attention"]), 40),
+    "gpt2": (GPT2Config(**GPT2, bos_token_id=1, eos_token_id=2), 40),
     "phi3": (Phi3Config(**SIZES), 40),
     "phi3-short": (Phi3Config(**SIZES, rope_scaling=LONG, original_max_position_embeddings=16), 12),
     "phi3-long": (Phi3Config(**SIZES, rope_scaling=LONG, original_max_position_embeddings=16), 40),
@@ -93,23 +102,44 @@ NAMES = {
     "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp",
 }
+# Norms of what is added.
+GEMMA3_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+GPT2_NAMES = {
+    "transformer.wte": "token_embd",
+    "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm",
+    "ln_1": "attn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "ln_2": "ffn_norm",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
 EXPERT = re.compile(r"(?<=experts)\.(\d+)")
 
 
-def gguf_name(name):
+def gguf_name(name, config):
+    names = NAMES | {"gemma3_text": GEMMA3_NAMES, "gpt2": GPT2_NAMES}.get(config.model_type, {})
     stem, kind = name.rsplit(".", 1)
-    if stem in NAMES:
-        return f"{NAMES[stem]}.{kind}"
-    layer, part = stem.removeprefix("model.layers.").split(".", 1)
-    return f"blk.{layer}.{NAMES[part]}.{kind}"
+    if stem in names:
+        return f"{names[stem]}.{kind}"
+    layer, part = stem.removeprefix("model.layers.").removeprefix("transformer.h.").split(".", 1)
+    return f"blk.{layer}.{names[part]}.{kind}"
 
 
 def parameter(name, shape, config):
     """The weights of transformers' parameter. Experts are stacked in GGUF."""
     expert = EXPERT.search(name)
     if expert:
-        return weights(gguf_name(EXPERT.sub("", name)), (8, *shape))[int(expert[1])]
-    return as_transformers_has_it(gguf_name(name), weights(gguf_name(name), shape), config)
+        return weights(gguf_name(EXPERT.sub("", name), config), (8, *shape))[int(expert[1])]
+    in_gguf = gguf_name(name, config)
+    if config.model_type == "gpt2" and ".c_" in name:
+        shape = shape[::-1]
+    return as_transformers_has_it(in_gguf, weights(in_gguf, shape), config)
 
 
 def weights(name, shape):
@@ -121,7 +151,12 @@ def weights(name, shape):
 
 
 def as_transformers_has_it(name, w, config):
-    """Llama's files hold the two dimensions of a rotated pair side by side, transformers half a head apart."""
+    """Llama's files hold the two dimensions of a rotated pair side by side, transformers half a head apart. Gemma's hold 1 more than its
+    gains of norms, GPT-2's the transposes of its matrices."""
+    if config.model_type.startswith("gemma") and "norm" in name:
+        return w - np.float32(1.0)
+    if config.model_type == "gpt2" and w.ndim == 2 and name.startswith("blk."):
+        return np.ascontiguousarray(w.T)
     if config.model_type not in ("llama", "mixtral") or not any(part in name for part in ("attn_q.", "attn_k.")):
         return w
     head_dim = config.hidden_size // config.num_attention_heads

@@ -29,6 +29,10 @@ pub(super) struct Inputs<'a> {
 /// Keys that are looked at together: 64 of them and their values fit the first-level cache for heads of up to 64.
 const KEYS: usize = 64;
 
+/// The score of a key that has left the window. Not infinite, so that a lane whose first block of keys is all past has a maximum; what
+/// such a block adds, the first key within the window multiplies with an exponential of 0.
+const PAST: f32 = -1e30;
+
 /// Lanes of one job: enough that keys are fetched for several vectors, few enough that cores share a short sequence evenly.
 const LANES_PER_JOB: usize = 64;
 
@@ -124,13 +128,13 @@ impl Queries {
 
 #[inline(always)]
 fn attend<S: Simd>(simd: S, inputs: &Inputs<'_>, job: &mut Job<'_>, queries: Queries, scratch: &mut Scratch) {
-    let AttentionShape { head_dim, scale, .. } = *inputs.shape;
+    let AttentionShape { head_dim, scale, window, .. } = *inputs.shape;
     let Span { q: q_rows, kv: kv_rows } = job.span;
     scratch.q.resize(head_dim, [0.0; 16]);
     scratch.o.resize(head_dim, [0.0; 16]);
     scratch.s.resize(KEYS, [0.0; 16]);
 
-    // Keys that a lane sees.
+    // A lane sees the keys from `n_past` to `n_seen`.
     let mut n_seen = [0usize; 16];
     for lane in 0..16 {
         let (row, head) = queries.at(lane);
@@ -141,19 +145,26 @@ fn attend<S: Simd>(simd: S, inputs: &Inputs<'_>, job: &mut Job<'_>, queries: Que
         scratch.q.iter_mut().zip(query).for_each(|(q, x)| q[lane] = *x);
     }
     let (n_seen_min, n_seen_max) = (n_seen[0], n_seen[15]);
+    let n_past = n_seen.map(|n| window.map_or(0, |window| n.saturating_sub(window)));
+    let (n_past_min, n_past_max) = (n_past[0], n_past[15]);
+    let past = F32x16::load(simd, &n_past.map(|n| n as f32));
     let limit = F32x16::load(simd, &n_seen.map(|n| n as f32));
 
     let zero = F32x16::splat(simd, 0.0);
     let mut max = F32x16::splat(simd, f32::NEG_INFINITY);
     let mut sum = zero;
     scratch.o.fill([0.0; 16]);
-    for first in (0..n_seen_max).step_by(KEYS) {
+    for first in (n_past_min - n_past_min % KEYS..n_seen_max).step_by(KEYS) {
         let n = KEYS.min(n_seen_max - first);
         let rows = Block { start: kv_rows.start + first, n, column: job.kv_head * head_dim, head_dim };
         scores(simd, &scratch.q, inputs.k, rows, &mut scratch.s);
         let before = max;
         for (key, s) in scratch.s[..n].iter_mut().enumerate() {
             let mut score = F32x16::load(simd, s) * F32x16::splat(simd, scale);
+            if first + key < n_past_max {
+                let is_past = F32x16::splat(simd, (first + key) as f32).lt(past);
+                score = is_past.select(F32x16::splat(simd, PAST), score);
+            }
             if first + key >= n_seen_min {
                 let is_seen = F32x16::splat(simd, (first + key) as f32).lt(limit);
                 score = is_seen.select(score, F32x16::splat(simd, f32::NEG_INFINITY));
@@ -290,7 +301,7 @@ mod tests {
     #[test]
     fn attention_is_its_definition() {
         for (n_head, n_head_kv, head_dim) in [(3, 1, 20), (4, 4, 8), (8, 2, 64), (20, 1, 6)] {
-            let shape = AttentionShape { n_head, n_head_kv, head_dim, scale: 0.4 };
+            let shape = AttentionShape { n_head, n_head_kv, head_dim, scale: 0.4, window: None };
             let spans = [Span { q: 0..70, kv: 0..70 }, Span { q: 70..71, kv: 70..71 }, Span { q: 71..75, kv: 80..240 }];
             let (q, kv) = (n_head * head_dim, n_head_kv * head_dim);
             let (xq, xk, xv) = (wave(75 * q, 0.713), wave(240 * kv, 0.311), wave(240 * kv, 0.177));

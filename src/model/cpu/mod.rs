@@ -203,6 +203,14 @@ impl Backend for Cpu {
         Ok(rows.into())
     }
 
+    fn layer_norm(&self, x: &Rows, gain: &Rows, bias: &Rows, eps: f32) -> Result<Operand> {
+        let rows = self.fill_rows(x.n_rows(), x.n_cols, |index, row| {
+            row.copy_from_slice(x.row(index));
+            norm::layer_norm(self.level(), row, [&gain.values, &bias.values], eps);
+        })?;
+        Ok(rows.into())
+    }
+
     fn rms_norm_heads(&self, x: &mut Rows, gain: &Rows, eps: f32) -> Result<()> {
         assert!(x.n_cols.is_multiple_of(gain.n_cols), "whole heads");
         self.each_row(x, |_, row| {
@@ -252,6 +260,15 @@ impl Backend for Cpu {
         let rows = self.fill_rows(gate.n_rows(), gate.n_cols, |index, row| {
             row.copy_from_slice(gate.row(index));
             exp::swiglu(self.level(), row, up.row(index));
+        })?;
+        Ok(rows.into())
+    }
+
+    fn gelu(&self, gate: &Rows, up: Option<&Rows>) -> Result<Operand> {
+        let ones = if up.is_none() { vec![1.0; gate.n_cols] } else { Vec::new() };
+        let rows = self.fill_rows(gate.n_rows(), gate.n_cols, |index, row| {
+            row.copy_from_slice(gate.row(index));
+            exp::geglu(self.level(), row, up.map_or(&ones, |up| up.row(index)));
         })?;
         Ok(rows.into())
     }

@@ -31,17 +31,52 @@ impl Task for RmsNorm<'_> {
     }
 }
 
+/// `(x - mean(x)) / sqrt(variance(x) + eps) * gain + bias`, in place.
+pub(super) fn layer_norm(level: Level, x: &mut [f32], [gain, bias]: [&[f32]; 2], eps: f32) {
+    assert_eq!([x.len(); 2], [gain.len(), bias.len()], "a gain and a bias for every column");
+    level.run(LayerNorm { x, gain, bias, eps });
+}
+
+struct LayerNorm<'a> {
+    x: &'a mut [f32],
+    gain: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+}
+
+impl Task for LayerNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        let len = self.x.len() as f64;
+        let mean = sum_of(self.x, |x| x) / len;
+        for x in self.x.iter_mut() {
+            *x = (f64::from(*x) - mean) as f32;
+        }
+        let scale = (1.0 / (sum_squares(self.x) / len + f64::from(self.eps)).sqrt()) as f32;
+        for ((x, gain), bias) in self.x.iter_mut().zip(self.gain).zip(self.bias) {
+            *x = *x * scale * gain + bias;
+        }
+    }
+}
+
 #[inline(always)]
 fn sum_squares(x: &[f32]) -> f64 {
+    sum_of(x, |x| x * x)
+}
+
+#[inline(always)]
+fn sum_of(x: &[f32], term: impl Fn(f64) -> f64) -> f64 {
     let mut sums = [0.0f64; 16];
     let (chunks, rest) = x.as_chunks::<16>();
     for chunk in chunks {
         for lane in 0..16 {
-            sums[lane] += f64::from(chunk[lane]) * f64::from(chunk[lane]);
+            sums[lane] += term(f64::from(chunk[lane]));
         }
     }
     for (sum, x) in sums.iter_mut().zip(rest) {
-        *sum += f64::from(*x) * f64::from(*x);
+        *sum += term(f64::from(*x));
     }
     fold(sums)
 }

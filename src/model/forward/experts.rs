@@ -11,7 +11,7 @@
 //! rows of the batch that chose it at once, so its weights are dequantized once. A token has its experts' results added in the order of
 //! their numbers, whatever else is in the batch.
 
-use super::{ExpertsOf, LayerOf, Network, Observed, Observer, SharedExpertOf, tap};
+use super::{ExpertsOf, LayerOf, Network, Observed, Observer, SharedExpertOf, all, tap};
 use crate::error::Result;
 use crate::matmul::Accumulate;
 use crate::model::backend::Backend;
@@ -57,7 +57,7 @@ impl<B: Backend> Network<'_, B> {
                 }
                 Ok(out)
             };
-            let h = backend.rms_norm(&backend.select(&before, rows)?, &layer.ffn_norm, self.hparams.rms_eps)?;
+            let h = self.norm(&backend.select(&before, rows)?, &layer.ffn_norm)?;
             let names: &[&str] = &[&mixture.gate.name, &mixture.up.name];
             observer.operand(Observed { names, n_rows: n_chosen, matrix }, &h)?;
             let inner = backend.swiglu(&product(&mixture.gate, &h)?, &product(&mixture.up, &h)?)?;
@@ -89,10 +89,6 @@ impl<B: Backend> Network<'_, B> {
         let weighing = if family.normalises_weights { Weighing::AmongChosen } else { Weighing::AmongAll };
         routes(scores, sizes.n_expert, sizes.n_used, weighing)
     }
-}
-
-fn all(n_rows: usize) -> Vec<u32> {
-    (0..n_rows as u32).collect()
 }
 
 /// What the weights of experts add up to 1 with.
