@@ -5,14 +5,14 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::amx::{self, Quad};
-use super::{CHUNK, Engine, LANES, Right, Rows};
+use super::{CHUNK, Engine, LANES, Right, Rows, tile};
 use crate::simd::{F32x16, Level, Simd};
 
 /// The left side of products, packed: made once, used for every matrix that takes the same input.
 ///
 /// By chunks of 256 columns; in a chunk by tiles of rows; in a tile by columns. The last chunk and the last tiles are smaller, so that
 /// packing moves floats and adds none.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Activations {
     n_rows: usize,
     n_cols: usize,
@@ -28,28 +28,25 @@ const PARALLEL_LEN: usize = 1 << 16;
 impl Activations {
     /// Packs `x`, `[n_tokens, n_in]`, on the current rayon pool where there is much of it.
     pub fn pack(engine: Engine, x: Rows) -> Activations {
-        let mut packed = Activations { n_rows: 0, n_cols: 0, tile_rows: 0, packed: Vec::new(), quads: Vec::new() };
-        if x.n_rows * x.n_cols < PARALLEL_LEN {
-            packed.repack(engine, x);
-            return packed;
-        }
-        packed.set_shape(engine, x);
-        let n_quads = packed.quads_per_chunk();
-        let quads = packed.quads.par_chunks_mut(n_quads).enumerate();
-        quads.for_each(|(chunk, quads)| engine.level.run(amx::PackRows { x, chunk, quads }));
-        let chunks = packed.packed.par_chunks_mut(CHUNK * x.n_rows).enumerate();
-        chunks.for_each(|(index, chunk)| pack_chunk(engine.tile_rows, x, index, chunk));
+        let mut packed = Activations::default();
+        packed.repack(engine, x);
         packed
     }
 
-    /// [`pack`](Activations::pack) on the calling thread, into the memory of `self`.
+    /// [`pack`](Activations::pack) into the memory of `self`.
     pub fn repack(&mut self, engine: Engine, x: Rows) {
         self.set_shape(engine, x);
         let n_quads = self.quads_per_chunk();
-        let quads = self.quads.chunks_mut(n_quads).enumerate();
-        quads.for_each(|(chunk, quads)| engine.level.run(amx::PackRows { x, chunk, quads }));
-        let chunks = self.packed.chunks_mut((CHUNK * x.n_rows).max(1)).enumerate();
-        chunks.for_each(|(index, chunk)| pack_chunk(engine.tile_rows, x, index, chunk));
+        let pack_quads = |(chunk, quads)| engine.level.run(amx::PackRows { x, chunk, quads });
+        let n_floats = (CHUNK * x.n_rows).max(1);
+        let pack_floats = |(index, chunk): (usize, &mut [f32])| pack_chunk(engine.tile_rows, x, index, chunk);
+        if x.n_rows * x.n_cols < PARALLEL_LEN {
+            self.quads.chunks_mut(n_quads).enumerate().for_each(pack_quads);
+            self.packed.chunks_mut(n_floats).enumerate().for_each(pack_floats);
+        } else {
+            self.quads.par_chunks_mut(n_quads).enumerate().for_each(pack_quads);
+            self.packed.par_chunks_mut(n_floats).enumerate().for_each(pack_floats);
+        }
     }
 
     /// Tokens.
@@ -81,13 +78,11 @@ impl Activations {
 
     fn set_shape(&mut self, engine: Engine, x: Rows) {
         (self.n_rows, self.n_cols, self.tile_rows) = (x.n_rows, x.n_cols, engine.tile_rows);
-        self.packed.clear();
+        let is_tiled = engine.amx.is_some();
         self.quads.clear();
-        if engine.amx.is_some() {
-            self.quads.resize(amx::n_quads(x.n_rows, x.n_cols), amx::EMPTY);
-        } else {
-            self.packed.resize(x.n_rows * x.n_cols, 0.0);
-        }
+        self.quads.resize(if is_tiled { amx::n_quads(x.n_rows, x.n_cols) } else { 0 }, amx::EMPTY);
+        // What was there before is overwritten to the last float.
+        self.packed.resize(if is_tiled { 0 } else { x.n_rows * x.n_cols }, 0.0);
     }
 
     fn quads_per_chunk(&self) -> usize {
@@ -107,11 +102,25 @@ fn pack_chunk(tile_rows: usize, x: Rows, index: usize, mut chunk: &mut [f32]) {
     while first < x.n_rows {
         let n_rows = tile_len(tile_rows, x.n_rows - first);
         let (tile, rest) = chunk.split_at_mut(n_rows * len);
-        for row in 0..n_rows {
-            let from = &x.row(first + row)[k..k + len];
-            tile[row..].iter_mut().step_by(n_rows).zip(from).for_each(|(to, from)| *to = *from);
+        match n_rows {
+            1 => tile.copy_from_slice(&x.row(first)[k..k + len]),
+            2 => interleave::<2>(x, first, k, tile),
+            4 => interleave::<4>(x, first, k, tile),
+            _ => interleave::<{ tile::ROWS }>(x, first, k, tile),
         }
         (chunk, first) = (rest, first + n_rows);
+    }
+}
+
+/// `tile` (`[len, N]`) becomes the columns from `k` of rows `first..`.
+#[inline(always)]
+fn interleave<const N: usize>(x: Rows, first: usize, k: usize, tile: &mut [f32]) {
+    let (tile, _) = tile.as_chunks_mut::<N>();
+    let rows: [&[f32]; N] = std::array::from_fn(|row| &x.row(first + row)[k..][..tile.len()]);
+    for (column, to) in tile.iter_mut().enumerate() {
+        for row in 0..N {
+            to[row] = rows[row][column];
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
+use crate::matmul::{Activations, Engine, Rows};
 use crate::model::weights::out_of_memory;
 
 /// Buffers that are not in use.
@@ -63,5 +64,46 @@ impl Deref for Buffer {
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut self.floats
+    }
+}
+
+/// Packed operands that are not in use.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Packs(Arc<Mutex<Vec<Activations>>>);
+
+/// A packed operand that goes back to its [`Packs`] when it is dropped.
+#[derive(Debug)]
+pub(super) struct Packed {
+    activations: Activations,
+    home: Packs,
+}
+
+impl Packs {
+    /// `x`, packed on the current rayon pool.
+    pub fn pack(&self, engine: Engine, x: Rows) -> Packed {
+        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut activations = idle.unwrap_or_default();
+        activations.repack(engine, x);
+        Packed { activations, home: self.clone() }
+    }
+}
+
+/// Packed operands that are kept for later at most; a pass has one at a time, a comparison two.
+const PACKED_MAX: usize = 2;
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        let mut idle = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < PACKED_MAX {
+            idle.push(std::mem::take(&mut self.activations));
+        }
+    }
+}
+
+impl Deref for Packed {
+    type Target = Activations;
+
+    fn deref(&self) -> &Activations {
+        &self.activations
     }
 }

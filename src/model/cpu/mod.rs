@@ -28,7 +28,7 @@ use super::backend::{AttentionShape, Backend, Divergence, Matrix, RopeShape, Sco
 use crate::error::{Error, Result};
 use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
 use crate::simd::Level;
-use buffers::{Buffer, Buffers};
+use buffers::{Buffer, Buffers, Packed, Packs};
 
 pub use activations::Activations;
 
@@ -37,6 +37,7 @@ pub struct Cpu {
     engine: Engine,
     pool: ThreadPool,
     buffers: Buffers,
+    packs: Packs,
     activations: Activations,
 }
 
@@ -61,7 +62,7 @@ pub struct Rows {
 /// The left side of products: its rows, and once they are needed, packed for products.
 pub struct Operand {
     rows: Rows,
-    packed: OnceLock<matmul::Activations>,
+    packed: OnceLock<Packed>,
 }
 
 impl From<Rows> for Operand {
@@ -92,7 +93,7 @@ impl Cpu {
     pub fn new(engine: Engine, n_threads: usize, activations: Activations) -> Result<Cpu> {
         let pool = ThreadPoolBuilder::new().num_threads(n_threads).thread_name(|n| format!("ggforge-{n}")).build();
         let pool = pool.map_err(|e| Error::io("worker thread", "start", std::io::Error::other(e.to_string())))?;
-        Ok(Cpu { engine, pool, buffers: Buffers::default(), activations })
+        Ok(Cpu { engine, pool, buffers: Buffers::default(), packs: Packs::default(), activations })
     }
 
     /// What computes its products.
@@ -140,7 +141,7 @@ impl Cpu {
     fn multiply(&self, x: &Operand, weight: &Matrix, outputs: Range<usize>, accumulate: Accumulate, out: &mut Rows) {
         let weights = weights_of(weight).rows(outputs.start, outputs.len());
         self.pool.install(|| {
-            let packed = x.packed.get_or_init(|| matmul::Activations::pack(self.engine, x.rows.as_matrix()));
+            let packed = x.packed.get_or_init(|| self.packs.pack(self.engine, x.rows.as_matrix()));
             self.engine.multiply(packed, weights, &mut out.values, accumulate);
         });
     }
