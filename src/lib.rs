@@ -120,6 +120,8 @@ pub mod plan;
 #[cfg(feature = "convert")]
 pub mod report;
 #[cfg(feature = "convert")]
+mod threads;
+#[cfg(feature = "convert")]
 pub mod tokenizer;
 
 pub use error::{Error, Result};

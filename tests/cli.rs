@@ -185,6 +185,7 @@ fn what_is_given_by_mistake_is_named_with_what_to_do() {
     let path = dir.path();
     fs::create_dir_all(path.join("hub/models--a--b/snapshots/0123")).unwrap();
     fs::create_dir(path.join("hub/models--a--b/blobs")).unwrap();
+    fs::copy(fixture("imatrix/forge-3m.gguf"), path.join("imatrix.gguf")).unwrap();
     fs::create_dir(path.join("lora")).unwrap();
     fs::write(path.join("lora/adapter_config.json"), "{}").unwrap();
     let quantized = |method: &str| serde_json::json!({ "quant_method": method, "bits": 4, "group_size": 128 });
@@ -200,6 +201,8 @@ fn what_is_given_by_mistake_is_named_with_what_to_do() {
         ("generate model --prompt x", "`ggforge convert` makes"),
         ("quantize . -t Q8_0 -o out/a.gguf", "a folder, not a file"),
         ("quantize model/model.safetensors -t Q8_0 -o out/a.gguf", "give `ggforge convert` the folder it lies in"),
+        ("quantize imatrix.gguf -t Q8_0 -o out/a.gguf", "the file is an importance matrix, not a model"),
+        ("generate imatrix.gguf --prompt x", "the file is an importance matrix, not a model"),
         ("convert hub/models--a--b -t Q8_0 -o out/a.gguf", "give the folder of one revision below its snapshots/"),
         ("convert lora -t Q8_0 -o out/a.gguf", "merge it into its base model first"),
         ("convert gptq -t Q8_0 -o out/a.gguf", "already quantized (gptq); use the original model"),

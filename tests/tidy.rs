@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Modules by rank, lowest first. Modules of one group do not import each other.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["simd", "report"],
+    &["simd", "report", "threads"],
     &["quant"],
     &["source"],
     &["gguf", "hf"],

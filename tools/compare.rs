@@ -7,7 +7,6 @@ use clap::Args;
 use ggforge::eval::divergence::{self, Compared, Comparison};
 use ggforge::eval::{Estimate, Windows};
 use ggforge::model::Backend;
-use ggforge::pipeline::{self, Existing};
 use ggforge::report::page::{self, ComparedFile, Page};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text};
 use ggforge::source::TensorSource;
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 use crate::device::Job;
 use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
+use crate::page::PageOptions;
 use crate::terminal::fitted;
 use crate::{Run, Session};
 
@@ -44,12 +44,8 @@ pub struct Compare {
     text: TextOptions,
     #[command(flatten)]
     machine: MachineOptions,
-    /// Write a page with plots: size against divergence, its distribution, and its course along the chunks
-    #[arg(long, value_name = "FILE.html")]
-    report: Option<PathBuf>,
-    /// Replace an existing page
-    #[arg(long, requires = "report")]
-    force: bool,
+    #[command(flatten)]
+    page: PageOptions,
     /// Report as JSON on stdout
     #[arg(long)]
     json: bool,
@@ -66,16 +62,11 @@ impl Run for Compare {
         }
         let windows = self.text.windows(&base.tokenizer, None)?;
         let inputs = self.inputs(&base, &others);
-        if let Some(page) = &self.report {
-            // A page that cannot be written is better found before the work than after it.
-            pipeline::check_target(page, self.existing(), &inputs)?;
-        }
+        self.page.check(&inputs)?;
         let comparing = Comparing { base: &base, others: &others, windows: &windows, session };
         let (comparison, seconds) = self.machine.run(session, comparing)?;
         let report = Report { arguments: &self, base: &base, others: &others, windows: &windows, comparison: &comparison, seconds };
-        if let Some(page) = &self.report {
-            pipeline::write_file(page, report.page().html().as_bytes(), self.existing(), &inputs)?;
-        }
+        self.page.write(|| report.page(), &inputs)?;
         print(&if self.json { report.json() } else { report.text() })
     }
 }
@@ -104,10 +95,6 @@ impl Job for Comparing<'_> {
 }
 
 impl Compare {
-    fn existing(&self) -> Existing {
-        if self.force { Existing::Replace } else { Existing::Refuse }
-    }
-
     /// Files that the page may not replace.
     fn inputs(&self, base: &Loaded, others: &[Loaded]) -> Vec<PathBuf> {
         let models = std::iter::once(base).chain(others).flat_map(|loaded| loaded.model.files());

@@ -3,18 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ggforge::eval::tensor_error::{self, FileError, Options, SortBy, Watch, Weights};
 use ggforge::gguf::Model;
 use ggforge::hf::Folder;
 use ggforge::imatrix::Imatrix;
-use ggforge::pipeline::{self, Existing};
 use ggforge::plan::{self, ConvertOptions, Plan};
 use ggforge::report::{Table, json_text, printable};
 use ggforge::source::TensorSource;
 use serde_json::json;
 
 use crate::exit::{self, Failure};
+use crate::page::PageOptions;
 use crate::signals::Stop;
 use crate::terminal::{Bar, fitted};
 use crate::{Run, Session};
@@ -42,8 +43,8 @@ pub struct ErrorCommand {
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Order of the tensors
-    #[arg(long, value_enum, default_value = "file")]
-    sort: Sort,
+    #[arg(long, value_parser = sort_by(), default_value = SortBy::File.name())]
+    sort: SortBy,
     /// List so many of the worst rows of each file, up to 1000
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(..=1000))]
     worst: u16,
@@ -53,48 +54,18 @@ pub struct ErrorCommand {
     /// Leave out tensors whose name contains this; may be repeated
     #[arg(long, value_name = "TEXT")]
     skip: Vec<String>,
-    /// Write a page with plots
-    #[arg(long, value_name = "FILE.html")]
-    report: Option<PathBuf>,
-    /// Replace an existing page
-    #[arg(long, requires = "report")]
-    force: bool,
+    #[command(flatten)]
+    page: PageOptions,
     /// Report as JSON on stdout
     #[arg(long)]
     json: bool,
 }
 
-/// Orders of the tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Sort {
-    /// As in the file
-    File,
-    /// Largest relative MSE first
-    Mse,
-    /// Largest weighted relative MSE first
-    Weighted,
-    /// Largest error of one weight first
-    Max,
-    /// Smallest cosine first
-    Cosine,
-    /// Alpha farthest from 1 first
-    Alpha,
-    /// Largest tensor first
-    Size,
-}
-
-impl From<Sort> for SortBy {
-    fn from(sort: Sort) -> SortBy {
-        match sort {
-            Sort::File => SortBy::File,
-            Sort::Mse => SortBy::Mse,
-            Sort::Weighted => SortBy::Weighted,
-            Sort::Max => SortBy::Max,
-            Sort::Cosine => SortBy::Cosine,
-            Sort::Alpha => SortBy::Alpha,
-            Sort::Size => SortBy::Size,
-        }
-    }
+/// The orders by their names.
+fn sort_by() -> impl TypedValueParser<Value = SortBy> {
+    let values = SortBy::ALL.map(|order| PossibleValue::new(order.name()).help(order.about()));
+    PossibleValuesParser::new(values)
+        .map(|name| SortBy::ALL.into_iter().find(|order| order.name() == name).expect("one of the possible values"))
 }
 
 impl Run for ErrorCommand {
@@ -106,10 +77,7 @@ impl Run for ErrorCommand {
         let models = self.files.iter().map(Model::open).collect::<ggforge::Result<Vec<Model>>>()?;
         let weights = models.iter().map(Weights::of_gguf).collect::<ggforge::Result<Vec<_>>>()?;
         let inputs = self.inputs(&base, &models);
-        if let Some(report) = &self.report {
-            // A page that cannot be written is better found before the work than after it.
-            pipeline::check_target(report, self.existing(), &inputs)?;
-        }
+        self.page.check(&inputs)?;
         let options = Options {
             threads: session.threads,
             imatrix: imatrix.as_ref(),
@@ -131,10 +99,7 @@ impl Run for ErrorCommand {
         })?;
         let seconds = started.elapsed().as_secs_f64();
 
-        if let Some(path) = &self.report {
-            let page = tensor_error::page(&self.base, self.facts(), &files, self.sort.into(), self.worst.into());
-            pipeline::write_file(path, page.html().as_bytes(), self.existing(), &inputs)?;
-        }
+        self.page.write(|| tensor_error::page(&self.base, self.facts(), &files, self.sort, self.worst.into()), &inputs)?;
         if self.json {
             return exit::print(&json_text(&self.as_json(&files)));
         }
@@ -147,10 +112,6 @@ impl Run for ErrorCommand {
 }
 
 impl ErrorCommand {
-    fn existing(&self) -> Existing {
-        if self.force { Existing::Replace } else { Existing::Refuse }
-    }
-
     /// Files that the page may not replace.
     fn inputs(&self, base: &Base, models: &[Model]) -> Vec<PathBuf> {
         let sources = std::iter::once(base.source()).chain(models.iter().map(|model| model as &dyn TensorSource));
@@ -169,7 +130,7 @@ impl ErrorCommand {
         json!({
             "base": self.base.to_string_lossy(),
             "imatrix": self.imatrix.as_ref().map(|path| path.to_string_lossy()),
-            "files": files.iter().map(|file| tensor_error::file_json(file, self.sort.into())).collect::<Vec<_>>(),
+            "files": files.iter().map(|file| tensor_error::file_json(file, self.sort)).collect::<Vec<_>>(),
         })
     }
 
@@ -188,7 +149,7 @@ impl ErrorCommand {
                 }
             };
             section("roles", tensor_error::roles_table(file));
-            section("tensors", tensor_error::tensors_table(file, self.sort.into()));
+            section("tensors", tensor_error::tensors_table(file, self.sort));
             section("worst rows", tensor_error::worst_rows_table(file, self.worst.into()));
         }
         text

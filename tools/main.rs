@@ -1,7 +1,7 @@
 //! The `ggforge` program: a thin face over the library's public API.
 //!
 //! Each command has a file of its own and a line in [`COMMANDS`]. What a command shares with others is in `output.rs` (options of
-//! everything that writes), `measuring.rs` (text and machine of everything that runs a model over a text), `exit.rs` (how a run ends),
+//! everything that writes), `measuring.rs` (text and machine of everything that runs a model over a text), `page.rs` (`--report`), `exit.rs` (how a run ends),
 //! `terminal.rs` (what a person sees) and `signals.rs`.
 
 mod bench;
@@ -18,6 +18,7 @@ mod imatrix;
 mod inspect;
 mod measuring;
 mod output;
+mod page;
 mod perplexity;
 mod quantize;
 mod signals;

@@ -34,6 +34,8 @@ mod write;
 
 pub use limits::Limits;
 pub use model::Model;
+#[cfg(feature = "convert")]
+pub(crate) use model::no_architecture;
 pub use read::{File, TensorInfo, Warning};
 pub use split::{ShardName, shard_paths};
 pub use value::{Array, Metadata, Value, ValueType};

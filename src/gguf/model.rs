@@ -103,10 +103,8 @@ impl Model {
     /// # Errors
     /// `ValueType` where `general.architecture` is missing, or not a string.
     pub fn architecture(&self) -> Result<&str> {
-        let key = keys::GENERAL_ARCHITECTURE;
-        self.get(key).and_then(ValueRef::as_str).ok_or_else(|| {
-            Error::malformed(self.first_path(), Place::Field(key.to_owned()), Fault::ValueType, "a string is required here")
-        })
+        let text = |key| self.get(key).and_then(ValueRef::as_str);
+        text(keys::GENERAL_ARCHITECTURE).ok_or_else(|| no_architecture(self.first_path(), text(keys::GENERAL_TYPE)))
     }
 
     /// Checks what needs no checking to look at a model, but to use its weights: that there are any.
@@ -290,4 +288,13 @@ fn split_keys(file: &File<'_>) -> Result<Option<SplitKeys>> {
         return Err(wrong(keys::SPLIT_TENSORS_COUNT, ValueType::I32));
     };
     Ok(Some(SplitKeys { no, count, n_tensors }))
+}
+
+/// The refusal of a file without an architecture. `kind`: its `general.type`.
+pub(crate) fn no_architecture(path: &Path, kind: Option<&str>) -> Error {
+    let detail = match kind {
+        Some("imatrix") => "missing, since the file is an importance matrix, not a model",
+        _ => "a string is required here: what the model is",
+    };
+    Error::malformed(path, Place::Field(keys::GENERAL_ARCHITECTURE.to_owned()), Fault::ValueType, detail)
 }

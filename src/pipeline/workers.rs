@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
-use rustix::process::{Resource, getrlimit};
+use rayon::ThreadPool;
 
 use crate::error::{Error, Result};
+use crate::threads;
 
 use super::piece::{Bench, Buffers};
 use super::work::Piece;
@@ -77,9 +77,9 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
-/// Up to `threads` workers with their buffers; fewer where the system grants fewer, since the result is the same.
-fn staff(bench: &Bench, pieces: &[Piece], threads: usize) -> Result<(ThreadPool, Vec<Mutex<Buffers>>)> {
-    let mut workers = threads.min(pieces.len()).min(stacks_max()).max(1);
+/// Up to `n_threads` workers with their buffers; fewer where the system grants fewer, since the result is the same.
+fn staff(bench: &Bench, pieces: &[Piece], n_threads: usize) -> Result<(ThreadPool, Vec<Mutex<Buffers>>)> {
+    let mut workers = n_threads.min(pieces.len()).min(threads::stacks_max()).max(1);
     let mut memory_is_short = false;
     loop {
         let allocated = (0..workers).map_while(|_| Buffers::for_largest(pieces, bench.jobs));
@@ -92,22 +92,15 @@ fn staff(bench: &Bench, pieces: &[Piece], threads: usize) -> Result<(ThreadPool,
             workers = buffers.len().div_ceil(2);
             buffers.truncate(workers);
         }
-        match ThreadPoolBuilder::new().num_threads(workers).thread_name(|n| format!("ggforge-{n}")).build() {
+        match threads::pool(workers) {
             // What only just fits leaves nothing for anything else.
             Ok(_) if memory_is_short && workers > 1 => memory_is_short = false,
             Ok(pool) => return Ok((pool, buffers)),
             Err(_) if workers > 1 => memory_is_short = true,
-            Err(e) => return Err(Error::io("worker thread", "start", io::Error::other(e.to_string()))),
+            Err(e) => return Err(e),
         }
         workers /= 2;
     }
-}
-
-/// As many stacks as fit into a quarter of the address space allowed: a thread that starts where nothing is left aborts the process.
-fn stacks_max() -> usize {
-    const STACK_BYTES: u64 = 2 << 20;
-    let allowed_bytes = getrlimit(Resource::As).current.unwrap_or(u64::MAX);
-    usize::try_from(allowed_bytes / 4 / STACK_BYTES).unwrap_or(usize::MAX)
 }
 
 fn message(payload: &(dyn std::any::Any + Send)) -> &str {

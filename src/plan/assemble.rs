@@ -140,7 +140,7 @@ impl<'a> Model<'a> {
             return Err(Error::unsupported(what, "convert from the original model"));
         }
         if choice.needs_imatrix && !self.facts.has_imatrix {
-            let what = format!("{name}: {format} in a {} file is garbage without an importance matrix", preset.name);
+            let what = format!("{name}: {format} in a file of type {} is garbage without an importance matrix", preset.name);
             return Err(Error::unsupported(what, "give one with --imatrix, or choose a type of more bits"));
         }
         self.check_size(draft, *format)

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::recipe::Facts;
 use super::role::{Role, block_of};
 use crate::error::{Error, Fault, Place, Result};
-use crate::gguf::{Array, Metadata, Value, keys};
+use crate::gguf::{self, Array, Metadata, Value, keys};
 
 /// llama.cpp's own bound; the largest real model has 126 layers.
 const LAYERS_MAX: u32 = 512;
@@ -52,12 +52,11 @@ pub fn read_facts(path: &Path, metadata: &Metadata, tensors: &[(&str, &[u64])]) 
 }
 
 fn architecture<'a>(path: &Path, metadata: &'a Metadata) -> Result<&'a str> {
-    let key = keys::GENERAL_ARCHITECTURE;
-    let found = match get(metadata, key) {
+    let text = |key| match get(metadata, key) {
         Some(Value::String(bytes)) => std::str::from_utf8(bytes).ok(),
         _ => None,
     };
-    found.ok_or_else(|| Error::malformed(path, Place::Field(key.to_owned()), Fault::ValueType, "a string is required here"))
+    text(keys::GENERAL_ARCHITECTURE).ok_or_else(|| gguf::no_architecture(path, text(keys::GENERAL_TYPE)))
 }
 
 /// The value of a key.

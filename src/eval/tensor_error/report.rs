@@ -29,6 +29,34 @@ pub enum SortBy {
     Size,
 }
 
+impl SortBy {
+    /// Every order.
+    pub const ALL: [SortBy; 7] =
+        [SortBy::File, SortBy::Mse, SortBy::Weighted, SortBy::Max, SortBy::Cosine, SortBy::Alpha, SortBy::Size];
+
+    /// What an argument calls it.
+    pub fn name(self) -> &'static str {
+        self.words().0
+    }
+
+    /// What comes first.
+    pub fn about(self) -> &'static str {
+        self.words().1
+    }
+
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            SortBy::File => ("file", "As in the file"),
+            SortBy::Mse => ("mse", "Largest relative MSE first"),
+            SortBy::Weighted => ("weighted", "Largest weighted relative MSE first"),
+            SortBy::Max => ("max", "Largest error of one weight first"),
+            SortBy::Cosine => ("cosine", "Smallest cosine first"),
+            SortBy::Alpha => ("alpha", "Alpha farthest from 1 first"),
+            SortBy::Size => ("size", "Largest tensor first"),
+        }
+    }
+}
+
 /// What the columns of figures are called, behind those that say whose they are.
 const FIGURES: &[&str] =
     &["weights", "size", "bpw", "relative MSE", "SQNR dB", "max error", "cosine", "alpha", "weighted MSE", "weighted dB"];

@@ -4,7 +4,6 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 
 use super::pair::{Pair, Stored, Tensor};
@@ -12,6 +11,7 @@ use super::sums::sums;
 use super::{Options, RowError, Sums, Watch};
 use crate::error::{Error, Fault, Place, Result};
 use crate::simd::Level;
+use crate::threads;
 
 /// Weights of a piece: 1 MiB as f32, so that a piece stays in a core's own cache. A multiple of every block, so that a row that is
 /// longer can be cut. The figures' last digits depend on it, so it is the same on every machine.
@@ -56,9 +56,7 @@ struct Buffers {
 /// Per pair, per file.
 pub(super) fn walk(pairs: &[Pair<'_>], options: &Options<'_>, watch: Watch<'_>) -> Result<Vec<Vec<Found>>> {
     let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let threads = options.threads.unwrap_or_else(cores).get();
-    let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("ggforge-{n}")).build();
-    let pool = pool.map_err(|e| Error::io("worker thread", "start", std::io::Error::other(e.to_string())))?;
+    let pool = threads::pool(options.threads.unwrap_or_else(cores).get())?;
 
     let bench = Bench { pairs, level: options.level, worst_rows: options.worst_rows };
     let total_bytes = pairs.iter().flat_map(|pair| std::iter::once(&pair.base).chain(&pair.others)).map(Tensor::size_bytes).sum();

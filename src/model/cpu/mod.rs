@@ -21,13 +21,14 @@ mod score;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use rayon::ThreadPool;
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::backend::{AttentionShape, Backend, Divergence, Matrix, RopeShape, Score, Span};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
 use crate::simd::Level;
+use crate::threads;
 use buffers::{Buffer, Buffers, Packed, Packs};
 
 pub use activations::Activations;
@@ -91,9 +92,7 @@ impl Cpu {
     /// # Errors
     /// When the system grants no threads.
     pub fn new(engine: Engine, n_threads: usize, activations: Activations) -> Result<Cpu> {
-        let pool = ThreadPoolBuilder::new().num_threads(n_threads).thread_name(|n| format!("ggforge-{n}")).build();
-        let pool = pool.map_err(|e| Error::io("worker thread", "start", std::io::Error::other(e.to_string())))?;
-        Ok(Cpu { engine, pool, buffers: Buffers::default(), packs: Packs::default(), activations })
+        Ok(Cpu { engine, pool: threads::pool(n_threads)?, buffers: Buffers::default(), packs: Packs::default(), activations })
     }
 
     /// What computes its products.

@@ -1,0 +1,36 @@
+//! `--report FILE.html`: the page that a command writes beside what it prints.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ggforge::Result;
+use ggforge::pipeline::{self, Existing};
+use ggforge::report::page::Page;
+
+/// Where to write the page, if anywhere.
+#[derive(Debug, Args)]
+pub struct PageOptions {
+    /// Write a page with plots: one file, for any browser
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Replace an existing page
+    #[arg(long, requires = "report")]
+    force: bool,
+}
+
+impl PageOptions {
+    /// Refuses a page that cannot be written, or would replace one of `inputs`: better before the work than after it.
+    pub fn check(&self, inputs: &[PathBuf]) -> Result<()> {
+        self.report.iter().try_for_each(|path| pipeline::check_target(path, self.existing(), inputs))
+    }
+
+    /// Writes the page where one was asked for.
+    pub fn write(&self, page: impl FnOnce() -> Page, inputs: &[PathBuf]) -> Result<()> {
+        let Some(path) = &self.report else { return Ok(()) };
+        pipeline::write_file(path, page().html().as_bytes(), self.existing(), inputs)
+    }
+
+    fn existing(&self) -> Existing {
+        if self.force { Existing::Replace } else { Existing::Refuse }
+    }
+}
