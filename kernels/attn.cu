@@ -5,8 +5,11 @@
 //
 //     scores[16, keys] = q[16, head] k[keys, head]^T        fragments of mma_16x8x16
 //     mask what lies after the query; m' = max(m, row maxima); p = exp(scores - m')
-//     l = l * exp(m - m') + row sums of p;  out = out * exp(m - m') + p v        m, l, out in f32, p rounded to fp16
+//     l = l * exp(m - m') + row sums of p / s;  out = out * exp(m - m') + p v    m, l, out in f32, p rounded to fp16
 //     at the end out / l
+//
+// Rows of q, k and v come with powers of two. Those of q and k are factors of the scores. That of a value, s, is part of its score, to
+// which log(s) is added: so p, at most 1, is as large as what it contributes, and neither overflows. The row sums take it out again.
 //
 // A row of a tile is 16 bytes longer than a head, so that eight rows of a matrix meet in no bank. A head shorter than HEAD is filled
 // up with zeros in shared memory.
@@ -22,10 +25,15 @@ struct Span {
 
 struct Heads {
     const half *q, *k, *v;
+    const float *q_scale, *k_scale, *v_scale; // a power of two for each row
     float* out;
     u32 n_heads, n_kv_heads, head_len, ld_q, ld_kv, ld_out;
     float scale;
 };
+
+// Of a power of two that is a normal float.
+DEVICE float log2_of_power(float power) { return (float)((i32)(as_bits(power) >> 23) - 127); }
+DEVICE float inverse_of_power(float power) { return as_float((254u << 23) - as_bits(power)); }
 
 template <u32 HEAD>
 struct Attention {
@@ -83,15 +91,18 @@ struct Attention {
         }
     }
 
-    // Scores become probabilities relative to the largest so far. `last`: the last key that row g sees, in this tile's numbers.
-    DEVICE void soften(float (&scores)[KEY_TILES][4], i32 last, float scale, u32 lane) {
+    // Scores become probabilities relative to the largest so far, times the power of two of the value. `last`: the last key that row g
+    // sees, in this tile's numbers; `end`: the first that there is not.
+    DEVICE void soften(float (&scores)[KEY_TILES][4], i32 last, u32 end, const float (&factors)[2], const float* k_scale,
+                       const float* v_scale, u32 lane) {
         float now[2] = {largest[0], largest[1]};
 #pragma unroll
         for (u32 i = 0; i < KEY_TILES; i++) {
 #pragma unroll
             for (u32 j = 0; j < 4; j++) {
-                i32 key = (i32)(8 * i + lane % 4 * 2 + j % 2);
-                if (key > last + (j >= 2 ? 8 : 0)) scores[i][j] = -infinity();
+                u32 key = 8 * i + lane % 4 * 2 + j % 2, at = key < end ? key : 0;
+                scores[i][j] = fmaf(scores[i][j] * k_scale[at], factors[j / 2], log2_of_power(v_scale[at]));
+                if ((i32)key > last + (j >= 2 ? 8 : 0)) scores[i][j] = -infinity();
                 now[j / 2] = fmaxf(now[j / 2], scores[i][j]);
             }
         }
@@ -100,7 +111,7 @@ struct Attention {
         for (u32 i = 0; i < 2; i++) {
             now[i] = fmaxf(now[i], __shfl_xor_sync(ALL_LANES, now[i], 1));
             now[i] = fmaxf(now[i], __shfl_xor_sync(ALL_LANES, now[i], 2));
-            shrink[i] = exp2_fast((largest[i] - now[i]) * scale);
+            shrink[i] = exp2_fast(largest[i] - now[i]);
             largest[i] = now[i];
             sum[i] *= shrink[i];
         }
@@ -108,8 +119,9 @@ struct Attention {
         for (u32 i = 0; i < KEY_TILES; i++) {
 #pragma unroll
             for (u32 j = 0; j < 4; j++) {
-                scores[i][j] = exp2_fast((scores[i][j] - now[j / 2]) * scale);
-                sum[j / 2] += scores[i][j];
+                u32 key = 8 * i + lane % 4 * 2 + j % 2, at = key < end ? key : 0;
+                scores[i][j] = exp2_fast(scores[i][j] - now[j / 2]);
+                sum[j / 2] = fmaf(scores[i][j], inverse_of_power(v_scale[at]), sum[j / 2]);
             }
         }
 #pragma unroll
@@ -172,6 +184,13 @@ DEVICE void attend(const Heads& heads, const Span* spans) {
     const half* v = heads.v + (u64)span.kv_first * heads.ld_kv + kv_head * heads.head_len;
     u8* q_tile = dynamic_shared();
     u8* kv_tiles = q_tile + Tile::Q_BYTES;
+    const float *k_scale = heads.k_scale + span.kv_first, *v_scale = heads.v_scale + span.kv_first;
+    float factors[2];
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        u32 row = 16 * warp + lane / 4 + 8 * i;
+        factors[i] = heads.scale * LOG2_E * heads.q_scale[span.q_first + first + (row < n_queries ? row : 0)];
+    }
     auto copy = [&](u32 first_key) {
         u8* k_tile = kv_tiles + first_key / Tile::KEYS % 2 * 2 * Tile::KV_BYTES;
         if (first_key < n_keys) {
@@ -195,7 +214,7 @@ DEVICE void attend(const Heads& heads, const Span* spans) {
         float scores[Tile::KEY_TILES][4] = {};
         tile.score(scores, q_tile, k_tile, warp, lane);
         i32 last = (i32)(earlier + first + 16 * warp + lane / 4) - (i32)first_key;
-        tile.soften(scores, last, heads.scale * LOG2_E, lane);
+        tile.soften(scores, last, n_keys - first_key, factors, k_scale + first_key, v_scale + first_key, lane);
         tile.mix(scores, k_tile + Tile::KV_BYTES, lane);
         __syncthreads(); // the next copy goes over this tile
     }
@@ -210,9 +229,11 @@ DEVICE void attend(const Heads& heads, const Span* spans) {
 //   head_len a multiple of 8, at most HEAD; rows of q, k and v 16-byte aligned
 #define INSTANCE(HEAD)                                                                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                            \
-        attn_##HEAD(const half* q, const half* k, const half* v, float* out, const Span* spans, u32 n_heads, u32 n_kv_heads,         \
-                    u32 head_len, u32 ld_q, u32 ld_kv, u32 ld_out, float scale) {                                                    \
-        attend<HEAD>(Heads{q, k, v, out, n_heads, n_kv_heads, head_len, ld_q, ld_kv, ld_out, scale}, spans);                         \
+        attn_##HEAD(const half* q, const half* k, const half* v, const float* q_scale, const float* k_scale, const float* v_scale,   \
+                    float* out, const Span* spans, u32 n_heads, u32 n_kv_heads, u32 head_len, u32 ld_q, u32 ld_kv, u32 ld_out,       \
+                    float scale) {                                                                                                   \
+        attend<HEAD>(                                                                                                                \
+            Heads{q, k, v, q_scale, k_scale, v_scale, out, n_heads, n_kv_heads, head_len, ld_q, ld_kv, ld_out, scale}, spans);       \
     }                                                                                                                                \
     KERNEL(attn_##HEAD)
 

@@ -106,40 +106,43 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) row_scale[row] = scale.scale;
 }
 
-// Turns the pairs of every head by the angles of the token's position: (a, b) -> (a cos - b sin, b cos + a sin), as fp16.
-//   x: [n_tokens, n_heads * head_len]; cos_sin: [n_positions, rot_len / 2, 2]; pairs are neighbours, or rot_len / 2 apart (neox)
-extern "C" __global__ void __launch_bounds__(THREADS)
-    rope_f16(const float* x, u32 ld_x, u32 n_heads, u32 head_len, u32 rot_len, const float* cos_sin, const i32* positions, u32 neox,
-             const i32* slots, half* out, u32 ld_out) {
-    u32 token = blockIdx.x, pairs = rot_len / 2;
-    x += (u64)token * ld_x;
-    out += (u64)(slots ? slots[token] : token) * ld_out;
-    const float* angles = pairs ? cos_sin + (u64)positions[token] * rot_len : nullptr;
-    for (u32 i = threadIdx.x; i < n_heads * head_len; i += THREADS) {
-        u32 at = i % head_len;
-        if (at >= rot_len) {
-            out[i] = to_f16(x[i]);
-            continue;
-        }
+// An element of a row of heads after its pair is turned by the angles of the token's position: (a, b) -> (a cos - b sin, b cos + a sin).
+struct Turn {
+    const float *x, *angles;
+    u32 head_len, rot_len, neox;
+
+    DEVICE float operator()(u32 i) const {
+        u32 at = i % head_len, pairs = rot_len / 2;
+        if (at >= rot_len) return x[i];
         u32 pair = neox ? at % pairs : at / 2, apart = neox ? pairs : 1;
         bool is_first = neox ? at < pairs : at % 2 == 0;
         float cosine = angles[2 * pair], sine = angles[2 * pair + 1];
-        float turned = is_first ? x[i] * cosine - x[i + apart] * sine : x[i] * cosine + x[i - apart] * sine;
-        out[i] = to_f16(turned);
+        return is_first ? x[i] * cosine - x[i + apart] * sine : x[i] * cosine + x[i - apart] * sine;
     }
+};
+
+// out[slot, :] = the turned heads of x[token, :] as fp16 with row_scale[slot]
+//   x: [n_tokens, n_heads * head_len]; cos_sin: [n_positions, rot_len / 2, 2]; pairs are neighbours, or rot_len / 2 apart (neox)
+extern "C" __global__ void __launch_bounds__(THREADS)
+    rope_f16(const float* x, u32 ld_x, u32 n_heads, u32 head_len, u32 rot_len, const float* cos_sin, const i32* positions, u32 neox,
+             const i32* slots, half* out, u32 ld_out, float* row_scale) {
+    u32 token = blockIdx.x, row_len = n_heads * head_len;
+    u64 slot = slots ? slots[token] : token;
+    Turn turned{x + (u64)token * ld_x, rot_len ? cos_sin + (u64)positions[token] * rot_len : nullptr, head_len, rot_len, neox};
+    float largest = 0.0f;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) largest = fmaxf(largest, fabsf(turned(i)));
+    RowScale scale(of_block<Max>(largest));
+    store_row(out + slot * ld_out, row_len, row_len, scale.inverse, turned);
+    if (threadIdx.x == 0) row_scale[slot] = scale.scale;
 }
 
-// x += y
-extern "C" __global__ void __launch_bounds__(THREADS) add_f32(float* x, const float* y, u64 len) {
-    for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < len; i += (u64)gridDim.x * THREADS) x[i] += y[i];
-}
-
-// to[rows[i], :] += factors[i] * x[i, :]; no row is named twice
+// to[rows[i], :] += factors[i] * x[i, :]; without rows to[i, :], without factors x as it is. No row is named twice.
 extern "C" __global__ void __launch_bounds__(THREADS)
     add_rows_f32(const float* x, u32 ld_x, const i32* rows, const float* factors, u32 row_len, float* to, u32 ld_to) {
-    float factor = factors[blockIdx.x];
-    x += (u64)blockIdx.x * ld_x;
-    to += (u64)rows[blockIdx.x] * ld_to;
+    u32 row = blockIdx.x;
+    float factor = factors ? factors[row] : 1.0f;
+    x += (u64)row * ld_x;
+    to += (u64)(rows ? rows[row] : row) * ld_to;
     for (u32 i = threadIdx.x; i < row_len; i += THREADS) to[i] += factor * x[i];
 }
 
@@ -181,7 +184,6 @@ KERNEL(rmsnorm_f32)
 KERNEL(rows_f16)
 KERNEL(swiglu_f16)
 KERNEL(rope_f16)
-KERNEL(add_f32)
 KERNEL(add_rows_f32)
 KERNEL(magnitude)
 KERNEL(sum_squares)

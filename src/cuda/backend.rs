@@ -2,7 +2,7 @@
 //!
 //! What products multiply are halves: activations with a power of two for each row, weights with one for the whole matrix, sums in
 //! f32. A matrix in blocks becomes halves once for all rows of a product, a run of its rows at a time; up to eight rows are multiplied
-//! with the blocks themselves. Queries, keys and values are halves too; everything else is f32.
+//! with the blocks themselves. Queries, keys and values are halves with powers of two for their rows, too; everything else is f32.
 //!
 //! No sum depends on how many rows are computed together, where memory is, or what else it holds: the same model and text give the same
 //! bits however little memory there is.
@@ -55,9 +55,12 @@ pub struct Rows {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     F32,
-    /// Queries, keys and values.
+    /// Queries, keys and values: halves, and behind all rows an f32 for each that it is to be multiplied with.
     F16,
 }
+
+/// Of the powers of two behind rows of halves.
+const SCALES_ALIGNMENT: u64 = 16;
 
 /// Activations as halves: `[n_rows, n_cols]`, a row every `ld`, and behind them an f32 for each row that it is to be multiplied with.
 pub struct Operand {
@@ -113,7 +116,8 @@ impl Cuda {
     }
 
     fn new_rows(&self, n_rows: usize, n_cols: usize, form: Form) -> Result<Rows> {
-        let len_bytes = bytes_of(&[n_rows, n_cols, form.element_bytes()])?;
+        let scales_bytes = if form == Form::F16 { bytes_of(&[n_rows, 4])? + SCALES_ALIGNMENT } else { 0 };
+        let len_bytes = bytes_of(&[n_rows, n_cols, form.element_bytes()])? + scales_bytes;
         let block = self.device.room(len_bytes, &format!("rows [{n_rows}, {n_cols}]"))?;
         Ok(Rows { block, n_rows, n_cols, form, angles: OnceLock::new() })
     }
@@ -145,8 +149,29 @@ impl Cuda {
             return Ok(Halves::Own(x));
         }
         let out = self.new_rows(n_rows, x.n_cols, Form::F16)?;
-        self.device.launch(kernels::rope(View { n_rows, ..x.view() }, head_dim, None, out.view()))?;
+        self.device.launch(kernels::rope(View { n_rows, ..x.view() }, head_dim, None, out.heads()?))?;
         Ok(Halves::Copy(out))
+    }
+
+    /// Writes keys or values to a place among others.
+    fn copy_heads(&self, from: &Rows, to: Scaled) -> Result<()> {
+        if from.form == Form::F32 {
+            return self.device.launch(kernels::rope(from.view(), from.n_cols, None, to));
+        }
+        let Scaled { values, row_scale } = from.heads()?;
+        self.device.copy(values.memory, to.values.memory, (from.n_rows * from.n_cols * 2) as u64)?;
+        let both = row_scale.zip(to.row_scale);
+        both.map_or(Ok(()), |(from_scale, to_scale)| self.device.copy(from_scale, to_scale, from.n_rows as u64 * 4))
+    }
+
+    /// The numbers of rows in halves.
+    fn download_halves(&self, rows: &Rows) -> Result<Vec<f32>> {
+        let mut halves = vec![half::f16::ZERO; rows.n_rows * rows.n_cols];
+        let mut scales = vec![0.0f32; rows.n_rows];
+        self.device.fetch(rows.block.memory(), halves.as_mut_bytes())?;
+        self.device.fetch(rows.row_scale()?, scales.as_mut_bytes())?;
+        let rows = halves.chunks_exact(rows.n_cols.max(1)).zip(scales);
+        Ok(rows.flat_map(|(row, scale)| row.iter().map(move |half| half.to_f32() * scale)).collect())
     }
 }
 
@@ -156,12 +181,13 @@ enum Halves<'r> {
 }
 
 impl Halves<'_> {
-    fn view(&self, n_rows: usize) -> View {
+    fn heads(&self, n_rows: usize) -> Result<Scaled> {
         let rows = match self {
             Halves::Own(rows) => rows,
             Halves::Copy(rows) => rows,
         };
-        View { n_rows, ..rows.view() }
+        let Scaled { values, row_scale } = rows.heads()?;
+        Ok(Scaled { values: View { n_rows, ..values }, row_scale })
     }
 }
 
@@ -177,6 +203,17 @@ impl Form {
 impl Rows {
     fn view(&self) -> View {
         View::dense(self.block.memory(), self.n_rows, self.n_cols)
+    }
+
+    /// As halves with their powers of two.
+    fn heads(&self) -> Result<Scaled> {
+        assert_eq!(self.form, Form::F16, "rows as halves");
+        Ok(Scaled { values: self.view(), row_scale: Some(self.row_scale()?) })
+    }
+
+    /// Behind the halves, at the next multiple of 16 bytes.
+    fn row_scale(&self) -> Result<kernels::Memory> {
+        self.block.memory().from(((self.n_rows * self.n_cols * 2) as u64).next_multiple_of(SCALES_ALIGNMENT))
     }
 
     /// As f32.
@@ -251,13 +288,10 @@ impl Backend for Cuda {
     }
 
     fn download(&self, rows: &Rows) -> Result<Vec<f32>> {
-        let mut values = vec![0.0f32; rows.n_rows * rows.n_cols];
         if rows.form == Form::F16 {
-            let floats = self.rows(rows.n_rows, rows.n_cols)?;
-            let from = Selection { blocks: rows.block.memory(), format: Format::F16, rows: None, scale: 1.0 };
-            self.device.launch(kernels::dequant_f32(from, floats.view()))?;
-            return self.download(&floats);
+            return self.download_halves(rows);
         }
+        let mut values = vec![0.0f32; rows.n_rows * rows.n_cols];
         self.device.fetch(rows.block.memory(), values.as_mut_bytes())?;
         Ok(values)
     }
@@ -282,17 +316,17 @@ impl Backend for Cuda {
         Ok(out)
     }
 
+    /// Keys and values, which is what rows are copied for: they become halves, once.
     fn copy_rows(&self, from: &Rows, to: &mut Rows, at: usize) -> Result<()> {
         assert!(from.n_cols == to.n_cols && at + from.n_rows <= to.n_rows, "room for the rows");
-        if from.form == Form::F16 && to.form == Form::F32 {
-            let halves = self.new_rows(to.n_rows, to.n_cols, Form::F16)?;
-            self.device.launch(kernels::rope(to.view(), to.n_cols, None, halves.view()))?;
-            *to = halves;
+        if to.form == Form::F32 {
+            assert_eq!(at, 0, "the first rows come first");
+            *to = self.new_rows(to.n_rows, to.n_cols, Form::F16)?;
         }
-        assert_eq!(from.form, to.form, "rows of one form");
-        let row_bytes = (from.n_cols * from.form.element_bytes()) as u64;
-        let place = to.block.memory().from(at as u64 * row_bytes)?;
-        self.device.copy(from.block.memory(), place, from.n_rows as u64 * row_bytes)
+        let Scaled { values, row_scale } = to.heads()?;
+        let memory = values.memory.from((at * to.n_cols * 2) as u64)?;
+        let row_scale = row_scale.map(|scales| scales.from(at as u64 * 4)).transpose()?;
+        self.copy_heads(from, Scaled { values: View { memory, n_rows: from.n_rows, ..values }, row_scale })
     }
 
     fn rms_norm(&self, x: &Rows, gain: &Rows, eps: f32) -> Result<Operand> {
@@ -313,11 +347,19 @@ impl Backend for Cuda {
     }
 
     fn add_bias(&self, x: &mut Rows, bias: &Rows) -> Result<()> {
-        self.add_to_rows(x.floats()?, bias.floats()?.memory)
+        self.device.launch(kernels::add_bias(bias.floats()?.memory, x.floats()?))
     }
 
     fn matmul(&self, x: &Operand, weight: &Weight, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
         self.multiply(x, weight, accumulate == Accumulate::Add, out.floats()?)
+    }
+
+    fn matmul_of_batch(&self, x: &Operand, weight: &Weight, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
+        assert_eq!((x.n_cols, out.n_rows, out.n_cols), (weight.n_cols, x.n_rows, weight.n_rows), "shapes of a product");
+        if weight.n_rows == 1 {
+            return self.multiply_with_row(x, weight, accumulate == Accumulate::Add, out.floats()?);
+        }
+        self.multiply_many(x.scaled()?, weight, accumulate == Accumulate::Add, out.floats()?)
     }
 
     fn add_rows(&self, from: &Rows, factors: &[f32], rows: &[u32], to: &mut Rows) -> Result<()> {
@@ -352,7 +394,7 @@ impl Backend for Cuda {
             },
         };
         let out = self.new_rows(x.n_rows, x.n_cols, Form::F16)?;
-        self.device.launch(kernels::rope(x.floats()?, head_dim, Some(turn), out.view()))?;
+        self.device.launch(kernels::rope(x.floats()?, head_dim, Some(turn), out.heads()?))?;
         *x = out;
         Ok(())
     }
@@ -377,7 +419,7 @@ impl Backend for Cuda {
             let halves = [self.halves(q, q.n_rows, head_dim)?, self.halves(k, n_kv, head_dim)?, self.halves(v, n_kv, head_dim)?];
             let sequences = Sequences { spans: table.memory(), n: spans.len(), longest };
             let heads = Heads { n_head, n_head_kv, head_dim };
-            let [q, k, v] = [halves[0].view(q.n_rows), halves[1].view(n_kv), halves[2].view(n_kv)];
+            let [q, k, v] = [halves[0].heads(q.n_rows)?, halves[1].heads(n_kv)?, halves[2].heads(n_kv)?];
             self.device.launch(kernels::attention(q, k, v, sequences, heads, scale, out.view()))?;
         }
         let operand = self.new_operand(out.n_rows, out.n_cols)?;

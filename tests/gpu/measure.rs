@@ -7,7 +7,12 @@ use ggforge::model::{Backend, Batch, Network, Residency};
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer, read_text};
 
 use crate::common;
-use crate::disguise::is_disguised;
+use crate::disguise::is_small;
+
+/// Mean difference of log-likelihoods over thousands of tokens, in nats.
+const MEAN_NLL_TOLERANCE: f64 = 2e-5;
+/// Root of the mean square of differences, for any number of tokens.
+const RMS_NLL_TOLERANCE: f64 = 1.5e-3;
 
 /// Tokens, and the sequences that they are.
 pub struct Text {
@@ -29,9 +34,9 @@ pub struct Measured {
 /// Rows of each sequence that are compared with the row after them.
 const COMPARED: usize = 12;
 
-/// Sixteen windows of 512 tokens for a GPU; for a disguised CPU some hundred tokens in sequences of different lengths.
+/// Sixteen windows of 512 tokens for a GPU; in small some hundred tokens in sequences of different lengths.
 pub fn text(model: &Model, name: &str) -> Text {
-    if is_disguised() {
+    if is_small() {
         let json = common::json(&common::fixture(&format!("model/{name}.json")));
         let tokens: Vec<u32> =
             json["tokens"].as_array().expect("tokens").iter().map(|id| id.as_u64().expect("an id") as u32).collect();
@@ -74,6 +79,34 @@ pub fn measure<B: Backend>(backend: &B, model: &Model, residency: Residency, tex
         measured.kld.extend(pairs.iter().map(|pair| pair.kld));
     }
     measured
+}
+
+/// Everything per token, to be compared bit by bit.
+pub fn bits(measured: &Measured) -> [Vec<u64>; 2] {
+    [&measured.nll, &measured.kld].map(|values| values.iter().map(|value| value.to_bits()).collect())
+}
+
+/// Fails where a GPU's figures are further from the CPU's than halves explain, and tells how far they are.
+#[track_caller]
+pub fn check_agreement(name: &str, found: &Measured, expected: &Measured) {
+    assert_eq!(found.nll.len(), expected.nll.len());
+    let n_tokens = found.nll.len();
+    let differences: Vec<f64> = found.nll.iter().zip(&expected.nll).map(|(a, b)| a - b).collect();
+    let mean = differences.iter().sum::<f64>() / n_tokens as f64;
+    let rms = (differences.iter().map(|d| d * d).sum::<f64>() / n_tokens as f64).sqrt();
+    let agreeing = found.argmax.iter().zip(&expected.argmax).filter(|(a, b)| a == b).count();
+    println!("{name}: {n_tokens} tokens, NLL differs by {mean:+.2e} in the mean, rms {rms:.2e}; {agreeing} likeliest agree");
+    // Few tokens have a mean as far off as chance has it.
+    let by_chance = 4.0 * RMS_NLL_TOLERANCE / (n_tokens as f64).sqrt();
+    assert!(rms < RMS_NLL_TOLERANCE && mean.abs() < MEAN_NLL_TOLERANCE.max(if n_tokens < 1000 { by_chance } else { 0.0 }));
+    assert!(agreeing * 100 >= n_tokens * 97, "{agreeing} of {n_tokens} likeliest tokens agree");
+    for (a, b) in found.kld.iter().zip(&expected.kld) {
+        assert!((a - b).abs() < 3e-3 + 3e-3 * b.abs(), "divergence {a} where {b} is expected");
+    }
+    for (a, b) in found.squares.iter().zip(&expected.squares) {
+        // Errors of values are the same in all rows that look at them.
+        assert!((a - b).abs() < 5e-3 * b.abs() + 1e-9, "sum of squares {a} where {b} is expected");
+    }
 }
 
 /// Tokens that follow the prompt, the likeliest each time, with a cache.

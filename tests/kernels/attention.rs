@@ -51,13 +51,22 @@ fn check(shim: &Shim, case: &Case) {
         }
         (q_first, kv_first) = (q_first + q_len, kv_first + kv_len + 3);
     }
+    // Values as large and as small as no half is; queries and keys as large as exponents bear.
+    let powers =
+        |n: usize, from: i32, to: i32| -> Vec<f32> { (0..n).map(|i| 2f32.powi(from + (i * 5) as i32 % (to - from + 1))).collect() };
+    let (q_scale, k_scale, v_scale) = (powers(n_queries, -1, 1), powers(n_keys, -2, 1), powers(n_keys, -9, 24));
     let (scale, ld_out) = (1.5 / (head_len as f32).sqrt(), q_width + 2);
     let out = Buffer::<f32>::unwritten(n_queries * ld_out);
     let longest = sequences.iter().map(|&(q_len, _)| q_len).max().expect("a sequence");
     let grid = [longest.div_ceil(64) as u32, n_heads as u32, sequences.len() as u32];
     let (q_on, k_on, v_on, spans_on) =
         (Buffer::new(&q.values), Buffer::new(&k.values), Buffer::new(&v.values), Buffer::new(&spans));
-    let arguments = arguments![&q_on, &k_on, &v_on, &out, &spans_on, n_heads, n_kv_heads, head_len, q.ld, k.ld, ld_out, scale];
+    let (q_scale_on, k_scale_on, v_scale_on) = (Buffer::new(&q_scale), Buffer::new(&k_scale), Buffer::new(&v_scale));
+    let scales = [&q_scale_on, &k_scale_on, &v_scale_on];
+    let arguments = arguments![
+        &q_on, &k_on, &v_on, scales[0], scales[1], scales[2], &out, &spans_on, n_heads, n_kv_heads, head_len, q.ld, k.ld, ld_out,
+        scale
+    ];
     shim.launch(&format!("attn_{entry}"), &grid, 128, shared_bytes, &arguments);
 
     let out = out.to_vec();
@@ -68,14 +77,14 @@ fn check(shim: &Shim, case: &Case) {
             let n_seen = kv_len - q_len + query + 1;
             let score = |key: usize| -> f64 {
                 (0..head_len).map(|i| q.get(q_first + query, from + i) * k.get(kv_first + key, kv_from + i)).sum::<f64>()
-                    * f64::from(scale)
+                    * f64::from(scale * q_scale[q_first + query] * k_scale[kv_first + key])
             };
             let scores: Vec<f64> = (0..n_seen).map(score).collect();
             let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
             let sum: f64 = weights.iter().sum();
             for i in 0..head_len {
-                let value = |key: usize| v.get(kv_first + key, kv_from + i);
+                let value = |key: usize| v.get(kv_first + key, kv_from + i) * f64::from(v_scale[kv_first + key]);
                 let expected = (0..n_seen).map(|key| weights[key] * value(key)).sum::<f64>() / sum;
                 let bound = ERROR * (0..n_seen).map(|key| weights[key] * value(key).abs()).sum::<f64>() / sum + 1e-6;
                 let got = f64::from(out[(q_first + query) * ld_out + from + i]);

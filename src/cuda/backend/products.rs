@@ -93,7 +93,7 @@ impl Cuda {
     }
 
     /// The same for a matrix of one row, which is narrower than any tile writes: a few rows of `x` at a time.
-    fn multiply_with_row(&self, x: &Operand, weight: &Weight, adds: bool, out: View) -> Result<()> {
+    pub(super) fn multiply_with_row(&self, x: &Operand, weight: &Weight, adds: bool, out: View) -> Result<()> {
         let Scaled { values, .. } = x.scaled()?;
         for first in (0..x.n_rows).step_by(kernels::gemv_rows_max()) {
             let n_rows = kernels::gemv_rows_max().min(x.n_rows - first);
@@ -141,17 +141,6 @@ impl Cuda {
         } else {
             kernels::gemm(a, b, bias, adds, out, n_multiprocessors)
         })
-    }
-
-    /// Adds `bias` to every row: as the bias of a product with zeros, which is exact.
-    pub(super) fn add_to_rows(&self, x: View, bias: Memory) -> Result<()> {
-        const COLUMNS: usize = 8;
-        let zeros = self.device.room(bytes_of(&[x.n_rows.max(x.n_cols), COLUMNS, 2])?, "a bias")?;
-        self.device.clear(zeros.memory())?;
-        let rows_of_zeros = |n_rows| View::dense(zeros.memory(), n_rows, COLUMNS);
-        let a = Scaled { values: rows_of_zeros(x.n_rows), row_scale: None };
-        let b = Matrix16 { values: rows_of_zeros(x.n_cols), alpha: 1.0 };
-        self.device.launch(kernels::gemm(a, b, Some(bias), true, x, self.device.gpu().n_multiprocessors))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Attention, and the rotation before it.
 
-use super::{Argument, Launch, Memory, View, internal, number};
+use super::{Argument, Launch, Memory, Scaled, View, internal, number};
 use crate::error::{Error, Result};
 
 /// Heads side by side in the rows of keys and values, and of queries.
@@ -31,8 +31,23 @@ const ENTRIES: &[(usize, u32)] = &[(64, 46_080), (80, 56_320), (96, 66_560), (12
 /// Queries of a block.
 const QUERIES: u64 = 64;
 
-/// Heads as halves, turned or, without `turn`, as they are.
-pub(in crate::cuda) fn rope(x: View, head_dim: usize, turn: Option<Turn>, out: View) -> Result<Launch> {
+/// The entry of `attn.cu` for heads of that width, and its dynamic shared bytes.
+fn entry(head_dim: usize) -> Result<(usize, u32)> {
+    let entry = ENTRIES.iter().find(|(widest, _)| head_dim <= *widest).filter(|_| head_dim.is_multiple_of(8));
+    entry.copied().ok_or_else(|| {
+        Error::unsupported(
+            format!("attention heads of {head_dim} on a GPU"),
+            "multiples of 8 up to 256 are possible; use --device cpu",
+        )
+    })
+}
+
+/// Heads as halves with a power of two for each row, turned or, without `turn`, as they are.
+pub(in crate::cuda) fn rope(x: View, head_dim: usize, turn: Option<Turn>, out: Scaled) -> Result<Launch> {
+    if turn.is_some() {
+        entry(head_dim)?;
+    }
+    let Scaled { values: out, row_scale } = out;
     x.same_shape(out, "turned heads")?;
     if head_dim == 0 || !x.n_cols.is_multiple_of(head_dim) {
         return Err(internal(format!("rows of {} with heads of {head_dim}", x.n_cols)));
@@ -63,8 +78,14 @@ pub(in crate::cuda) fn rope(x: View, head_dim: usize, turn: Option<Turn>, out: V
         null,
         out_at,
         ld_out,
+        scales(row_scale, x.n_rows)?,
     ];
     Launch::new("rope_f16", x.n_rows as u64, arguments)
+}
+
+/// The powers of two of rows, which heads always have; a cache's from any row on.
+fn scales(row_scale: Option<Memory>, n_rows: usize) -> Result<Argument> {
+    row_scale.ok_or_else(|| internal("heads without scales"))?.holds_aligned(n_rows, 4, 4, "scales of heads")
 }
 
 /// Where the sequences lie, in device memory and in short.
@@ -80,27 +101,23 @@ pub(in crate::cuda) struct Sequences {
 
 /// Causal attention over sequences: `out` is f32 `[n_rows of q, n_head * head_dim]`.
 pub(in crate::cuda) fn attention(
-    q: View,
-    k: View,
-    v: View,
+    q: Scaled,
+    k: Scaled,
+    v: Scaled,
     sequences: Sequences,
     heads: Heads,
     scale: f32,
     out: View,
 ) -> Result<Launch> {
     let Heads { n_head, n_head_kv, head_dim } = heads;
+    let [q_scale, k_scale, v_scale] = [q, k, v].map(|rows| scales(rows.row_scale, rows.values.n_rows));
+    let [q, k, v] = [q, k, v].map(|rows| rows.values);
     k.same_shape(v, "keys and values")?;
     q.same_shape(out, "queries and results")?;
     if n_head_kv == 0 || !n_head.is_multiple_of(n_head_kv) || [q.n_cols, k.n_cols] != [n_head, n_head_kv].map(|n| n * head_dim) {
         return Err(internal(format!("attention of {n_head} heads over {n_head_kv} of {head_dim}")));
     }
-    let entry = ENTRIES.iter().find(|(widest, _)| head_dim <= *widest).filter(|_| head_dim.is_multiple_of(8));
-    let &(widest, shared_bytes) = entry.ok_or_else(|| {
-        Error::unsupported(
-            format!("attention heads of {head_dim} on a GPU"),
-            "multiples of 8 up to 256 are possible; use --device cpu",
-        )
-    })?;
+    let (widest, shared_bytes) = entry(head_dim)?;
     let [q_at, ld_q] = q.halves("queries")?;
     let [k_at, ld_kv] = k.halves("keys")?;
     let [v_at, ld_v] = v.halves("values")?;
@@ -113,6 +130,9 @@ pub(in crate::cuda) fn attention(
         q_at,
         k_at,
         v_at,
+        q_scale?,
+        k_scale?,
+        v_scale?,
         out_at,
         spans,
         number(n_head)?,

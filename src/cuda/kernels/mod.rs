@@ -11,7 +11,7 @@ mod rows;
 pub(super) use attention::{Heads, Sequences, Turn, attention, rope};
 pub(super) use products::{Maps, Matrix16, Scaled, gemm, gemm_sm90, gemv, gemv_rows_max};
 pub(super) use rows::{
-    DIVERGENCE_BYTES, SCORE_BYTES, Selection, add_rows, dequant_f16, dequant_f32, divergences, fold_columns, magnitude,
+    DIVERGENCE_BYTES, SCORE_BYTES, Selection, add_bias, add_rows, dequant_f16, dequant_f32, divergences, fold_columns, magnitude,
     rms_norm_f16, rms_norm_f32, rows_f16, scores, sum_squares, swiglu,
 };
 
@@ -75,13 +75,17 @@ impl Memory {
         }
     }
 
-    /// Checks that it holds `n` elements and is aligned for them.
+    /// Checks that it holds `n` elements and is aligned for reading sixteen bytes at a time.
     fn holds(self, n: usize, element_bytes: usize, what: &str) -> Result<Argument> {
+        self.holds_aligned(n, element_bytes, 16, what)
+    }
+
+    fn holds_aligned(self, n: usize, element_bytes: usize, alignment: u64, what: &str) -> Result<Argument> {
         let need = (n as u64).checked_mul(element_bytes as u64);
         if need.is_none_or(|need| need > self.len_bytes) {
             return Err(internal(format!("{what}: {n} elements of {element_bytes} bytes in a buffer of {} bytes", self.len_bytes)));
         }
-        if !self.at.is_multiple_of(16) || self.at == 0 {
+        if !self.at.is_multiple_of(alignment) || self.at == 0 {
             return Err(internal(format!("{what}: address {:#x} is not aligned", self.at)));
         }
         Ok(Argument::Pointer(self.at))

@@ -125,6 +125,15 @@ pub(in crate::cuda) fn add_rows(x: View, rows: Memory, factors: Memory, to: View
     Launch::new("add_rows_f32", x.n_rows as u64, arguments)
 }
 
+/// Adds one row to every row.
+pub(in crate::cuda) fn add_bias(bias: Memory, to: View) -> Result<Launch> {
+    let [to_at, ld_to] = to.floats("rows with a bias")?;
+    let null = Argument::Pointer(0);
+    let bias = bias.holds(to.n_cols, 4, "bias")?;
+    let arguments = vec![bias, Argument::U32(0), null, null, number(to.n_cols)?, to_at, ld_to];
+    Launch::new("add_rows_f32", to.n_rows as u64, arguments)
+}
+
 /// Sums of squares of every column over `n_chunks` runs of rows: `partial` is f64 `[n_chunks, n_cols]`.
 pub(in crate::cuda) fn sum_squares(x: View, row_scale: Memory, n_chunks: usize, partial: Memory) -> Result<Launch> {
     let [at, ld] = x.halves("rows to sum")?;

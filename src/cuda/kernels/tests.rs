@@ -10,6 +10,11 @@ fn view(at: u64, n_rows: usize, n_cols: usize) -> View {
     View::dense(memory(at), n_rows, n_cols)
 }
 
+/// Halves with scales, which need no more alignment than a float.
+fn scaled(at: u64, n_rows: usize, n_cols: usize) -> Scaled {
+    Scaled { values: view(at, n_rows, n_cols), row_scale: Some(memory(65_540)) }
+}
+
 fn is_internal<T>(result: Result<T>) -> bool {
     matches!(result, Err(Error::Internal(_)))
 }
@@ -101,9 +106,8 @@ fn attention_takes_the_narrowest_entry_that_holds_a_head() {
     let with = |head_dim: usize, n_sequences, longest| {
         let heads = Heads { n_head: 8, n_head_kv: 2, head_dim };
         let sequences = Sequences { spans: memory(512), n: n_sequences, longest };
-        let [q, out] = [4096, 8192].map(|at| view(at, 1000, 8 * head_dim));
-        let [k, v] = [16384, 32768].map(|at| view(at, 1000, 2 * head_dim));
-        attention(q, k, v, sequences, heads, 0.125, out)
+        let [q, k, v] = [8, 2, 2].map(|n_heads| scaled(4096, 1000, n_heads * head_dim));
+        attention(q, k, v, sequences, heads, 0.125, view(8192, 1000, 8 * head_dim))
     };
     for (head_dim, name, shared_bytes) in [
         (8, "attn_64", 46_080),
@@ -124,11 +128,14 @@ fn attention_takes_the_narrowest_entry_that_holds_a_head() {
 #[test]
 fn heads_are_turned_within_their_width() {
     let turn = Turn { angles: memory(256), n_positions: 512, positions: memory(512), n_rot: 64, is_neox: true };
-    let of = |turn| rope(view(4096, 10, 512), 128, Some(turn), view(8192, 10, 512));
+    let of = |turn| rope(view(4096, 10, 512), 128, Some(turn), scaled(8192, 10, 512));
     let launch = of(turn).expect("a launch");
     assert_eq!((launch.kernel.as_str(), launch.grid), ("rope_f16", [10, 1, 1]));
     assert_eq!(launch.arguments[2..5], [4, 128, 64].map(Argument::U32));
     assert!(is_internal(of(Turn { n_rot: 130, ..turn })));
     assert!(is_internal(of(Turn { n_rot: 63, ..turn })));
-    assert!(is_internal(rope(view(4096, 10, 500), 128, None, view(8192, 10, 500))), "half a head");
+    assert!(is_internal(rope(view(4096, 10, 504), 128, None, scaled(8192, 10, 504))), "half a head");
+    let unscaled = Scaled { row_scale: None, ..scaled(8192, 10, 512) };
+    assert!(is_internal(rope(view(4096, 10, 512), 128, None, unscaled)));
+    assert!(is_unsupported(rope(view(4096, 10, 480), 12, Some(Turn { n_rot: 12, ..turn }), scaled(8192, 10, 480))));
 }
