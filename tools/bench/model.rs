@@ -8,7 +8,7 @@ use ggforge::gguf::Model;
 use ggforge::matmul::Engine;
 use ggforge::model::{Activations, Backend, Batch, Ceilings, Cpu, Network, Residency};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text};
-use ggforge::source::TensorSource;
+use ggforge::source::{SourceTensor, TensorSource};
 use ggforge::{Error, Result};
 use serde_json::{Value, json};
 
@@ -65,19 +65,20 @@ impl Run for ModelSpeed {
         let ceilings = cpu.ceilings();
         let n_ctx = self.prompt.iter().copied().max().unwrap_or(1).max(self.generate + 1);
         let network = Network::open(&cpu, &model, n_ctx, Residency::Resident)?;
-        let weight_bytes = weight_bytes(&model, &network);
+        let weight_bytes = |n_tokens| weight_bytes(&model, &network, n_tokens);
         let mut timings = Vec::new();
         for &n_tokens in &self.prompt {
             let seconds = median(self.samples, || prompt(&network, n_tokens))?;
             let flops = network.hparams().flops(n_tokens, 0);
-            timings.push(Timing { work: "prompt", n_tokens, seconds, flops, weight_bytes });
+            timings.push(Timing { work: "prompt", n_tokens, seconds, flops, weight_bytes: weight_bytes(n_tokens) });
         }
         if self.generate > 0 {
             let n_tokens = self.generate;
             let seconds = median(self.samples, || generation(&network, n_tokens))?;
             let flops = (0..n_tokens).map(|before| network.hparams().flops(1, before)).sum();
-            timings.push(Timing { work: "generate", n_tokens, seconds, flops, weight_bytes: weight_bytes * n_tokens as f64 });
+            timings.push(Timing { work: "generate", n_tokens, seconds, flops, weight_bytes: weight_bytes(1) * n_tokens as f64 });
         }
+        let weight_bytes = weight_bytes(usize::MAX);
         let report = Report { engine: cpu.engine().name(), n_threads, ceilings, weight_bytes, timings };
         print(&if self.json { json_text(&report.json()) } else { report.text() })
     }
@@ -95,10 +96,14 @@ impl ModelSpeed {
     }
 }
 
-/// Bytes of the weights that each pass multiplies with: all, but for an embedding that is not the output too.
-fn weight_bytes(model: &Model, network: &Network<'_, Cpu>) -> f64 {
+/// Bytes of the weights that a pass of so many tokens multiplies with: all, but for an embedding that is not the output too, and for
+/// experts that no token uses even if each token uses others.
+fn weight_bytes(model: &Model, network: &Network<'_, Cpu>, n_tokens: usize) -> f64 {
     let is_multiplied = |name: &str| name != "token_embd.weight" || network.output_name() == name;
-    model.tensors().iter().filter(|tensor| is_multiplied(&tensor.name)).map(|tensor| tensor.size_bytes as f64).sum()
+    let experts = network.hparams().layers.first().and_then(|layer| layer.experts);
+    let share = experts.map_or(1.0, |experts| (n_tokens as f64 * experts.n_used as f64 / experts.n_expert as f64).min(1.0));
+    let bytes = |tensor: &SourceTensor| tensor.size_bytes as f64 * if tensor.shape.len() == 3 { share } else { 1.0 };
+    model.tensors().iter().filter(|tensor| is_multiplied(&tensor.name)).map(bytes).sum()
 }
 
 /// Tokens all over the vocabulary.
