@@ -2,6 +2,8 @@
 //! the complete new file, or nothing; and a run after the fault gives the same bytes as if nothing had happened.
 
 mod common;
+#[path = "faults/network.rs"]
+mod network;
 #[path = "faults/power.rs"]
 mod power;
 
