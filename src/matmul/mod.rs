@@ -32,7 +32,7 @@
 //! - `x` is packed once ([`Activations`]): by chunks of 256 columns, then tiles of rows, so that a tile is read front to back.
 //! - Every worker takes strips of columns of `y`, which are rows of `w`. For each chunk it dequantizes its rows into panels of 16 to 64
 //!   columns, turned round, and multiplies every tile of `x` with them. No weight is dequantized twice, and at most a strip is unpacked.
-//!   While the last tiles are multiplied, the blocks that are unpacked next are fetched from memory.
+//!   While a tile is multiplied, the next one's part of `x` is fetched, and with the last tiles the blocks that are unpacked next.
 //! - Few tokens go the same way, in tiles of 4, 2 and 1 rows. [`Engine::multiply_token`] is the fast way for one.
 //!
 //! # Numbers

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use zerocopy::IntoBytes;
+
 use super::amx::Quad;
 use super::pack::{Panel, Runs, Vector, pack_lanes, prefetch, tile_len};
 use super::{Accumulate, Activations, CHUNK, LANES, Right};
@@ -73,9 +75,15 @@ impl Task for Strip<'_, '_> {
                 if first >= out.len() / 8 * 7 {
                     next.prefetch(simd, w, out.len() - first, n_rows);
                 }
+                let n_left = out.len() - first - n_rows;
+                let mut next_x = if n_left > 0 { x.tile(k, len, first + n_rows) } else { &[] };
                 let rows = &mut out[first..][..n_rows];
                 let x = x.tile(k, len, first);
                 for (at, width) in panel_widths::<S>(n_vectors) {
+                    // Of the next tile's rows as much as of this one's columns.
+                    let part = (next_x.len() * width).div_ceil(n_vectors - at);
+                    simd.prefetch(next_x[..part].as_bytes());
+                    next_x = &next_x[part..];
                     multiply_tile(simd, x, &panels[at * len..][..width * len], width, rows, LANES * at, add);
                 }
                 first += rows.len();

@@ -57,9 +57,8 @@ impl Simd for Avx2 {
             }
         }
         fn prefetch(bytes: &[u8]) -> () {
-            // From the first byte on every 64th, and the last, which may lie one line further.
-            for byte in bytes.iter().step_by(64).chain(bytes.last()) {
-                _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(byte).cast());
+            for line in bytes.chunks(64) {
+                _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
             }
         }
         fn add(a: F, b: F) -> F { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }

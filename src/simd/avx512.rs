@@ -51,9 +51,8 @@ impl Simd for Avx512 {
             unsafe { _mm512_storeu_ps(to.as_mut_ptr(), a) }
         }
         fn prefetch(bytes: &[u8]) -> () {
-            // From the first byte on every 64th, and the last, which may lie one line further.
-            for byte in bytes.iter().step_by(64).chain(bytes.last()) {
-                _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(byte).cast());
+            for line in bytes.chunks(64) {
+                _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
             }
         }
         fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }

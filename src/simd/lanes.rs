@@ -20,7 +20,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn splat(self, value: f32) -> Self::F32;
     fn load(self, from: &[f32; 16]) -> Self::F32;
     fn store(self, a: Self::F32, to: &mut [f32; 16]);
-    /// A hint: the bytes will be read soon, so their cache lines should come nearer. Nothing where a level has no such instruction.
+    /// A hint: the bytes will be read soon, so a line for every 64 of them should come nearer. Nothing where a level has no such instruction.
     #[inline(always)]
     #[cfg_attr(not(feature = "eval"), allow(dead_code))]
     fn prefetch(self, bytes: &[u8]) {
