@@ -8,7 +8,8 @@
 //         row 1  |piece|piece|...
 //     x   [batch][32 sub-blocks][4 chunks + 1 of padding]    no two lanes meet in a bank
 //
-// Every lane adds its products one after the other (fmaf), then the lanes are added in a tree: one fixed order.
+// Every lane adds its products one after the other (fmaf), then the lanes are added in a tree: one fixed order. Where weights are
+// scale * q - min, a lane sums q * x and x, and scales once: three instructions for a weight instead of five.
 
 #include "block/all.cuh"
 #include "block/stage.cuh"
@@ -18,8 +19,33 @@ constexpr u32 GEMV_WARPS = 4, GEMV_THREADS = GEMV_WARPS * WARP, ROWS_PER_WARP = 
 // A piece of each row of x, as it lies in shared memory.
 constexpr u32 X_LANE_BYTES = 80, X_ROW_BYTES = WARP * X_LANE_BYTES;
 
+// A lane's 32 weights of a row: levels with their factors, or, of other formats, the weights themselves with a factor of 1.
+template <class Format, bool = __is_base_of(OfLevels, Format)>
+struct LaneWeights {
+    static constexpr u32 PARTS = 1;
+    static constexpr bool HAS_MIN = false;
+    float q[32];
+    Factors<PARTS> factors;
+
+    DEVICE void unpack(const u8* piece, u32 lane, u32 column, u32 row_len) {
+        Stage<Format>::unpack(piece, lane, column, row_len, q);
+        factors.scale[0] = 1.0f;
+    }
+};
+
+template <class Format>
+struct LaneWeights<Format, true> {
+    static constexpr u32 PARTS = Format::PARTS;
+    static constexpr bool HAS_MIN = Format::HAS_MIN;
+    float q[32];
+    Factors<PARTS> factors;
+
+    DEVICE void unpack(const u8* piece, u32 lane, u32, u32) { Stage<Format>::levels(piece, lane, q, factors); }
+};
+
 template <class Format, u32 BATCH>
 struct Gemv {
+    typedef LaneWeights<Format> Weights;
     static constexpr u32 ROWS = Stage<Format>::BYTES > 3000 ? 1 : ROWS_PER_WARP;
     static constexpr u32 STAGES = BATCH > 1 ? 1 : Stage<Format>::BYTES > 2000 ? 2 : 3;
 
@@ -58,15 +84,15 @@ struct Gemv {
     }
 
     // The lane's 32 weights of row r of a piece.
-    DEVICE void unpack(u32 first_row, u32 r, u32 piece, float (&w)[32]) {
+    DEVICE void unpack(u32 first_row, u32 r, u32 piece, Weights& w) {
         const u8* row = blocks + row_of(first_row, r) * Stage<Format>::row_bytes(row_len);
         u32 first = piece * PIECE_LEN, before = (u32)((u64)(row + Stage<Format>::row_bytes(first)) % 16);
-        Stage<Format>::unpack(shared.w[piece % STAGES][warp][r] + before, lane, first + 32 * lane, row_len, w);
+        w.unpack(shared.w[piece % STAGES][warp][r] + before, lane, first + 32 * lane, row_len);
     }
 
     // The loop over x's rows is not unrolled, which would be most of this file's code; as registers have no index, the sums move on by
     // one place with each row, and after BATCH rows they are where they were.
-    DEVICE void multiply(const float (&w)[ROWS][32], u32 piece, float (&sums)[BATCH][ROWS]) {
+    DEVICE void multiply(const Weights (&w)[ROWS], u32 piece, float (&sums)[BATCH][ROWS]) {
 #pragma unroll 1
         for (u32 i = 0; i < BATCH; i++) {
             if (i < batch) multiply_row(w, (const Chunk*)(shared.x[piece % STAGES][i] + lane * X_LANE_BYTES), sums[0]);
@@ -80,15 +106,26 @@ struct Gemv {
         }
     }
 
-    DEVICE void multiply_row(const float (&w)[ROWS][32], const Chunk* chunks, float (&sums)[ROWS]) {
+    DEVICE void multiply_row(const Weights (&w)[ROWS], const Chunk* chunks, float (&sums)[ROWS]) {
+        constexpr u32 CHUNKS = 4 / Weights::PARTS;
 #pragma unroll
-        for (u32 c = 0; c < 4; c++) {
-            Chunk chunk = chunks[c];
+        for (u32 part = 0; part < Weights::PARTS; part++) {
+            float dots[ROWS] = {}, x_sum = 0.0f;
 #pragma unroll
-            for (u32 j = 0; j < 8; j++) {
-                float x = j % 2 ? high_f16(chunk.words[j / 2]) : low_f16(chunk.words[j / 2]);
+            for (u32 c = part * CHUNKS; c < (part + 1) * CHUNKS; c++) {
+                Chunk chunk = chunks[c];
 #pragma unroll
-                for (u32 r = 0; r < ROWS; r++) sums[r] = fmaf(w[r][8 * c + j], x, sums[r]);
+                for (u32 j = 0; j < 8; j++) {
+                    float x = j % 2 ? high_f16(chunk.words[j / 2]) : low_f16(chunk.words[j / 2]);
+                    if (Weights::HAS_MIN) x_sum += x;
+#pragma unroll
+                    for (u32 r = 0; r < ROWS; r++) dots[r] = fmaf(w[r].q[8 * c + j], x, dots[r]);
+                }
+            }
+#pragma unroll
+            for (u32 r = 0; r < ROWS; r++) {
+                sums[r] = fmaf(w[r].factors.scale[part], dots[r], sums[r]);
+                if (Weights::HAS_MIN) sums[r] = fmaf(-w[r].factors.min[part], x_sum, sums[r]);
             }
         }
     }
@@ -103,7 +140,7 @@ struct Gemv {
             copy_wait<STAGES - 1>();
             __syncthreads();
             if (piece * PIECE_LEN + 32 * lane < row_len) {
-                float w[ROWS][32];
+                Weights w[ROWS];
 #pragma unroll
                 for (u32 r = 0; r < ROWS; r++) unpack(first_row, r, piece, w[r]);
                 multiply(w, piece, sums);

@@ -7,7 +7,7 @@
 // `block` points into shared or global memory, aligned as the block's place in a file allows. The weights are bit for bit those of
 // `Format::dequantize`: the same multiplications and additions in the same order, none fused.
 //
-// Integers become floats four at a time, byte by byte of a word: the GPU converts any byte of a register without shifting it out first.
+// Integers become floats four at a time, byte by byte of a word.
 #pragma once
 
 #include "../common.cuh"
@@ -18,6 +18,32 @@ struct PlainFloats {};
 // Byte i of a word.
 DEVICE u32 byte_of(u32 word, u32 i) { return word >> (8 * i) & 0xff; }
 DEVICE i32 signed_byte_of(u32 word, u32 i) { return (i8)(word >> (8 * i)); }
+
+// Byte i of a word, less `offset`, exactly: as the last bits of 2^23 + byte. Two instructions that all lanes have, where the conversion
+// of a byte has a quarter of them.
+DEVICE float float_of_byte(u32 word, u32 i, float offset = 0.0f) {
+    return as_float(__byte_perm(word, 0x4b000000, 0x7440 | i)) - (8388608.0f + offset);
+}
+
+// A format whose weights are w = scale * q - min, with scale and min for each of PARTS parts of a sub-block, and no min where not HAS_MIN.
+// It has levels(block, sub, q, factors) and takes `unpack` from here. Products of one row sum q * x first.
+struct OfLevels {};
+
+template <u32 PARTS>
+struct Factors {
+    float scale[PARTS], min[PARTS];
+};
+
+template <class Format>
+DEVICE void unpack_levels_of(const u8* block, u32 sub, float (&w)[32]) {
+    constexpr u32 PARTS = Format::PARTS;
+    Factors<PARTS> factors;
+    Format::levels(block, sub, w, factors);
+    for (u32 i = 0; i < 32; i++) {
+        w[i] *= factors.scale[i / (32 / PARTS)];
+        if (Format::HAS_MIN) w[i] -= factors.min[i / (32 / PARTS)];
+    }
+}
 
 DEVICE float f16_at(const u8* at) { return to_f32(half{*(const u16*)at}); }
 

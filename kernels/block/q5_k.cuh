@@ -3,21 +3,25 @@
 
 #include "block.cuh"
 
-struct Q5_K {
+struct Q5_K : OfLevels {
     half d, dmin;
     u8 scales[12], qh[32], qs[4][32];
 
-    static constexpr u32 LEN = 256, BYTES = 176;
+    static constexpr u32 LEN = 256, BYTES = 176, PARTS = 1;
+    static constexpr bool HAS_MIN = true;
 
-    DEVICE static void unpack(const u8* block, u32 sub, float (&w)[32]) {
+    DEVICE static void unpack(const u8* block, u32 sub, float (&w)[32]) { unpack_levels_of<Q5_K>(block, sub, w); }
+
+    DEVICE static void levels(const u8* block, u32 sub, float (&q)[32], Factors<1>& factors) {
         const Q5_K& b = *(const Q5_K*)block;
         SixBitScales s(to_f32(b.d), to_f32(b.dmin), b.scales, sub);
+        factors = {{s.scale}, {s.min}};
         const u8* qs = b.qs[sub / 2];
         for (u32 c = 0; c < 8; c++) {
             u32 low = load_u32<4>(qs + 4 * c) >> (4 * (sub % 2)) & 0x0f0f0f0f;
             u32 fifth = load_u32<4>(b.qh + 4 * c) >> sub & 0x01010101;
             u32 four = low | fifth << 4;
-            for (u32 i = 0; i < 4; i++) w[4 * c + i] = s.scale * (float)byte_of(four, i) - s.min;
+            for (u32 i = 0; i < 4; i++) q[4 * c + i] = float_of_byte(four, i);
         }
     }
 };
