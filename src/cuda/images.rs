@@ -1,4 +1,4 @@
-//! What `tools/dev/kernels` compiled, as it lies in the program: 43 files, 4 MB, each compressed by itself.
+//! What `tools/dev/kernels` compiled, as it lies in the program: 43 files, 2 MB, each compressed by itself.
 
 /// The compiled sources of `kernels/` for one kind of GPU: name and compressed code.
 type Sources = &'static [(&'static str, &'static [u8])];

@@ -48,7 +48,7 @@ pub enum Work {
 /// How long it took.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timed {
-    /// Seconds, the median of the samples.
+    /// Seconds of one run, the median of the samples.
     pub seconds: f64,
     /// The best sample.
     pub seconds_best: f64,
@@ -62,7 +62,7 @@ pub struct Timed {
 const TURNS_BYTES: usize = 512 << 20;
 
 impl Cuda {
-    /// Times some work on random numbers: the median of `n_samples` runs, after two that are not counted.
+    /// Times some work on random numbers: the median of `n_samples` samples, after runs that are not counted.
     ///
     /// # Errors
     /// `Gpu`, when there is not enough memory for it or the device fails.
@@ -137,14 +137,30 @@ impl Cuda {
         Ok(())
     }
 
+    /// A sample is some runs one after the other, which are given while the GPU is busy with something else: so neither the time to
+    /// start one nor the host's pace is measured.
     fn median(&self, n_samples: usize, n_bytes: f64, n_operations: f64, run: impl Fn(usize) -> Result<()>) -> Result<Timed> {
         (0..2).try_for_each(&run)?;
-        let sample = |turn| Ok(self.device.timed(|| run(turn))? * 1e-3);
-        let mut seconds = (2..2 + n_samples.max(1)).map(sample).collect::<Result<Vec<f64>>>()?;
+        let once = self.device.timed(|| run(2))? * 1e-3;
+        let n_runs = ((SAMPLE_SECONDS / once.max(1e-9)) as usize).clamp(1, RUNS_MAX);
+        let busy = self.device.room((self.device.longest_free_bytes() / 2).min(BUSY_BYTES), "what keeps a GPU busy")?;
+        let sample = |sample: usize| {
+            self.device.clear(busy.memory())?;
+            let runs = || (0..n_runs).try_for_each(|i| run(sample * n_runs + i));
+            Ok(self.device.timed(runs)? * 1e-3 / n_runs as f64)
+        };
+        let mut seconds = (1..1 + n_samples.max(1)).map(sample).collect::<Result<Vec<f64>>>()?;
         seconds.sort_by(f64::total_cmp);
         Ok(Timed { seconds: seconds[seconds.len() / 2], seconds_best: seconds[0], n_bytes, n_operations })
     }
 }
+
+/// What a sample takes at least, in at most so many runs.
+const SAMPLE_SECONDS: f64 = 3e-4;
+const RUNS_MAX: usize = 32;
+
+/// Writing them takes an H100 a third of a millisecond, in which the host starts all runs of a sample.
+const BUSY_BYTES: u64 = 1 << 30;
 
 /// Rows of a pattern.
 const PATTERN_ROWS: usize = 64;
