@@ -41,55 +41,53 @@ fn power_of_two<S: Simd>(n: I32x16<S>) -> F32x16<S> {
 
 /// `gate` becomes `gate / (1 + exp(-gate)) * up`.
 pub(super) fn swiglu(level: Level, gate: &mut [f32], up: &[f32]) {
-    level.run(Swiglu { gate, up });
+    level.run(Gated { curve: Curve::Silu, gate, up });
 }
 
 /// `gate` becomes `gelu(gate) * up`, by the form with the hyperbolic tangent: `(1 + tanh(y)) / 2 = 1 / (1 + exp(-2 y))`.
 pub(super) fn geglu(level: Level, gate: &mut [f32], up: &[f32]) {
-    level.run(Geglu { gate, up });
+    level.run(Gated { curve: Curve::Gelu, gate, up });
 }
 
-struct Swiglu<'a> {
+#[derive(Clone, Copy)]
+enum Curve {
+    Silu,
+    Gelu,
+}
+
+/// Sixteen at a time; the last ones are filled up with zeros.
+struct Gated<'a> {
+    curve: Curve,
     gate: &'a mut [f32],
     up: &'a [f32],
 }
 
-impl Task for Swiglu<'_> {
+impl Task for Gated<'_> {
     type Output = ();
 
+    // No closure for the curve: it would be compiled without the level's instructions.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        each_sixteen(self.gate, self.up, |gate, up| swiglu_lanes(simd, gate, up));
+        let Gated { curve, gate, up } = self;
+        let (gates, gates_rest) = gate.as_chunks_mut::<16>();
+        let (ups, ups_rest) = up.as_chunks::<16>();
+        for (gate, up) in gates.iter_mut().zip(ups) {
+            gated_lanes(simd, curve, gate, up);
+        }
+        let (mut gate, mut up) = ([0.0; 16], [0.0; 16]);
+        gate[..gates_rest.len()].copy_from_slice(gates_rest);
+        up[..ups_rest.len()].copy_from_slice(ups_rest);
+        gated_lanes(simd, curve, &mut gate, &up);
+        gates_rest.copy_from_slice(&gate[..gates_rest.len()]);
     }
 }
 
-struct Geglu<'a> {
-    gate: &'a mut [f32],
-    up: &'a [f32],
-}
-
-impl Task for Geglu<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        each_sixteen(self.gate, self.up, |gate, up| geglu_lanes(simd, gate, up));
-    }
-}
-
-/// Calls `change` for every sixteen of both; the last ones are filled up with zeros.
 #[inline(always)]
-fn each_sixteen(gate: &mut [f32], up: &[f32], change: impl Fn(&mut [f32; 16], &[f32; 16])) {
-    let (gates, gates_rest) = gate.as_chunks_mut::<16>();
-    let (ups, ups_rest) = up.as_chunks::<16>();
-    for (gate, up) in gates.iter_mut().zip(ups) {
-        change(gate, up);
+fn gated_lanes<S: Simd>(simd: S, curve: Curve, gate: &mut [f32; 16], up: &[f32; 16]) {
+    match curve {
+        Curve::Silu => swiglu_lanes(simd, gate, up),
+        Curve::Gelu => geglu_lanes(simd, gate, up),
     }
-    let (mut gate, mut up) = ([0.0; 16], [0.0; 16]);
-    gate[..gates_rest.len()].copy_from_slice(gates_rest);
-    up[..ups_rest.len()].copy_from_slice(ups_rest);
-    change(&mut gate, &up);
-    gates_rest.copy_from_slice(&gate[..gates_rest.len()]);
 }
 
 #[inline(always)]
