@@ -309,6 +309,45 @@ fn any_bytes_can_be_read() {
     });
 }
 
+/// [`Format::add_dots`] in plain Rust: 64 fused sums along the row, and the order in which they are added up.
+fn dot(x: &[f32], weights: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 64];
+    for (k, (&x, &w)) in x.iter().zip(weights).enumerate() {
+        sums[k % 64] = x.mul_add(w, sums[k % 64]);
+    }
+    let mut lanes: Vec<f32> = (0..16).map(|j| (sums[j] + sums[j + 16]) + (sums[j + 32] + sums[j + 48])).collect();
+    while lanes.len() > 1 {
+        let (low, high) = lanes.split_at(lanes.len() / 2);
+        lanes = low.iter().zip(high).map(|(a, b)| a + b).collect();
+    }
+    lanes[0]
+}
+
+#[test]
+fn dot_products_have_the_stated_order_at_every_level() {
+    for &format in Format::ALL.iter().filter(|format| format.can_dequantize()) {
+        // Whole steps, then rows that end within one, and rows shorter than one.
+        for n_blocks in [ROW_LEN / format.block_len(), 3, 1] {
+            let row_len = n_blocks * format.block_len();
+            let mut paint = Paint::new(2028);
+            let x: Vec<f32> = (0..row_len).map(|_| paint.bell()).collect();
+            let row = match format {
+                Format::F64 => x.iter().flat_map(|&x| f64::from(x).to_le_bytes()).collect(),
+                _ => golden(format, "blocks")[..n_blocks * format.block_bytes()].to_vec(),
+            };
+            let rows = row.repeat(3);
+            let mut weights = vec![0.0; row_len];
+            format.dequantize(Level::available()[0], &row, &mut weights);
+            let expected = 1.5 + dot(&x, &weights);
+            for level in Level::available() {
+                let mut out = [1.5; 3];
+                format.add_dots(level, &x, &rows, &mut out);
+                assert_eq!(out.map(f32::to_bits), [expected.to_bits(); 3], "{format} {} rows of {row_len}", level.name());
+            }
+        }
+    }
+}
+
 /// A weight of a kind that is drawn anew for every few weights, so that blocks mix kinds.
 fn arbitrary_weights(seed: usize, n: usize) -> Vec<f32> {
     let mut paint = Paint::new(200 + seed as u64);

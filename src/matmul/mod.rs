@@ -44,7 +44,6 @@
 
 mod amx;
 pub mod ceiling;
-mod dot;
 mod pack;
 mod tile;
 
@@ -161,21 +160,21 @@ impl Engine {
 
     /// [`multiply`](Engine::multiply) of one token by another order of the sum, as fast as weights come from memory. For generation.
     ///
-    /// The order: 64 sums run along the row, sum `j` over the `k` that are `j` modulo 64, in ascending order, fused, from 0. Sums `j`
-    /// and `j + 16` are added, `j + 32` and `j + 48`, these two; of the sixteen then those 8 apart, 4, 2 and 1. The same at every level
-    /// and for any thread count, but not the last bits of [`multiply`](Engine::multiply).
+    /// The order is that of [`Format::add_dots`]: the same at every level and for any thread count, but not the last bits of
+    /// [`multiply`](Engine::multiply).
     ///
     /// # Panics
     /// When lengths disagree.
     pub fn multiply_token(self, x: &[f32], w: Weights, out: &mut [f32], accumulate: Accumulate) {
         assert_eq!(x.len(), w.n_cols, "inputs");
         assert_eq!(out.len(), w.n_rows, "outputs");
-        let mut padded = vec![0.0; x.len().next_multiple_of(dot::STEP)];
-        padded[..x.len()].copy_from_slice(x);
+        if accumulate == Accumulate::Store {
+            out.fill(0.0);
+        }
         let rows = dot_rows(w.n_cols, out.len(), rayon::current_num_threads());
-        out.par_chunks_mut(rows).enumerate().for_each(|(index, out)| {
-            let w = w.rows(index * rows, out.len());
-            self.run(dot::Dots { level: self.level, x: &padded, w, out, accumulate });
+        // Every piece by itself, or a worker that is late would keep half of the product to itself.
+        out.par_chunks_mut(rows).enumerate().with_max_len(1).for_each(|(index, out)| {
+            w.format.add_dots(self.level, x, w.rows(index * rows, out.len()).bytes, out);
         });
     }
 
@@ -352,7 +351,7 @@ fn strip_width(n_rows: usize, n_out: usize, n_workers: usize) -> usize {
 /// Rows that a worker takes at a time for one token: several times as many pieces as workers, but none so small that handing it over
 /// takes as long as its products, some microseconds.
 fn dot_rows(n_cols: usize, n_rows: usize, n_workers: usize) -> usize {
-    n_rows.div_ceil(4 * n_workers).max((1 << 15) / n_cols.max(1)).max(1)
+    n_rows.div_ceil(8 * n_workers).max((1 << 15) / n_cols.max(1)).max(1)
 }
 
 #[cfg(test)]

@@ -50,6 +50,11 @@ pub trait Backend: Sync {
         Ok(())
     }
 
+    /// Does `work`, a chain of many short operations, where it need not go to the machine and back for each of them.
+    fn chain<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        work()
+    }
+
     /// Room for `[n_rows, n_cols]` values, which are anything until they are written.
     ///
     /// # Errors

@@ -252,13 +252,15 @@ impl<'a, B: Backend> Network<'a, B> {
         let positions: Vec<u32> = (cache.len as u32..n_kv as u32).collect();
         let spans = [Span { q: 0..tokens.len(), kv: 0..n_kv }];
         let pass = Pass { positions: &positions, spans: &spans };
-        let mut x = self.embed(tokens, &positions)?;
-        self.for_each_layer(|index, layer| {
-            let kept = &mut cache.layers[index];
-            self.layer(index, layer, &mut x, &pass, Some((kept, cache.len)), &mut ())
-        })?;
-        cache.len = n_kv;
-        Ok(x)
+        self.backend.chain(|| {
+            let mut x = self.embed(tokens, &positions)?;
+            self.for_each_layer(|index, layer| {
+                let kept = &mut cache.layers[index];
+                self.layer(index, layer, &mut x, &pass, Some((kept, cache.len)), &mut ())
+            })?;
+            cache.len = n_kv;
+            Ok(x)
+        })
     }
 
     /// The states of `rows`, normalised: what [`Backend::logits`], [`Backend::score`] and [`Backend::compare`] multiply with

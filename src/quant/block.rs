@@ -3,6 +3,7 @@
 use half::f16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::sink::{self, Sink};
 use super::{BlockFault, BlockFaultKind};
 use crate::simd::{F32x16, Level, Simd, Task};
 
@@ -12,14 +13,14 @@ pub(super) trait Block: Copy + FromBytes + IntoBytes + Immutable + KnownLayout +
     const LEN: usize;
 }
 
-/// A format that can be read.
+/// Blocks that can be read; their length is a multiple of sixteen.
 pub(super) trait Dequantize: Block {
-    /// `blocks[i]` becomes the `LEN` weights from `i * LEN`.
-    fn dequantize<S: Simd>(simd: S, blocks: &[Self], weights: &mut [f32]);
+    /// Hands all weights of the block over, sixteen by sixteen. Of those four sixteens apart the earlier come first.
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>);
 }
 
 /// A format that can be written.
-pub(super) trait Quantize: Dequantize {
+pub(super) trait Quantize: Block {
     /// True where `quantize` weights errors by the importance; elsewhere the bytes are the same with and without.
     const USES_IMPORTANCE: bool = false;
 
@@ -94,30 +95,45 @@ pub(super) struct Traits {
     pub is_for_activations: bool,
     pub quantize: Option<QuantizeFn>,
     pub dequantize: Option<DequantizeFn>,
+    pub add_dots: Option<AddDotsFn>,
 }
 
 type QuantizeFn = fn(Level, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), BlockFault>;
 type DequantizeFn = fn(Level, &[u8], &mut [f32]);
+type AddDotsFn = fn(Level, &[f32], &[u8], &mut [f32]);
 
 impl Traits {
     /// A format that is read and written.
-    pub const fn of<B: Quantize>() -> Traits {
+    pub const fn of<B: Quantize + Dequantize>() -> Traits {
         Traits {
             uses_importance: B::USES_IMPORTANCE,
             needs_importance: B::NEEDS_IMPORTANCE,
             quantize: Some(quantize::<B>),
-            ..Traits::readable::<B>()
+            ..Traits::readable::<B>(B::LEN)
         }
     }
 
     /// A format of ggml's activations, which no file holds.
-    pub const fn activations<B: Quantize>() -> Traits {
+    pub const fn activations<B: Quantize + Dequantize>() -> Traits {
         Traits { is_for_activations: true, ..Traits::of::<B>() }
     }
 
-    /// A format that is only read.
-    pub const fn readable<B: Dequantize>() -> Traits {
-        Traits { dequantize: Some(dequantize::<B>), ..Traits::stored::<B>(B::LEN) }
+    /// Floats, read sixteen at a time.
+    pub const fn floats<F: Quantize>() -> Traits
+    where
+        [F; 16]: Dequantize,
+    {
+        Traits { quantize: Some(quantize::<F>), ..Traits::readable::<[F; 16]>(1) }
+    }
+
+    /// A format that is only read, as `U`: one or more of its blocks of `block_len` weights.
+    pub const fn readable<U: Dequantize>(block_len: usize) -> Traits {
+        Traits {
+            block_bytes: size_of::<U>() / (U::LEN / block_len),
+            dequantize: Some(sink::dequantize::<U>),
+            add_dots: Some(sink::add_dots::<U>),
+            ..Traits::stored::<U>(block_len)
+        }
     }
 
     /// A format whose bytes are only carried: `block_len` weights in the bytes of a `B`.
@@ -130,6 +146,7 @@ impl Traits {
             is_for_activations: false,
             quantize: None,
             dequantize: None,
+            add_dots: None,
         }
     }
 }
@@ -202,24 +219,4 @@ fn out_of_range(weights: &[f32], block: std::ops::Range<usize>, start: usize) ->
         }
     }
     BlockFault { index: start + at, value: weights[at], kind: BlockFaultKind::OutOfRange }
-}
-
-fn dequantize<B: Dequantize>(level: Level, blocks: &[u8], weights: &mut [f32]) {
-    let blocks = <[B]>::ref_from_bytes(blocks).expect("whole blocks");
-    level.run(DequantizeTask { blocks, weights });
-}
-
-struct DequantizeTask<'a, B> {
-    blocks: &'a [B],
-    weights: &'a mut [f32],
-}
-
-impl<B: Dequantize> Task for DequantizeTask<'_, B> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        assert_eq!(self.weights.len(), self.blocks.len() * B::LEN, "as many weights as blocks");
-        B::dequantize(simd, self.blocks, self.weights);
-    }
 }

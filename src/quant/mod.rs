@@ -23,10 +23,11 @@
 //!
 //! 1. The file opens with the formula, the bits per weight and the picture of the bytes, then the block as a `#[repr(C)]` struct of
 //!    bytes, halves (`Half`) and arrays of them: alignment 1, so `size_of` is the size in the file. `q4_k.rs` is a good one to follow.
-//! 2. `impl Block` (weights per block), `impl Dequantize`, `impl Quantize` (`block.rs`). Both functions get many blocks at once
-//!    and a `simd` token to make lanes with: `F32x16` and `I32x16` are sixteen lanes at every level, and read as
-//!    arithmetic. `is_sound` says whether the scales are finite; a block that cannot be held is left with a scale that is not, and
-//!    the driver in `block.rs` turns that into a [`BlockFault`], as it does with weights that are not finite.
+//! 2. `impl Block` (weights per block), `impl Dequantize`, `impl Quantize` (`block.rs`). Both functions get a `simd` token to make lanes
+//!    with: `F32x16` and `I32x16` are sixteen lanes at every level, and read as arithmetic. `dequantize` hands one block over, sixteen
+//!    weights at a time, to a `Sink` that stores them or multiplies them (`sink.rs`); `quantize` gets many blocks at once. `is_sound`
+//!    says whether the scales are finite; a block that cannot be held is left with a scale that is not, and the driver in `block.rs`
+//!    turns that into a [`BlockFault`], as it does with weights that are not finite.
 //! 3. The line: `Traits::of::<family::NAME>()`, or `Traits::readable` without `Quantize`, or `Traits::activations`.
 //!
 //! Tests and benchmark find it by itself: golden blocks of all formats are in `fixtures/golden`; `tests/formats.rs` has the
@@ -54,6 +55,7 @@ mod k;
 mod plain;
 mod search;
 mod simple;
+mod sink;
 mod ternary;
 
 use crate::simd::Level;
@@ -130,8 +132,8 @@ macro_rules! formats {
 }
 
 formats! {
-    0 F32 Traits::of::<plain::F32>();
-    1 F16 Traits::of::<plain::F16>();
+    0 F32 Traits::floats::<plain::F32>();
+    1 F16 Traits::floats::<plain::F16>();
     2 Q4_0 Traits::of::<simple::Q4_0>();
     3 Q4_1 Traits::of::<simple::Q4_1>();
     6 Q5_0 Traits::of::<simple::Q5_0>();
@@ -156,9 +158,9 @@ formats! {
     25 I16 Traits::stored::<[u8; 2]>(1);
     26 I32 Traits::stored::<[u8; 4]>(1);
     27 I64 Traits::stored::<[u8; 8]>(1);
-    28 F64 Traits::readable::<plain::F64>();
+    28 F64 Traits::readable::<[plain::F64; 16]>(1);
     29 IQ1_M Traits::of::<iq::IQ1_M>();
-    30 BF16 Traits::of::<plain::BF16>();
+    30 BF16 Traits::floats::<plain::BF16>();
     34 TQ1_0 Traits::of::<ternary::TQ1_0>();
     35 TQ2_0 Traits::of::<ternary::TQ2_0>();
     39 MXFP4 Traits::of::<fp4::MXFP4>();
@@ -276,7 +278,23 @@ impl Format {
     /// When lengths disagree or the format cannot be dequantized ([`Format::can_dequantize`]): never because of what `blocks` hold.
     pub fn dequantize(self, level: Level, blocks: &[u8], weights: &mut [f32]) {
         let dequantize = self.traits().dequantize.unwrap_or_else(|| panic!("{self} cannot be dequantized"));
+        assert_eq!(self.row_bytes(weights.len() as u64), Some(blocks.len() as u64), "{self}: bytes of {} weights", weights.len());
         dequantize(level, blocks, weights);
+    }
+
+    /// Adds to every `out[i]` the dot product of `x` (`[row_len]`) and row `i` of `rows` (`[out.len(), row_len]`, in blocks). Weights are
+    /// unpacked in registers, so that this is about as fast as `rows` come from memory.
+    ///
+    /// The order: 64 sums run along the row, sum `j` over the `k` that are `j` modulo 64, in ascending order, fused, from 0. Sums `j`
+    /// and `j + 16` are added, `j + 32` and `j + 48`, these two; of the sixteen then those 8 apart, 4, 2 and 1. The same at every level.
+    ///
+    /// # Panics
+    /// When lengths disagree or the format cannot be dequantized.
+    pub fn add_dots(self, level: Level, x: &[f32], rows: &[u8], out: &mut [f32]) {
+        let add_dots = self.traits().add_dots.unwrap_or_else(|| panic!("{self} cannot be dequantized"));
+        let n_bytes = self.row_bytes(x.len() as u64).and_then(|bytes| bytes.checked_mul(out.len() as u64));
+        assert_eq!(n_bytes, Some(rows.len() as u64), "{self}: bytes of {} rows of {}", out.len(), x.len());
+        add_dots(level, x, rows, out);
     }
 }
 

@@ -5,6 +5,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::block::{Block, Dequantize, Half, Quantize};
+use super::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// 32 bits.
@@ -12,16 +13,10 @@ use crate::simd::{F32x16, I32x16, Simd};
 #[repr(transparent)]
 pub(super) struct F32([u8; 4]);
 
-impl Block for F32 {
-    const LEN: usize = 1;
-}
-
-impl Dequantize for F32 {
+impl Float for F32 {
     #[inline(always)]
-    fn dequantize<S: Simd>(_simd: S, blocks: &[F32], weights: &mut [f32]) {
-        for (w, block) in weights.iter_mut().zip(blocks) {
-            *w = f32::from_le_bytes(block.0);
-        }
+    fn widen<S: Simd>(simd: S, floats: &[F32; 16]) -> F32x16<S> {
+        F32x16::load(simd, &floats.map(|float| f32::from_le_bytes(float.0)))
     }
 }
 
@@ -44,12 +39,14 @@ impl Quantize for F32 {
 #[repr(transparent)]
 pub(super) struct F16(Half);
 
-impl TwoBytes for F16 {
+impl Float for F16 {
     #[inline(always)]
-    fn widen<S: Simd>(simd: S, bytes: &[u8; 32]) -> F32x16<S> {
-        F32x16::load_f16(simd, bytes)
+    fn widen<S: Simd>(simd: S, floats: &[F16; 16]) -> F32x16<S> {
+        F32x16::load_f16(simd, zerocopy::transmute_ref!(floats))
     }
+}
 
+impl TwoBytes for F16 {
     #[inline(always)]
     fn narrow<S: Simd>(weights: F32x16<S>) -> [u8; 32] {
         weights.to_f16()
@@ -66,12 +63,14 @@ impl TwoBytes for F16 {
 #[repr(transparent)]
 pub(super) struct BF16([u8; 2]);
 
-impl TwoBytes for BF16 {
+impl Float for BF16 {
     #[inline(always)]
-    fn widen<S: Simd>(simd: S, bytes: &[u8; 32]) -> F32x16<S> {
-        I32x16::load_u16(simd, bytes).shl::<16>().to_float_bits()
+    fn widen<S: Simd>(simd: S, floats: &[BF16; 16]) -> F32x16<S> {
+        I32x16::load_u16(simd, zerocopy::transmute_ref!(floats)).shl::<16>().to_float_bits()
     }
+}
 
+impl TwoBytes for BF16 {
     #[inline(always)]
     fn narrow<S: Simd>(weights: F32x16<S>) -> [u8; 32] {
         let bits = weights.to_bits();
@@ -86,29 +85,30 @@ impl TwoBytes for BF16 {
     }
 }
 
-/// A float of two bytes, sixteen at a time.
-trait TwoBytes: Copy + FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
-    fn widen<S: Simd>(simd: S, bytes: &[u8; 32]) -> F32x16<S>;
-    fn narrow<S: Simd>(weights: F32x16<S>) -> [u8; 32];
-    fn is_finite(&self) -> bool;
+/// A float as it lies in a file, read sixteen at a time.
+trait Float: Copy + FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
+    fn widen<S: Simd>(simd: S, floats: &[Self; 16]) -> F32x16<S>;
 }
 
-impl<B: TwoBytes> Block for B {
+impl<F: Float> Block for F {
     const LEN: usize = 1;
 }
 
-impl<B: TwoBytes> Dequantize for B {
+impl<F: Float> Block for [F; 16] {
+    const LEN: usize = 16;
+}
+
+impl<F: Float> Dequantize for [F; 16] {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[B], weights: &mut [f32]) {
-        let (bytes, bytes_rest) = blocks.as_bytes().as_chunks::<32>();
-        let (weights, weights_rest) = weights.as_chunks_mut::<16>();
-        for (bytes, weights) in bytes.iter().zip(weights) {
-            B::widen(simd, bytes).store(weights);
-        }
-        let mut padded = [0; 32];
-        padded[..bytes_rest.len()].copy_from_slice(bytes_rest);
-        weights_rest.copy_from_slice(&B::widen(simd, &padded).to_array()[..weights_rest.len()]);
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        to.put(0, F::widen(simd, self));
     }
+}
+
+/// A float of two bytes, written sixteen at a time.
+trait TwoBytes: Float {
+    fn narrow<S: Simd>(weights: F32x16<S>) -> [u8; 32];
+    fn is_finite(&self) -> bool;
 }
 
 impl<B: TwoBytes> Quantize for B {
@@ -135,15 +135,9 @@ impl<B: TwoBytes> Quantize for B {
 #[repr(transparent)]
 pub(super) struct F64([u8; 8]);
 
-impl Block for F64 {
-    const LEN: usize = 1;
-}
-
-impl Dequantize for F64 {
+impl Float for F64 {
     #[inline(always)]
-    fn dequantize<S: Simd>(_simd: S, blocks: &[F64], weights: &mut [f32]) {
-        for (w, block) in weights.iter_mut().zip(blocks) {
-            *w = f64::from_le_bytes(block.0) as f32;
-        }
+    fn widen<S: Simd>(simd: S, floats: &[F64; 16]) -> F32x16<S> {
+        F32x16::load(simd, &floats.map(|float| f64::from_le_bytes(float.0) as f32))
     }
 }

@@ -8,7 +8,6 @@ use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 /// `if a > b { a } else { b }`, so a NaN gives `b`. Integer operations wrap. Bytes are little-endian.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// How many values of sixteen lanes the registers hold.
-    #[cfg_attr(not(feature = "eval"), allow(dead_code))] // only products ask
     const REGISTERS: usize;
     /// Sixteen floats.
     type F32: Copy;
@@ -22,7 +21,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn store(self, a: Self::F32, to: &mut [f32; 16]);
     /// A hint: the bytes will be read soon, so a line for every 64 of them should come nearer. Nothing where a level has no such instruction.
     #[inline(always)]
-    #[cfg_attr(not(feature = "eval"), allow(dead_code))]
     fn prefetch(self, bytes: &[u8]) {
         let _ = bytes;
     }
@@ -223,7 +221,6 @@ impl<S: Simd> F32x16<S> {
     }
 
     /// `self * factor + sum`, rounded once. For sums of products only: what makes or reads blocks must not be fused.
-    #[cfg_attr(not(feature = "eval"), allow(dead_code))]
     #[inline(always)]
     pub fn fma(self, factor: Self, sum: Self) -> Self {
         F32x16 { lanes: self.simd.fma(self.lanes, factor.lanes, sum.lanes), simd: self.simd }
@@ -340,7 +337,6 @@ impl<S: Simd> F32x16<S> {
     }
 
     /// The sum of all lanes, halves first: lane `i` and `i + 8`, of those eight `i` and `i + 4`, then `i + 2`, then the last two.
-    #[cfg_attr(not(feature = "eval"), allow(dead_code))]
     #[inline(always)]
     pub fn reduce_add(self) -> f32 {
         self.simd.reduce_add(self.lanes)

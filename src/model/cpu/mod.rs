@@ -12,6 +12,7 @@
 
 mod activations;
 mod attention;
+mod awake;
 mod buffers;
 mod exp;
 mod norm;
@@ -157,6 +158,11 @@ impl Backend for Cpu {
     type Rows = Rows;
     type Operand = Operand;
     type Weight = Matrix;
+
+    /// On a thread of the pool: from any other, every operation would wake the pool and wait for it.
+    fn chain<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        awake::run(&self.pool, work)
+    }
 
     fn rows(&self, n_rows: usize, n_cols: usize) -> Result<Rows> {
         self.new_rows(n_rows, n_cols)

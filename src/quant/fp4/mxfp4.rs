@@ -11,7 +11,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Bounds, VALUES, weights};
 use crate::quant::block::{Block, Dequantize, Quantize, magnitude};
-use crate::quant::simple::{from_nibbles, halves, nibbles, store_halves};
+use crate::quant::simple::{from_nibbles, halves, nibbles};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -28,13 +29,12 @@ impl Block for MXFP4 {
 
 impl Dequantize for MXFP4 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[MXFP4], weights_out: &mut [f32]) {
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
         let values = F32x16::load(simd, &VALUES);
-        for (block, to) in blocks.iter().zip(weights_out.as_chunks_mut::<32>().0) {
-            let d = F32x16::splat(simd, half_scale(block.e));
-            let [q0, q1] = from_nibbles(simd, &block.qs);
-            store_halves([weights(values, q0, d), weights(values, q1, d)], to);
-        }
+        let d = F32x16::splat(simd, half_scale(self.e));
+        let [q0, q1] = from_nibbles(simd, &self.qs);
+        to.put(0, weights(values, q0, d));
+        to.put(1, weights(values, q1, d));
     }
 }
 

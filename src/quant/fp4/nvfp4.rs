@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Bounds, VALUES, weights};
 use crate::quant::block::{Block, Dequantize, Quantize, magnitude};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -29,15 +30,13 @@ impl Block for NVFP4 {
 
 impl Dequantize for NVFP4 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[NVFP4], weights_out: &mut [f32]) {
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
         let values = F32x16::load(simd, &VALUES);
-        for (block, to) in blocks.iter().zip(weights_out.as_chunks_mut::<64>().0) {
-            for (j, chunk) in to.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                let d = F32x16::splat(simd, HALF_SCALES[usize::from(block.d[j])]);
-                let qs = u128::from(u64::from_le_bytes(block.qs[j]));
-                let codes = (qs | qs << 60) & 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
-                weights(values, I32x16::load_u8(simd, &codes.to_le_bytes()), d).store(chunk);
-            }
+        for j in 0..4 {
+            let d = F32x16::splat(simd, HALF_SCALES[usize::from(self.d[j])]);
+            let qs = u128::from(u64::from_le_bytes(self.qs[j]));
+            let codes = (qs | qs << 60) & 0x0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f_0f0f;
+            to.put(j, weights(values, I32x16::load_u8(simd, &codes.to_le_bytes()), d));
         }
     }
 }

@@ -15,6 +15,7 @@ use super::iq1::{DOWN, Found, Sorted, Split, SubBlocks, UP, Values, settle};
 use super::{LEN, batches, grids, iq1_s, scales_of_super_block, shifted, sums_of_squares, sums_of_super_blocks};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -48,18 +49,15 @@ impl IQ1_M {
 
 impl Dequantize for IQ1_M {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[IQ1_M], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d().to_f32(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for j in 0..16 {
-                let sc = u16::from_le_bytes(block.scales_and_d[j / 4]) >> (3 * (j % 4)) & 7;
-                let scale = F32x16::splat(simd, d * f32::from(2 * sc + 1));
-                let upper = usize::from(block.qh[j]);
-                let low = block.points[j].map(usize::from);
-                let points = [iq1_s::POINTS[low[0] | (upper & 7) << 8], iq1_s::POINTS[low[1] | (upper & 0x70) << 4]];
-                shifted(simd, scale, points, [upper & 8 != 0, upper & 0x80 != 0]).store(&mut chunks[j]);
-            }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d().to_f32(simd);
+        for j in 0..16 {
+            let sc = u16::from_le_bytes(self.scales_and_d[j / 4]) >> (3 * (j % 4)) & 7;
+            let scale = F32x16::splat(simd, d * f32::from(2 * sc + 1));
+            let upper = usize::from(self.qh[j]);
+            let low = self.points[j].map(usize::from);
+            let points = [iq1_s::POINTS[low[0] | (upper & 7) << 8], iq1_s::POINTS[low[1] | (upper & 0x70) << 4]];
+            to.put(j, shifted(simd, scale, points, [upper & 8 != 0, upper & 0x80 != 0]));
         }
     }
 }

@@ -14,6 +14,7 @@ use super::iq1::{DOWN, Found, Sorted, Split, SubBlocks, UP, settle};
 use super::{IQ1_VALUES, LEN, batches, expand, grids, scales_of_super_block, shifted, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::Lanes;
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -34,19 +35,16 @@ pub(super) static POINTS: [[u8; 8]; 2048] = expand(&grids::IQ1_S, IQ1_VALUES);
 
 impl Dequantize for IQ1_S {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[IQ1_S], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d.to_f32(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for j in 0..8 {
-                let bits = u16::from_le_bytes(block.qh[j]);
-                let scale = F32x16::splat(simd, d * f32::from(2 * (bits >> 12 & 7) + 1));
-                let down = bits >> 15 == 1;
-                for half in 0..2 {
-                    let points = [2 * half, 2 * half + 1]
-                        .map(|i| POINTS[usize::from(block.points[j][i]) | usize::from(bits >> (3 * i) & 7) << 8]);
-                    shifted(simd, scale, points, [down; 2]).store(&mut chunks[2 * j + half]);
-                }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.to_f32(simd);
+        for j in 0..8 {
+            let bits = u16::from_le_bytes(self.qh[j]);
+            let scale = F32x16::splat(simd, d * f32::from(2 * (bits >> 12 & 7) + 1));
+            let down = bits >> 15 == 1;
+            for half in 0..2 {
+                let points = [2 * half, 2 * half + 1]
+                    .map(|i| POINTS[usize::from(self.points[j][i]) | usize::from(bits >> (3 * i) & 7) << 8]);
+                to.put(2 * j + half, shifted(simd, scale, points, [down; 2]));
             }
         }
     }

@@ -17,6 +17,7 @@ use super::iq2::{Found, MAX_Q, Search, SubBlocks, pack_nibbles};
 use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -38,18 +39,15 @@ static POINTS: [[u8; 8]; 1024] = expand(&grids::IQ2_S, IQ2_VALUES);
 
 impl Dequantize for IQ2_S {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[IQ2_S], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d.to_f32(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for j in 0..16 {
-                let sc = block.scales[j / 2] >> (4 * (j % 2)) & 15;
-                let scale = F32x16::splat(simd, d * (0.5 + f32::from(sc)) * 0.25);
-                let upper = usize::from(block.qh[j / 2]) >> (4 * (j % 2));
-                let low = block.points[j].map(usize::from);
-                let points = [POINTS[low[0] | (upper & 3) << 8], POINTS[low[1] | (upper & 12) << 6]];
-                signed(simd, scale, points, block.signs[j]).store(&mut chunks[j]);
-            }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.to_f32(simd);
+        for j in 0..16 {
+            let sc = self.scales[j / 2] >> (4 * (j % 2)) & 15;
+            let scale = F32x16::splat(simd, d * (0.5 + f32::from(sc)) * 0.25);
+            let upper = usize::from(self.qh[j / 2]) >> (4 * (j % 2));
+            let low = self.points[j].map(usize::from);
+            let points = [POINTS[low[0] | (upper & 3) << 8], POINTS[low[1] | (upper & 12) << 6]];
+            to.put(j, signed(simd, scale, points, self.signs[j]));
         }
     }
 }

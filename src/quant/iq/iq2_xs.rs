@@ -17,6 +17,7 @@ use super::iq2::{Found, MAX_Q, Search, SubBlocks, pack_nibbles};
 use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::Lanes;
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -36,18 +37,15 @@ static POINTS: [[u8; 8]; 512] = expand(&grids::IQ2_XS, IQ2_VALUES);
 
 impl Dequantize for IQ2_XS {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[IQ2_XS], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d.to_f32(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for j in 0..16 {
-                let sc = block.scales[j / 2] >> (4 * (j % 2)) & 15;
-                let scale = F32x16::splat(simd, d * (0.5 + f32::from(sc)) * 0.25);
-                let both = block.points_and_signs[j].map(|bytes| usize::from(u16::from_le_bytes(bytes)));
-                let points = both.map(|bits| POINTS[bits & 511]);
-                let signs = both.map(|bits| signs::EVEN[bits >> 9]);
-                signed(simd, scale, points, signs).store(&mut chunks[j]);
-            }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.to_f32(simd);
+        for j in 0..16 {
+            let sc = self.scales[j / 2] >> (4 * (j % 2)) & 15;
+            let scale = F32x16::splat(simd, d * (0.5 + f32::from(sc)) * 0.25);
+            let both = self.points_and_signs[j].map(|bytes| usize::from(u16::from_le_bytes(bytes)));
+            let points = both.map(|bits| POINTS[bits & 511]);
+            let signs = both.map(|bits| signs::EVEN[bits >> 9]);
+            to.put(j, signed(simd, scale, points, signs));
         }
     }
 }

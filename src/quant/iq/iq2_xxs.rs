@@ -17,6 +17,7 @@ use super::iq2::{Found, Search, SubBlocks};
 use super::{IQ2_VALUES, LEN, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::{Lanes, positive};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -42,18 +43,15 @@ static POINTS: [[u8; 8]; 256] = expand(&grids::IQ2_XXS, IQ2_VALUES);
 
 impl Dequantize for IQ2_XXS {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[IQ2_XXS], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d.to_f32(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for (j, sub_block) in block.sub_blocks.iter().enumerate() {
-                let bits = u32::from_le_bytes(sub_block.signs_and_scale);
-                let scale = F32x16::splat(simd, d * (0.5 + (bits >> 28) as f32) * 0.25);
-                for half in 0..2 {
-                    let points = [2 * half, 2 * half + 1].map(|i| POINTS[usize::from(sub_block.points[i])]);
-                    let signs = [2 * half, 2 * half + 1].map(|i| signs::EVEN[(bits >> (7 * i) & 127) as usize]);
-                    signed(simd, scale, points, signs).store(&mut chunks[2 * j + half]);
-                }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.to_f32(simd);
+        for (j, sub_block) in self.sub_blocks.iter().enumerate() {
+            let bits = u32::from_le_bytes(sub_block.signs_and_scale);
+            let scale = F32x16::splat(simd, d * (0.5 + (bits >> 28) as f32) * 0.25);
+            for half in 0..2 {
+                let points = [2 * half, 2 * half + 1].map(|i| POINTS[usize::from(sub_block.points[i])]);
+                let signs = [2 * half, 2 * half + 1].map(|i| signs::EVEN[(bits >> (7 * i) & 127) as usize]);
+                to.put(2 * j + half, signed(simd, scale, points, signs));
             }
         }
     }

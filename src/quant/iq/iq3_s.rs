@@ -17,6 +17,7 @@ use super::fours::Fours;
 use super::iq3::{self, Found, Search, Searched, pairs};
 use super::{expand, grids, scales_of_super_block, signed};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -38,20 +39,17 @@ static POINTS: [[u8; 4]; 512] = expand(&grids::IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15
 
 impl Dequantize for IQ3_S {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[IQ3_S], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d.to_f32(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for j in 0..8 {
-                let sc = block.scales[j / 2] >> (4 * (j % 2)) & 15;
-                let scale = F32x16::splat(simd, d * f32::from(2 * sc + 1));
-                let qh = usize::from(block.qh[j]);
-                for half in 0..2 {
-                    let at = [0, 1, 2, 3].map(|i| 4 * half + i);
-                    let points = at.map(|i| POINTS[usize::from(block.points[j][i]) | (qh >> i & 1) << 8]);
-                    let signs = [block.signs[j][2 * half], block.signs[j][2 * half + 1]];
-                    signed(simd, scale, pairs(points), signs).store(&mut chunks[2 * j + half]);
-                }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.to_f32(simd);
+        for j in 0..8 {
+            let sc = self.scales[j / 2] >> (4 * (j % 2)) & 15;
+            let scale = F32x16::splat(simd, d * f32::from(2 * sc + 1));
+            let qh = usize::from(self.qh[j]);
+            for half in 0..2 {
+                let at = [0, 1, 2, 3].map(|i| 4 * half + i);
+                let points = at.map(|i| POINTS[usize::from(self.points[j][i]) | (qh >> i & 1) << 8]);
+                let signs = [self.signs[j][2 * half], self.signs[j][2 * half + 1]];
+                to.put(2 * j + half, signed(simd, scale, pairs(points), signs));
             }
         }
     }

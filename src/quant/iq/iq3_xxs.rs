@@ -16,6 +16,7 @@ use super::fours::Fours;
 use super::iq3::{self, Found, Search, Searched, pairs};
 use super::{expand, grids, scales_of_super_block, signed, signs};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -35,18 +36,15 @@ static POINTS: [[u8; 4]; 256] = expand(&grids::IQ3_XXS, [4, 12, 20, 28, 36, 44, 
 
 impl Dequantize for IQ3_XXS {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[IQ3_XXS], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d.to_f32(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for j in 0..8 {
-                let bits = u32::from_le_bytes(block.signs_and_scales[j]);
-                let scale = F32x16::splat(simd, d * (0.5 + (bits >> 28) as f32) * 0.5);
-                for half in 0..2 {
-                    let points = block.points[j][half].map(|point| POINTS[usize::from(point)]);
-                    let signs = [2 * half, 2 * half + 1].map(|i| signs::EVEN[(bits >> (7 * i) & 127) as usize]);
-                    signed(simd, scale, pairs(points), signs).store(&mut chunks[2 * j + half]);
-                }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.to_f32(simd);
+        for j in 0..8 {
+            let bits = u32::from_le_bytes(self.signs_and_scales[j]);
+            let scale = F32x16::splat(simd, d * (0.5 + (bits >> 28) as f32) * 0.5);
+            for half in 0..2 {
+                let points = self.points[j][half].map(|point| POINTS[usize::from(point)]);
+                let signs = [2 * half, 2 * half + 1].map(|i| signs::EVEN[(bits >> (7 * i) & 127) as usize]);
+                to.put(2 * j + half, signed(simd, scale, pairs(points), signs));
             }
         }
     }

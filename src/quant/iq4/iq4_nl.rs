@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::{Nearest, inverse, pack, padded, search, unpack, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::lanes_of_sub_blocks;
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
 /// The bytes of a block.
@@ -26,10 +27,10 @@ impl Block for IQ4_NL {
 
 impl Dequantize for IQ4_NL {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[IQ4_NL], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<16>().0.as_chunks_mut::<2>().0) {
-            unpack(simd, &block.qs, block.d.to_f32(simd), weights);
-        }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let [low, high] = unpack(simd, &self.qs, self.d.to_f32(simd));
+        to.put(0, low);
+        to.put(1, high);
     }
 }
 

@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::{Nearest, inverse, pack, padded, search, unpack, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::{lanes_of_sub_blocks, nearest_int, sums_of_squares};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
 /// Weights per super-block.
@@ -41,12 +42,12 @@ impl IQ4_XS {
 
 impl Dequantize for IQ4_XS {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[IQ4_XS], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<16>().0.as_chunks_mut::<16>().0) {
-            let d = block.d.to_f32(simd);
-            for (j, weights) in weights.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                unpack(simd, &block.qs[j], d * block.scale(j), weights);
-            }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.to_f32(simd);
+        for j in 0..8 {
+            let [low, high] = unpack(simd, &self.qs[j], d * self.scale(j));
+            to.put(2 * j, low);
+            to.put(2 * j + 1, high);
         }
     }
 }

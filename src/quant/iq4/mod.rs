@@ -175,11 +175,10 @@ fn pack<S: Simd>(simd: S, nearest: &Nearest<S>, weights: &[[f32; 16]; 2], invers
 
 /// Undoes [`pack`].
 #[inline(always)]
-fn unpack<S: Simd>(simd: S, qs: &[u8; 16], scale: f32, weights: &mut [[f32; 16]; 2]) {
+fn unpack<S: Simd>(simd: S, qs: &[u8; 16], scale: f32) -> [F32x16<S>; 2] {
     let levels = F32x16::load(simd, &LEVELS) * F32x16::splat(simd, scale);
     let places = I32x16::load_u8(simd, qs);
-    levels.lookup(places).store(&mut weights[0]);
-    levels.lookup(places.shr::<4>()).store(&mut weights[1]);
+    [levels.lookup(places), levels.lookup(places.shr::<4>())]
 }
 
 /// Sixteen times 32 weights, the missing ones zero.

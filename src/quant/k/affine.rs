@@ -147,9 +147,10 @@ fn quantize_super_block<S: Simd>(
 ) -> SuperBlock<S> {
     let (inverse, origin) = (half(fit.inverse, at), half(fit.origin, at));
     let (chunks, _) = weights.as_chunks::<16>();
+    let [sub_block_scales, mins] = scales.products(simd).map(F32x16::to_array);
     let mut quants = [[I32x16::splat(simd, 0); 2]; 8];
     for j in 0..8 {
-        let (scale, min) = scales.get(simd, j);
+        let (scale, min) = (sub_block_scales[j], mins[8 + j]);
         for half in 0..2 {
             let x = F32x16::load(simd, &chunks[2 * j + half]);
             let q = if scale != 0.0 {
@@ -213,23 +214,20 @@ impl Scales {
         scales
     }
 
-    /// `(d * sc[j], dmin * m[j])`, undoing [`pack`].
+    /// `d * sc[j]` in lane `j` of the first vector, `dmin * m[j]` in lane `8 + j` of the second, undoing [`pack`].
     #[inline(always)]
-    pub(super) fn get<S: Simd>(&self, simd: S, j: usize) -> (f32, f32) {
-        let p = &self.packed;
-        let (sc, m) = if j < 4 {
-            (p[j] & 63, p[j + 4] & 63)
-        } else {
-            ((p[j + 4] & 15) | (p[j - 4] >> 6 << 4), (p[j + 4] >> 4) | (p[j] >> 6 << 4))
-        };
-        (self.d.to_f32(simd) * f32::from(sc), self.dmin.to_f32(simd) * f32::from(m))
-    }
-
-    /// [`get`](Scales::get) in every lane.
-    #[inline(always)]
-    pub(super) fn lanes<S: Simd>(&self, simd: S, j: usize) -> (F32x16<S>, F32x16<S>) {
-        let (scale, min) = self.get(simd, j);
-        (F32x16::splat(simd, scale), F32x16::splat(simd, min))
+    pub(super) fn products<S: Simd>(&self, simd: S) -> [F32x16<S>; 2] {
+        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| self.packed[4 * at + i]));
+        let (first_sc, first_m, others) = (word(0), word(1), word(2));
+        // Four bytes at a time: the first four `sc`, the other four, and the same of `m`.
+        let words = [
+            first_sc & 0x3f3f_3f3f,
+            (others & 0x0f0f_0f0f) | (first_sc >> 2 & 0x3030_3030),
+            first_m & 0x3f3f_3f3f,
+            (others >> 4 & 0x0f0f_0f0f) | (first_m >> 2 & 0x3030_3030),
+        ];
+        let factors = I32x16::load_u8(simd, &zerocopy::transmute!(words.map(u32::to_le_bytes))).to_float();
+        [factors * self.d.splat(simd), factors * self.dmin.splat(simd)]
     }
 
     #[inline(always)]

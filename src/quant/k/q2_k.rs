@@ -14,6 +14,7 @@ use super::{LEN, TwoBits, pack_two_bits, unpack_two_bits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::affine::{Error, Fit, Trials, search};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, positive, sums_of_squares};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -39,14 +40,11 @@ impl Block for Q2_K {
 
 impl Dequantize for Q2_K {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q2_K], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<LEN>().0) {
-            let (scales, mins) = block.sub_block_scales(simd);
-            let quants = unpack_two_bits(simd, &block.qs);
-            for (j, chunk) in weights.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                let q = quants[j].to_float();
-                (F32x16::splat(simd, scales[j]) * q - F32x16::splat(simd, mins[j])).store(chunk);
-            }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let (scales, mins) = self.sub_block_scales(simd);
+        let quants = unpack_two_bits(simd, &self.qs);
+        for j in 0..16 {
+            to.put(j, F32x16::splat(simd, scales[j]) * quants[j].to_float() - F32x16::splat(simd, mins[j]));
         }
     }
 }

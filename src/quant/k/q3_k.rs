@@ -16,6 +16,7 @@ use super::{LEN, TwoBits, pack_two_bits, unpack_two_bits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::symmetric::{self, refine};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, sums_of_squares};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -38,16 +39,14 @@ impl Block for Q3_K {
 
 impl Dequantize for Q3_K {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q3_K], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<LEN>().0) {
-            let scales = block.sub_block_scales(simd);
-            let low = unpack_two_bits(simd, &block.qs);
-            let mut high = [I32x16::load_u8(simd, &block.hmask[0]).shl::<2>(), I32x16::load_u8(simd, &block.hmask[1]).shl::<2>()];
-            for (j, chunk) in weights.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                let q = (low[j] | (high[j % 2] & 4)) + -N;
-                high[j % 2] = high[j % 2].shr::<1>();
-                (F32x16::splat(simd, scales[j]) * q.to_float()).store(chunk);
-            }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let scales = self.sub_block_scales(simd);
+        let low = unpack_two_bits(simd, &self.qs);
+        let mut high = [I32x16::load_u8(simd, &self.hmask[0]).shl::<2>(), I32x16::load_u8(simd, &self.hmask[1]).shl::<2>()];
+        for j in 0..16 {
+            let q = (low[j] | (high[j % 2] & 4)) + -N;
+            high[j % 2] = high[j % 2].shr::<1>();
+            to.put(j, F32x16::splat(simd, scales[j]) * q.to_float());
         }
     }
 }

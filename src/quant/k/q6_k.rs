@@ -14,6 +14,7 @@ use super::LEN;
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::symmetric::{Fit, search};
 use crate::quant::search::{ALL_ZERO, lanes_of_sub_blocks, nearest_int};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -32,25 +33,21 @@ impl Block for Q6_K {
 
 impl Dequantize for Q6_K {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q6_K], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d.to_f32(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for half in 0..2 {
-                for i in 0..2 {
-                    let (low, high) = (I32x16::load_u8(simd, &block.ql[half][i]), I32x16::load_u8(simd, &block.ql[half][i + 2]));
-                    let upper = I32x16::load_u8(simd, &block.qh[half][i]);
-                    let q = [
-                        (low & 15) | (upper.shl::<4>() & 48),
-                        (high & 15) | (upper.shl::<2>() & 48),
-                        low.shr::<4>() | (upper & 48),
-                        high.shr::<4>() | (upper.shr::<2>() & 48),
-                    ];
-                    for run in 0..4 {
-                        let j = 8 * half + 2 * run + i;
-                        let scale = F32x16::splat(simd, d * f32::from(block.scales[j]));
-                        (scale * (q[run] + -32).to_float()).store(&mut chunks[j]);
-                    }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let scales = self.sub_block_scales(simd);
+        for half in 0..2 {
+            for i in 0..2 {
+                let (low, high) = (I32x16::load_u8(simd, &self.ql[half][i]), I32x16::load_u8(simd, &self.ql[half][i + 2]));
+                let upper = I32x16::load_u8(simd, &self.qh[half][i]);
+                let q = [
+                    (low & 15) | (upper.shl::<4>() & 48),
+                    (high & 15) | (upper.shl::<2>() & 48),
+                    low.shr::<4>() | (upper & 48),
+                    high.shr::<4>() | (upper.shr::<2>() & 48),
+                ];
+                for run in 0..4 {
+                    let j = 8 * half + 2 * run + i;
+                    to.put(j, F32x16::splat(simd, scales[j]) * (q[run] + -32).to_float());
                 }
             }
         }
@@ -81,6 +78,14 @@ impl Quantize for Q6_K {
     #[inline(always)]
     fn is_sound(&self) -> bool {
         self.d.is_finite()
+    }
+}
+
+impl Q6_K {
+    /// `d*sc[j]`.
+    #[inline(always)]
+    fn sub_block_scales<S: Simd>(&self, simd: S) -> [f32; 16] {
+        (self.d.splat(simd) * I32x16::load_i8(simd, zerocopy::transmute_ref!(&self.scales)).to_float()).to_array()
     }
 }
 

@@ -10,6 +10,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::quant::block::{Block, Dequantize, Quantize, magnitude};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -29,12 +30,10 @@ impl Block for Q8_K {
 
 impl Dequantize for Q8_K {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q8_K], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = F32x16::splat(simd, f32::from_le_bytes(block.d));
-            for (qs, chunk) in block.qs.iter().zip(weights.as_chunks_mut::<16>().0) {
-                (d * I32x16::load_i8(simd, qs).to_float()).store(chunk);
-            }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = F32x16::splat(simd, f32::from_le_bytes(self.d));
+        for (j, qs) in self.qs.iter().enumerate() {
+            to.put(j, d * I32x16::load_i8(simd, qs).to_float());
         }
     }
 }

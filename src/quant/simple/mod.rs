@@ -29,13 +29,6 @@ pub(super) fn halves<S: Simd>(simd: S, weights: &[f32; 32]) -> [F32x16<S>; 2] {
     [F32x16::load(simd, &halves[0]), F32x16::load(simd, &halves[1])]
 }
 
-#[inline(always)]
-pub(super) fn store_halves<S: Simd>(halves: [F32x16<S>; 2], weights: &mut [f32; 32]) {
-    let (to, _) = weights.as_chunks_mut::<16>();
-    halves[0].store(&mut to[0]);
-    halves[1].store(&mut to[1]);
-}
-
 /// The weight of largest magnitude with its sign, the first of equals; +0 when all are zero.
 #[inline(always)]
 fn largest<S: Simd>(simd: S, weights: &[f32; 32]) -> f32 {

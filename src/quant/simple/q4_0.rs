@@ -10,8 +10,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::weighted::{Row, Symmetric};
-use super::{from_nibbles, halves, inverse, largest, nibbles, store_halves, to_byte};
+use super::{from_nibbles, halves, inverse, largest, nibbles, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -28,12 +29,11 @@ impl Block for Q4_0 {
 
 impl Dequantize for Q4_0 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q4_0], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
-            let d = block.d.splat(simd);
-            let [q0, q1] = from_nibbles(simd, &block.qs);
-            store_halves([(q0 + -8).to_float() * d, (q1 + -8).to_float() * d], weights);
-        }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.splat(simd);
+        let [q0, q1] = from_nibbles(simd, &self.qs);
+        to.put(0, (q0 + -8).to_float() * d);
+        to.put(1, (q1 + -8).to_float() * d);
     }
 }
 

@@ -10,8 +10,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::weighted::{Row, Symmetric};
-use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, largest, nibbles, store_halves, to_byte};
+use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, largest, nibbles, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -29,12 +30,11 @@ impl Block for Q5_0 {
 
 impl Dequantize for Q5_0 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q5_0], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
-            let d = block.d.splat(simd);
-            let ([q0, q1], [h0, h1]) = (from_nibbles(simd, &block.qs), from_fifth_bits(simd, block.qh));
-            store_halves([((q0 | h0) + -16).to_float() * d, ((q1 | h1) + -16).to_float() * d], weights);
-        }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.splat(simd);
+        let ([q0, q1], [h0, h1]) = (from_nibbles(simd, &self.qs), from_fifth_bits(simd, self.qh));
+        to.put(0, ((q0 | h0) + -16).to_float() * d);
+        to.put(1, ((q1 | h1) + -16).to_float() * d);
     }
 }
 

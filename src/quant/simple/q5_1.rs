@@ -8,8 +8,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::weighted::{Affine, Row};
-use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, nibbles, range, store_halves, to_byte};
+use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, nibbles, range, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -28,12 +29,11 @@ impl Block for Q5_1 {
 
 impl Dequantize for Q5_1 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q5_1], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
-            let (d, m) = (block.d.splat(simd), block.m.splat(simd));
-            let ([q0, q1], [h0, h1]) = (from_nibbles(simd, &block.qs), from_fifth_bits(simd, block.qh));
-            store_halves([(q0 | h0).to_float() * d + m, (q1 | h1).to_float() * d + m], weights);
-        }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let (d, m) = (self.d.splat(simd), self.m.splat(simd));
+        let ([q0, q1], [h0, h1]) = (from_nibbles(simd, &self.qs), from_fifth_bits(simd, self.qh));
+        to.put(0, (q0 | h0).to_float() * d + m);
+        to.put(1, (q1 | h1).to_float() * d + m);
     }
 }
 

@@ -9,8 +9,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{halves, inverse, store_halves};
+use super::{halves, inverse};
 use crate::quant::block::{Block, Dequantize, Half, Quantize, magnitude};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -28,12 +29,11 @@ impl Block for Q8_1 {
 
 impl Dequantize for Q8_1 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q8_1], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<32>().0) {
-            let d = block.d.splat(simd);
-            let (q0, q1) = (I32x16::load_i8(simd, &block.qs[0]).to_float(), I32x16::load_i8(simd, &block.qs[1]).to_float());
-            store_halves([q0 * d, q1 * d], weights);
-        }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.splat(simd);
+        let (q0, q1) = (I32x16::load_i8(simd, &self.qs[0]).to_float(), I32x16::load_i8(simd, &self.qs[1]).to_float());
+        to.put(0, q0 * d);
+        to.put(1, q1 * d);
     }
 }
 

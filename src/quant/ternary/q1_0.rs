@@ -10,6 +10,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 const LEN: usize = 128;
@@ -31,14 +32,12 @@ impl Block for Q1_0 {
 
 impl Dequantize for Q1_0 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q1_0], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<LEN>().0) {
-            let d = block.d.to_f32(simd);
-            let (plus, minus) = (d.to_bits() as i32, (-d).to_bits() as i32);
-            for (signs, chunk) in block.signs.iter().zip(weights.as_chunks_mut::<16>().0) {
-                let signs = u16::from_le_bytes(*signs);
-                (I32x16::spread(simd, signs, plus) | I32x16::spread(simd, !signs, minus)).to_float_bits().store(chunk);
-            }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.to_f32(simd);
+        let (plus, minus) = (d.to_bits() as i32, (-d).to_bits() as i32);
+        for (j, signs) in self.signs.iter().enumerate() {
+            let signs = u16::from_le_bytes(*signs);
+            to.put(j, (I32x16::spread(simd, signs, plus) | I32x16::spread(simd, !signs, minus)).to_float_bits());
         }
     }
 }

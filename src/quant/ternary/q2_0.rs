@@ -11,6 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::scale;
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -27,13 +28,11 @@ impl Block for Q2_0 {
 
 impl Dequantize for Q2_0 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[Q2_0], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<64>().0) {
-            let d = block.d.splat(simd);
-            for (qs, chunk) in block.qs.iter().zip(weights.as_chunks_mut::<16>().0) {
-                let q = I32x16::load_u8(simd, &unpacked(*qs));
-                ((q + -1).to_float() * d).store(chunk);
-            }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.splat(simd);
+        for (j, qs) in self.qs.iter().enumerate() {
+            let q = I32x16::load_u8(simd, &unpacked(*qs));
+            to.put(j, (q + -1).to_float() * d);
         }
     }
 }

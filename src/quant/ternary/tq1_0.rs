@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{scale, trits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -33,28 +34,25 @@ impl Block for TQ1_0 {
 
 impl Dequantize for TQ1_0 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[TQ1_0], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d.splat(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for (qs, (first, apart)) in block.qs.iter().zip(CHUNKS) {
-                let mut rest = I32x16::load_u8(simd, qs);
-                for n in 0..5 {
-                    let digit = rest + rest + rest;
-                    ((digit.shr::<8>() + -1).to_float() * d).store(&mut chunks[first + n * apart]);
-                    rest = digit & 0xff;
-                }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.splat(simd);
+        for (qs, (first, apart)) in self.qs.iter().zip(CHUNKS) {
+            let mut rest = I32x16::load_u8(simd, qs);
+            for n in 0..5 {
+                let digit = rest + rest + rest;
+                to.put(first + n * apart, (digit.shr::<8>() + -1).to_float() * d);
+                rest = digit & 0xff;
             }
-            // Four lanes are four digits of four bytes: each digit's place is reached by a multiplication.
-            let mut rest = [0; 16];
-            for n in 0..4 {
-                for j in 0..4 {
-                    rest[4 * n + j] = block.qh[j].wrapping_mul([1, 3, 9, 27][n]);
-                }
-            }
-            let rest = I32x16::load_u8(simd, &rest);
-            (((rest + rest + rest).shr::<8>() + -1).to_float() * d).store(&mut chunks[15]);
         }
+        // Four lanes are four digits of four bytes: each digit's place is reached by a multiplication.
+        let mut rest = [0; 16];
+        for n in 0..4 {
+            for j in 0..4 {
+                rest[4 * n + j] = self.qh[j].wrapping_mul([1, 3, 9, 27][n]);
+            }
+        }
+        let rest = I32x16::load_u8(simd, &rest);
+        to.put(15, ((rest + rest + rest).shr::<8>() + -1).to_float() * d);
     }
 }
 

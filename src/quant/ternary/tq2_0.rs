@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{scale, trits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
@@ -28,17 +29,14 @@ impl Block for TQ2_0 {
 
 impl Dequantize for TQ2_0 {
     #[inline(always)]
-    fn dequantize<S: Simd>(simd: S, blocks: &[TQ2_0], weights: &mut [f32]) {
-        for (block, weights) in blocks.iter().zip(weights.as_chunks_mut::<256>().0) {
-            let d = block.d.splat(simd);
-            let (chunks, _) = weights.as_chunks_mut::<16>();
-            for half in 0..2 {
-                for part in 0..2 {
-                    let mut q = I32x16::load_u8(simd, &block.qs[half][part]);
-                    for run in 0..4 {
-                        (((q & 3) + -1).to_float() * d).store(&mut chunks[8 * half + 2 * run + part]);
-                        q = q.shr::<2>();
-                    }
+    fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
+        let d = self.d.splat(simd);
+        for half in 0..2 {
+            for part in 0..2 {
+                let mut q = I32x16::load_u8(simd, &self.qs[half][part]);
+                for run in 0..4 {
+                    to.put(8 * half + 2 * run + part, ((q & 3) + -1).to_float() * d);
+                    q = q.shr::<2>();
                 }
             }
         }
