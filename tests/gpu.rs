@@ -17,6 +17,7 @@ mod random_model;
 
 use std::path::{Path, PathBuf};
 
+use ggforge::Error;
 use ggforge::cuda::{Cuda, Driver, Products};
 use ggforge::gguf::Model;
 use ggforge::matmul::Engine;
@@ -183,6 +184,19 @@ fn generated_text_is_that_of_the_cpu() {
     let prompt = &text(&model, name).tokens[..11];
     let cpu = Cpu::new(Engine::detect(), threads(), Activations::F32).expect("a CPU");
     assert_eq!(greedy(&cuda, &model, prompt, 16), greedy(&cpu, &model, prompt, 16));
+}
+
+#[test]
+fn families_with_operations_of_the_cpu_alone_are_refused() {
+    let Some(cuda) = any_gpu() else { return };
+    let scratch = common::scratch();
+    for architecture in ["gemma", "gemma3", "gpt2"] {
+        let model = Model::open(Tiny::new(architecture).write(scratch.path(), architecture)).expect("a model");
+        let Err(error) = Network::open(&cuda, &model, 64, Residency::Resident) else { panic!("{architecture} runs on a GPU") };
+        assert!(matches!(error, Error::Unsupported { .. }), "{architecture}: {error:?}");
+        let line = error.to_string();
+        assert!(line.contains(architecture) && line.contains("--device cpu"), "{line}");
+    }
 }
 
 /// The same tokens choose the same experts, for scores that are not as close as halves are coarse.
