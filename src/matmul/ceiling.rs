@@ -1,15 +1,18 @@
 //! What this machine could do at best: fused multiply-adds in registers, and reading memory. Speeds of products are told beside these.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
 use super::{Engine, LANES, amx};
 use crate::simd::{F32x16, Simd, Task};
 
-/// Runs of a measurement: the best counts, because everything else on the machine can only slow it down.
+/// Runs of a measurement at least: the best counts, because everything else on the machine can only slow it down.
 const RUNS: usize = 5;
+
+/// How long runs are repeated: threads that have just woken may share a core until the system has spread them, which halves a pool's rate.
+const SETTLING: Duration = Duration::from_millis(250);
 
 /// Floating-point operations per second of the calling thread: two for each multiply-add of each lane; with AMX, for each of the three
 /// that a product of its halves takes together.
@@ -42,13 +45,17 @@ pub fn bytes_read(engine: Engine, n_bytes: usize) -> f64 {
     })
 }
 
-/// The best rate of some runs, each of which says how much it did.
+/// The best rate of many runs, each of which says how much it did.
 fn best(mut run: impl FnMut() -> f64) -> f64 {
-    (0..RUNS).fold(0.0, |best: f64, _| {
+    let begin = Instant::now();
+    let (mut best, mut n_runs) = (0.0f64, 0);
+    while n_runs < RUNS || begin.elapsed() < SETTLING {
         let start = Instant::now();
         let done = run();
-        best.max(done / start.elapsed().as_secs_f64().max(1e-9))
-    })
+        best = best.max(done / start.elapsed().as_secs_f64().max(1e-9));
+        n_runs += 1;
+    }
+    best
 }
 
 /// About a millisecond at a vector level.
