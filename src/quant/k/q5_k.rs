@@ -7,8 +7,6 @@
 //!
 //! Bit `j` of byte `i` of `qh` is the fifth bit of weight `i` of sub-block `j`.
 
-use std::hint::black_box;
-
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::affine::{self, Affine, Scales, SuperBlock};
@@ -35,8 +33,6 @@ impl Dequantize for Q5_K {
     fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
         let mut fifth = [I32x16::load_u8(simd, &self.qh[0]).shl::<4>(), I32x16::load_u8(simd, &self.qh[1]).shl::<4>()];
         let [scales, mins] = self.scales.products(simd).map(F32x16::to_array);
-        // Spread from memory; the compiler would shuffle lanes instead, which takes a sixth longer in a dot product.
-        let (scales, mins) = (black_box(&scales), black_box(&mins));
         for c in 0..4 {
             let (scale, min) = (F32x16::splat(simd, scales[2 * c]), F32x16::splat(simd, mins[8 + 2 * c]));
             let (high_scale, high_min) = (F32x16::splat(simd, scales[2 * c + 1]), F32x16::splat(simd, mins[8 + 2 * c + 1]));
