@@ -15,21 +15,15 @@ import tempfile
 from pathlib import Path
 
 import gguf
-import numpy as np
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
-TEXT = FIXTURES / "text/prose.txt"
+from formula import weights
+
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "fixtures"
+TEXT = "fixtures/text/prose.txt"  # from the root: llama-imatrix writes it into its file
 N_VOCAB, N_EXPERT, N_USED = 2048, 8, 3
 PROMPT, N_TOKENS = "Once upon a time", 48
 IN_F32 = ["-ctk", "f32", "-ctv", "f32", "-fa", "off", "-t", "4"]
-
-
-def weights(name, shape):
-    seed = sum((at + 1) * byte for at, byte in enumerate(name.encode()))
-    index = np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(seed * 1000003)
-    hashed = (index * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
-    offset = np.float32(1.0 if "norm" in name else 0.0)
-    return ((hashed.astype(np.float64) / 2**24 - 0.5).astype(np.float32) + offset).reshape(shape)
 
 
 def tensors(arch):
@@ -75,14 +69,14 @@ def write_model(path, arch, tokenizer):
 
 
 def run(*command):
-    result = subprocess.run([str(part) for part in command], capture_output=True)
+    result = subprocess.run([str(part) for part in command], capture_output=True, cwd=ROOT)
     if result.returncode != 0:
         sys.exit(f"{command}\n{result.stderr.decode(errors='replace')[-4000:]}")
     return result.stdout.decode(errors="replace"), result.stderr.decode(errors="replace")
 
 
 def main():
-    binaries, forge = map(Path, sys.argv[1:3])
+    binaries, forge = (Path(argument).resolve() for argument in sys.argv[1:3])
     tokenizer = [field for name, field in gguf.GGUFReader(forge).fields.items() if name.startswith("tokenizer.")]
     found = {}
     with tempfile.TemporaryDirectory() as scratch:

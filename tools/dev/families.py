@@ -26,6 +26,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from formula import weights
+
 OUT = Path(__file__).parents[2] / "fixtures/model/families.json"
 SIZES = dict(
     hidden_size=32,
@@ -140,14 +142,6 @@ def parameter(name, shape, config):
     if config.model_type == "gpt2" and ".c_" in name:
         shape = shape[::-1]
     return as_transformers_has_it(in_gguf, weights(in_gguf, shape), config)
-
-
-def weights(name, shape):
-    seed = sum((at + 1) * byte for at, byte in enumerate(name.encode()))
-    index = np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(seed * 1000003)
-    hashed = (index * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
-    offset = np.float32(1.0 if "norm" in name else 0.0)
-    return ((hashed.astype(np.float64) / 2**24 - 0.5).astype(np.float32) + offset).reshape(shape)
 
 
 def as_transformers_has_it(name, w, config):
