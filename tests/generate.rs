@@ -1,6 +1,10 @@
 //! `ggforge generate` writes what llama.cpp writes.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -60,6 +64,52 @@ fn with_template(template: &str, scratch: &Path) -> PathBuf {
     }
     std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
     converted(&folder, scratch)
+}
+
+/// Both ends of a length that nobody waits for: the cache takes memory as it fills, and what nobody reads is not written.
+#[test]
+fn a_long_text_takes_what_is_read_of_it() {
+    const MIB: u64 = 1 << 20;
+    let scratch = common::scratch();
+    let model = converted(&common::fixture("hf/forge-3m"), scratch.path());
+    let mut command = common::ggforge();
+    command.arg("generate").arg(model).args(["--prompt", "Once", "-n", "300000", "--quiet"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut text = child.stdout.take().unwrap();
+    text.read_exact(&mut [0; 100]).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    drop(text);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            ended => break ended,
+        }
+    };
+    let _ = child.kill();
+    assert_eq!(ended.map(|status| status.code()), Some(Some(0)), "it writes to a closed pipe");
+    // Keys and values of 300000 tokens would be 1.2 GB, the angles of their positions are 77 MB.
+    assert!(kib.unwrap_or(0) < 600 * MIB / 1024, "{kib:?} KiB");
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_usage_errors() {
+    let scratch = common::scratch();
+    let model = converted(&common::fixture("hf/forge-3m"), scratch.path());
+    let cases = [
+        (["-n", "18446744073709551615"], "too large"),
+        (["-n", "1048577"], "1048576"),
+        (["-n", "-1"], "1048576"),
+        (["--temp", "-1"], "a temperature of -1"),
+        (["--top-p", "-0.5"], "a top-p of -0.5"),
+    ];
+    for (arguments, expected) in cases {
+        let output = common::ggforge().arg("generate").arg(&model).args(["--prompt", "a"]).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(expected), "{arguments:?}: {text}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::ExitCode;
@@ -145,10 +146,19 @@ pub fn say(text: &str) {
 /// # Errors
 /// `Stdout` for anything but a closed pipe.
 pub fn print(text: &str) -> Result<(), Failure> {
+    stream(text).map(drop)
+}
+
+/// As [`print`], for the next part of a long text: `Break` once nobody reads it any more.
+///
+/// # Errors
+/// `Stdout` for anything but a closed pipe.
+pub fn stream(text: &str) -> Result<ControlFlow<()>, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Stdout(e)),
-        _ => Ok(()),
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(e) => Err(Failure::Stdout(e)),
     }
 }
 

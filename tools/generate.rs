@@ -1,6 +1,7 @@
 //! `ggforge generate`: continue a text, to see with one's own eyes that a model works.
 
 use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use serde_json::json;
 
 use crate::chat;
 use crate::device::{DeviceOptions, Job};
-use crate::exit::{Failure, print, say};
+use crate::exit::{Failure, print, say, stream};
 use crate::terminal::warn;
 use crate::{Run, Session};
 
@@ -33,8 +34,9 @@ pub struct Generate {
     #[arg(long, short, value_name = "TEXT")]
     prompt: String,
     /// Tokens to generate at most
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 128)]
-    tokens: usize,
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(..=TOKENS_MAX),
+          allow_negative_numbers = true)]
+    tokens: u32,
     /// Put the prompt as a question, by the model's chat template
     #[arg(long)]
     chat: bool,
@@ -42,13 +44,13 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
     /// How freely tokens are chosen: 0 takes the likeliest, 1 is what the model says
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     temp: f32,
     /// Choose from so many of the likeliest tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = 40)]
     top_k: usize,
     /// Choose from the likeliest tokens that have this probability together
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     top_p: f32,
     /// Start of the random numbers: the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -60,6 +62,9 @@ pub struct Generate {
     json: bool,
 }
 
+/// Tokens to generate: as long a text as any model has a context for, and the angles of their positions take a second to compute.
+const TOKENS_MAX: i64 = 1 << 20;
+
 impl Run for Generate {
     const NAME: &'static str = "generate";
 
@@ -70,7 +75,7 @@ impl Run for Generate {
         let hparams = Hparams::read(&model)?;
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0])?;
         let prompt = self.prompt_ids(&model, &tokenizer)?;
-        let n_ctx = prompt.len() + self.tokens;
+        let n_ctx = prompt.len() + self.tokens as usize;
         if n_ctx > hparams.n_ctx_train {
             warn(&format!("{n_ctx} tokens of context; the model was trained for {}", hparams.n_ctx_train));
         }
@@ -103,14 +108,19 @@ impl Job for Continuation<'_> {
         let started = Instant::now();
         let mut text = Text { pending: Vec::new(), is_raw: !io::stdout().is_terminal() };
         let (mut tokens, mut whole) = (Vec::new(), String::new());
-        while tokens.len() < arguments.tokens {
+        let n_tokens_max = arguments.tokens as usize;
+        while tokens.len() < n_tokens_max {
             let token = generation.next_token()?;
             tokens.push(token);
             if tokenizer.ends_generation(token) {
                 break;
             }
             let new = text.add(&tokenizer.piece(token, Specials::Literal));
-            if arguments.json { whole += &new } else { print(&new)? }
+            if arguments.json {
+                whole += &new;
+            } else if let ControlFlow::Break(()) = stream(&new)? {
+                return Ok(());
+            }
         }
         let of_text = Speed { n_tokens: tokens.len(), time: started.elapsed() };
         let rest = text.finish();

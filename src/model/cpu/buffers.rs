@@ -1,5 +1,6 @@
 //! Memory that is used again: a pass needs the same few sizes for every layer, and fresh pages from the system cost as much as a norm.
 
+use std::hint::black_box;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,9 +26,13 @@ impl Buffers {
     /// When there is no memory left.
     pub fn take(&self, n_rows: usize, n_cols: usize) -> Result<Buffer> {
         let len = n_rows.checked_mul(n_cols).ok_or_else(out_of_memory)?;
-        let mut floats = self.best_fit(len).unwrap_or_default();
-        floats.try_reserve_exact(len.saturating_sub(floats.len())).map_err(|_| out_of_memory())?;
-        floats.resize(len, 0.0);
+        let floats = match self.best_fit(len) {
+            Some(mut floats) => {
+                floats.resize(len, 0.0);
+                floats
+            }
+            None => zeros(len)?,
+        };
         Ok(Buffer { floats, home: self.clone() })
     }
 
@@ -38,6 +43,16 @@ impl Buffers {
         let (index, _) = idle.iter().enumerate().filter(|(_, buffer)| fits(buffer)).min_by_key(|(_, buffer)| buffer.capacity())?;
         Some(idle.swap_remove(index))
     }
+}
+
+/// `len` zeros. The system hands out such pages when they are first touched, so that of the keys and values for a context of a million
+/// tokens only those take memory that are ever computed.
+fn zeros(len: usize) -> Result<Vec<f32>> {
+    // `vec!` aborts where there is no memory. Kept from the optimizer, which would leave out an allocation that nobody uses.
+    let mut room = Vec::<f32>::new();
+    room.try_reserve_exact(len).map_err(|_| out_of_memory())?;
+    drop(black_box(room));
+    Ok(vec![0.0; len])
 }
 
 /// Buffers that are kept for later at most; a pass has about ten at a time.
