@@ -56,7 +56,7 @@ impl Run for Compare {
 
     fn run(self, session: &Session) -> Result<(), Failure> {
         let base = Loaded::open(&self.base)?;
-        let others = self.files.iter().map(|path| Loaded::open(path)).collect::<ggforge::Result<Vec<_>>>()?;
+        let others = self.files.iter().map(|path| Loaded::open(path)).collect::<Result<Vec<_>, Failure>>()?;
         for other in &others {
             divergence::check_same_vocabulary(&base.tokenizer, &other.tokenizer, &other.path)?;
         }
@@ -87,7 +87,7 @@ impl Job for Comparing<'_> {
         let n_bytes = std::iter::once(base).chain(others).map(Loaded::file_bytes).sum();
         let network = base.network(backend, windows, n_bytes)?;
         base.warn_of_context(&network, windows);
-        let others = others.iter().map(|other| other.network(backend, windows, n_bytes)).collect::<ggforge::Result<Vec<_>>>()?;
+        let others = others.iter().map(|other| other.network(backend, windows, n_bytes)).collect::<Result<Vec<_>, Failure>>()?;
         // Nothing is written before everything is known, so signals may end the run at once.
         let never = AtomicBool::new(false);
         Ok(timed("comparing", session, &never, |watch| divergence::measure(&network, &others, windows, watch))?)

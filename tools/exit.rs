@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ggforge::Error;
 use ggforge::error::Escaped;
+use ggforge::report::printable;
 
 const DONE: u8 = 0;
 const USAGE: u8 = 2;
@@ -45,6 +46,14 @@ impl From<clap::Error> for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure::Library(error, None)
+    }
+}
+
+/// The failure of a command that read the file at `path`: an [`Error::Unsupported`] does not name it itself.
+pub fn named(path: &Path) -> impl Fn(Error) -> Failure {
+    move |error| {
+        let is_nameless = matches!(error, Error::Unsupported { .. });
+        Failure::Library(error, is_nameless.then(|| format!("reading {}", printable(path.as_os_str().as_encoded_bytes()))))
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::chat;
 use crate::device::{DeviceOptions, Job};
-use crate::exit::{Failure, print, say, stream};
+use crate::exit::{Failure, named, print, say, stream};
 use crate::terminal::warn;
 use crate::{Run, Session};
 
@@ -72,8 +72,9 @@ impl Run for Generate {
         let Generate { temp, top_k, top_p, seed, .. } = self;
         let sampler = Sampler::new(Sampling { temperature: temp, top_k, top_p, seed })?;
         let model = Model::open(&self.model)?;
-        let hparams = Hparams::read(&model)?;
-        let tokenizer = Tokenizer::from_metadata(&model.shards()[0])?;
+        let hparams = Hparams::read(&model).map_err(named(&self.model))?;
+        let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(&self.model))?;
+        tokenizer.warnings().iter().for_each(|warning| warn(warning));
         let prompt = self.prompt_ids(&model, &tokenizer)?;
         let n_ctx = prompt.len() + self.tokens as usize;
         if n_ctx > hparams.n_ctx_train {
@@ -100,7 +101,7 @@ impl Job for Continuation<'_> {
 
     fn run<B: Backend>(self, backend: &B) -> Result<(), Failure> {
         let Continuation { arguments, session, model, tokenizer, prompt, n_ctx, sampler } = self;
-        let network = Network::open(backend, model, n_ctx, Residency::Resident)?;
+        let network = Network::open(backend, model, n_ctx, Residency::Resident).map_err(named(&arguments.model))?;
 
         let started = Instant::now();
         let mut generation = Generation::start(&network, &prompt, sampler)?;

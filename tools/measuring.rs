@@ -16,7 +16,7 @@ use ggforge::{Error, Result};
 
 use crate::Session;
 use crate::device::{DeviceOptions, Job};
-use crate::exit::Failure;
+use crate::exit::{Failure, named};
 use crate::terminal::{TokenBar, warn};
 
 /// The text, and how much of it.
@@ -83,9 +83,9 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    pub fn open(path: &Path) -> Result<Loaded> {
+    pub fn open(path: &Path) -> Result<Loaded, Failure> {
         let model = Model::open(path)?;
-        let tokenizer = Tokenizer::from_metadata(&model.shards()[0])?;
+        let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(path))?;
         Ok(Loaded { path: path.to_owned(), model, tokenizer })
     }
 
@@ -95,8 +95,13 @@ impl Loaded {
     }
 
     /// Its network. Layers are in memory, or read from the file as they are needed: where the backend wants those of `bytes_of_all`.
-    pub fn network<'a, B: Backend>(&'a self, backend: &'a B, windows: &Windows, bytes_of_all: u64) -> Result<Network<'a, B>> {
-        Network::open(backend, &self.model, windows.ctx(), backend.residency(bytes_of_all))
+    pub fn network<'a, B: Backend>(
+        &'a self,
+        backend: &'a B,
+        windows: &Windows,
+        bytes_of_all: u64,
+    ) -> Result<Network<'a, B>, Failure> {
+        Network::open(backend, &self.model, windows.ctx(), backend.residency(bytes_of_all)).map_err(named(&self.path))
     }
 
     /// Warns of a context that the model was not trained for.

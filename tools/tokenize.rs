@@ -10,7 +10,7 @@ use ggforge::report::{json_text, printable};
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer, read_text, text_of};
 use serde_json::{Value, json};
 
-use crate::exit::{Failure, print};
+use crate::exit::{Failure, named, print};
 use crate::terminal::warn;
 use crate::{Run, Session};
 
@@ -50,7 +50,7 @@ impl Run for Tokenize {
 
     fn run(self, _session: &Session) -> Result<(), Failure> {
         let model = Model::open(&self.model)?;
-        let tokenizer = Tokenizer::from_metadata(&model.shards()[0])?;
+        let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(&self.model))?;
         tokenizer.warnings().iter().for_each(|warning| warn(warning));
         let specials = if self.no_special { Specials::Literal } else { Specials::Parse };
         let ends = if self.no_bos { Ends::Omit } else { Ends::Add };

@@ -97,7 +97,7 @@ struct Loaded {
 fn bpe(fields: Fields, flags: &Flags, name: Option<&str>) -> Result<Loaded> {
     let pre = pretokenizers::by_name(name.unwrap_or("default")).ok_or_else(|| {
         let what = format!("{}: the pre-tokenizer {}", keys::TOKENIZER_PRE, name.unwrap_or_default());
-        Error::unsupported(what, "convert the model again, or name a known one")
+        Error::unsupported(what, "convert the model again, with --pre NAME where the nearest one is known")
     })?;
     // The first model of this kind, Falcon, had token 11 for both.
     let bos = pre.has_default_bos.then_some(11);
