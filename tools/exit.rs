@@ -58,6 +58,11 @@ pub fn named(path: &Path) -> impl Fn(Error) -> Failure {
 }
 
 impl Failure {
+    /// Ends the process, for where a run cannot end by returning.
+    pub fn end(self) -> ! {
+        std::process::exit(self.report().into())
+    }
+
     /// Prints what a person needs to act, on stderr.
     fn report(&self) -> u8 {
         let text = match self {
