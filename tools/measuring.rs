@@ -1,5 +1,6 @@
 //! What every command that runs a model over a text shares: the options, the text, the model, and the machine it runs on.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -138,8 +139,10 @@ impl TextOptions {
     /// The windows of the text, in the tokens of a model.
     pub fn windows(&self, tokenizer: &Tokenizer, stride: Option<usize>) -> Result<Windows> {
         tokenizer.warnings().iter().for_each(|warning| warn(warning));
-        let is_stdin = self.file == Path::new("-");
-        let text = eval::read_text(if is_stdin { Path::new("/dev/stdin") } else { &self.file })?;
+        let text = match self.file == Path::new("-") {
+            true => eval::text_of("standard input", io::stdin().lock()),
+            false => eval::read_text(&self.file),
+        }?;
         let cut = Cut { ctx: self.ctx, stride, windows_max: self.chunks };
         Windows::of_text(&self.file, &text, tokenizer, &cut)
     }

@@ -34,4 +34,4 @@ mod windows;
 
 pub use estimate::{Estimate, quantile};
 pub use pass::{Progress, Watch};
-pub use windows::{Cut, Windows, read_text};
+pub use windows::{Cut, Windows, read_text, text_of};

@@ -14,6 +14,8 @@
 //! begins with BOS. That is what llama-perplexity's `--ppl-stride` computes, whose windows are longer than its `--ctx-size` says: by half
 //! a stride, then rounded up to a multiple of 256.
 
+use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +74,16 @@ const CTX_MAX: usize = 1 << 24;
 /// `Io`; `NotUtf8`, with the place of the first byte that belongs to no character; `EmptyText`.
 pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
-    let mut text = encode::read_text(path)?;
+    text_of(path, File::open(path).map_err(|e| Error::io(path, "open", e))?)
+}
+
+/// As [`read_text`]; `name` is what messages call it.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn text_of(name: impl AsRef<Path>, from: impl Read) -> Result<String> {
+    let path = name.as_ref();
+    let mut text = encode::text_of(path, from)?;
     if text.ends_with('\n') {
         text.pop();
     }
@@ -86,7 +97,8 @@ impl Windows {
     /// Encodes `text` and cuts it. `path` is what messages call it.
     ///
     /// # Errors
-    /// `Usage` for a cut that makes no sense; `TextTooShort` when the text is not two windows long, as in llama-perplexity.
+    /// `Usage` for a cut that makes no sense; `TextTooShort` when the text is not two windows long, as in llama-perplexity, or with a
+    /// stride not longer than one.
     pub fn of_text(path: impl AsRef<Path>, text: &str, tokenizer: &Tokenizer, cut: &Cut) -> Result<Windows> {
         // No token that ends a text: most of its windows would not have one.
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
@@ -115,8 +127,9 @@ impl Windows {
         if windows_max == Some(0) {
             return Err(Error::usage("no chunk to measure: at least 1 is needed"));
         }
-        if tokens.len() < 2 * ctx {
-            return Err(too_short(path.as_ref(), tokens.len(), ctx));
+        let n_tokens_min = if stride.is_some() { ctx + 1 } else { 2 * ctx };
+        if tokens.len() < n_tokens_min {
+            return Err(too_short(path.as_ref(), tokens.len(), ctx, n_tokens_min));
         }
         let n_windows = match stride {
             None => tokens.len() / ctx,
@@ -202,10 +215,10 @@ impl Windows {
     }
 }
 
-fn too_short(path: &Path, n_tokens: usize, ctx: usize) -> Error {
-    let fits = n_tokens / 2;
+fn too_short(path: &Path, n_tokens: usize, ctx: usize, n_tokens_min: usize) -> Error {
+    let fits = if n_tokens_min == 2 * ctx { n_tokens / 2 } else { n_tokens.saturating_sub(1) };
     let advice = if fits >= CTX_MIN { format!("take a longer text, or --ctx {fits} or less") } else { "take a longer text".into() };
-    let detail = format!("the text has {n_tokens} tokens; a context of {ctx} needs at least {}: {advice}", 2 * ctx);
+    let detail = format!("the text has {n_tokens} tokens; a context of {ctx} needs at least {n_tokens_min}: {advice}");
     Error::malformed(path, Place::File, Fault::TextTooShort, detail)
 }
 
@@ -261,6 +274,9 @@ mod tests {
     fn a_short_text_is_refused_with_the_context_that_would_fit() {
         let error = cut(101, 64, None, None).expect_err("less than two windows").to_string();
         assert!(error.contains("101 tokens") && error.contains("128") && error.contains("--ctx 50"), "{error}");
+        assert_eq!(cut(65, 64, Some(8), None).expect("a window and the token after it").len(), 1);
+        let error = cut(64, 64, Some(8), None).expect_err("no token after the window").to_string();
+        assert!(error.contains("64 tokens") && error.contains("65") && error.contains("--ctx 63"), "{error}");
         let error = cut(3, 64, None, None).expect_err("less than two windows").to_string();
         assert!(!error.contains("--ctx"), "{error}");
         for (ctx, stride, windows) in [(7, None, None), (10, Some(0), None), (10, Some(10), None), (10, None, Some(0))] {
