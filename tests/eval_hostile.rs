@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use ggforge::gguf::{Array, File, Header, TensorSpec, Value};
+use ggforge::imatrix::{Entry, Imatrix};
 use rustix::process::{Pid, Signal, kill_process};
 
 const BAD_INPUT: i32 = 3;
@@ -115,6 +116,13 @@ fn extents_that_make_no_sense_are_usage_errors() {
     place.all_refuse(&model, &text, &["--ctx", "16777216"], BAD_INPUT, &["TextTooShort"]);
     place.all_refuse(&model, &text, &["--chunks", "0"], USAGE, &["at least 1"]);
     place.all_refuse(&model, &text, &["--device", "abacus"], USAGE, &["abacus"]);
+    let short = place.file("short.txt", "a word and a word ".repeat(20));
+    refuses(
+        place.commands(&model, &short)[0].args(["--ctx", "200", "--stride", "8"]),
+        BAD_INPUT,
+        &["at least 201", "TextTooShort"],
+    );
+    common::succeeds(place.commands(&model, &short)[0].args(["--ctx", "100", "--stride", "8"]));
     for stride in ["0", "512", "99999999999"] {
         let [mut perplexity, ..] = place.commands(&model, &text);
         refuses(perplexity.args(["--stride", stride]), USAGE, &["stride"]);
@@ -181,11 +189,57 @@ fn an_importance_matrix_is_not_resumed_with_another_text() {
     let resumed = ["--resume", calibration.to_str().expect("UTF-8")];
     refuses(imatrix("out.gguf", "64", &[]).args(resumed), USAGE, &["calibration.txt", "not from prose.txt", "merge"]);
     assert_eq!(fs::read(&part).expect("the matrix"), before, "a failed run changed it");
-    assert_eq!(place.names(), ["model.gguf", "part.gguf"]);
+    // As another model's: a column more, and a tensor more.
+    let wide = with_entry(&place, &part, "wide.gguf", "blk.0.attn_q.weight", 512);
+    let deep = with_entry(&place, &part, "deep.gguf", "blk.99.attn_q.weight", 256);
+    for (file, expected) in [(&wide, "blk.0.attn_q.weight"), (&deep, "blk.99.attn_q.weight")] {
+        let mut command = imatrix("out.gguf", "64", &["--resume", file.to_str().expect("UTF-8")]);
+        let code = if *file == wide { BAD_INPUT } else { USAGE };
+        let said = refuses(&mut command, code, &[file.to_str().expect("UTF-8"), expected, "another model"]).stderr;
+        assert!(!String::from_utf8_lossy(&said).contains("computing on"), "it was found out after the work");
+    }
+    assert_eq!(place.names(), ["deep.gguf", "model.gguf", "part.gguf", "wide.gguf"]);
 
     let output = common::succeeds(imatrix("out.gguf", "64", &["--chunks", "3", "--json"]).args(resume));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&report["chunk_count"], &report["datasets"]), (&3.into(), &serde_json::json!(["prose.txt"])));
+}
+
+/// An importance matrix with another entry under `name`.
+fn with_entry(place: &Place, matrix: &Path, file: &str, name: &str, n_columns: usize) -> PathBuf {
+    let mut matrix = Imatrix::open(matrix).expect("a matrix");
+    matrix.entries.insert(name.to_owned(), Entry::new(vec![1.0; n_columns], vec![1]).expect("sound numbers"));
+    let mut bytes = Vec::new();
+    matrix.write_gguf(&mut bytes).expect("a matrix that can be written");
+    place.file(file, bytes)
+}
+
+/// Where several files are read, a message that names none is of little use.
+#[test]
+fn what_cannot_be_run_is_said_of_a_file() {
+    let place = Place::new();
+    let text = common::fixture("text/prose.txt");
+    let set = |header: &mut Header, key: &str, to: &str| {
+        header.metadata.iter_mut().find(|(found, _)| found == key).expect("a key").1 = Value::from(to);
+    };
+    let other_words = rewritten(&place, "words.gguf", |header| set(header, "tokenizer.ggml.pre", "martian"));
+    let other_family = rewritten(&place, "family.gguf", |header| set(header, "general.architecture", "martian"));
+    for model in [&other_words, &other_family] {
+        let name = model.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+        place.all_refuse(model, &text, &[], BAD_INPUT, &["martian", "while reading", name]);
+        let mut generate = common::ggforge();
+        refuses(generate.arg("generate").arg(model).args(["--prompt", "a"]), BAD_INPUT, &["martian", "while reading", name]);
+    }
+}
+
+/// Without it nobody would know why the text makes no sense.
+#[test]
+fn what_is_odd_about_a_vocabulary_is_told_before_it_is_used() {
+    let place = Place::new();
+    let odd = rewritten(&place, "odd.gguf", |header| header.metadata.retain(|(key, _)| key != "tokenizer.ggml.pre"));
+    let output = common::succeeds(common::ggforge().arg("generate").arg(odd).args(["--prompt", "a", "-n", "1"]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("warning: ") && said.contains("tokenizer.ggml.pre"), "{said}");
 }
 
 #[test]

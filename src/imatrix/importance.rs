@@ -143,7 +143,7 @@ impl Imatrix {
         let experts = if n_experts == 1 { String::new() } else { format!("{n_experts} experts of ") };
         let detail = format!(
             "the importance matrix has {found} values for it, the tensor has {experts}{n_columns} columns: the matrix was made for \
-             another model; without this tensor's values: --exclude-weights"
+             another model (convert and quantize can leave this tensor's values out: --exclude-weights)"
         );
         Err(Error::malformed(&self.path, Place::Tensor(name.to_owned()), Fault::ImatrixLength, detail))
     }

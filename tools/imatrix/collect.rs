@@ -9,7 +9,7 @@ use ggforge::Error;
 use ggforge::eval::Windows;
 use ggforge::eval::collect::{self, OutputLayer};
 use ggforge::gguf::Model;
-use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Imatrix as Matrix};
+use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Imatrix as Matrix, Wanted};
 use ggforge::model::Backend;
 use ggforge::pipeline;
 use ggforge::report::json_text;
@@ -83,7 +83,7 @@ impl Collect {
         let inputs: Vec<PathBuf> = self.resume.iter().chain([&self.model, &self.text.file]).cloned().collect();
         // An output that cannot be written is better found before the work than after it.
         pipeline::check_target(&self.output, existing(self.force), &inputs)?;
-        let before = self.resume.as_deref().map(|path| self.resume(path, &dataset, &mut windows)).transpose()?;
+        let before = self.resume.as_deref().map(|path| self.resume(path, &dataset, &mut windows, &loaded.model)).transpose()?;
         let output_layer = if self.output_layer { OutputLayer::Collect } else { OutputLayer::Omit };
 
         let collecting = Collecting { loaded: &loaded, windows: &windows, output_layer, dataset: &dataset, session };
@@ -109,8 +109,9 @@ impl Collect {
     }
 
     /// What an earlier run found, and the text without the chunks that it has seen.
-    fn resume(&self, path: &Path, dataset: &str, windows: &mut Windows) -> Result<Matrix, Error> {
+    fn resume(&self, path: &Path, dataset: &str, windows: &mut Windows, model: &Model) -> Result<Matrix, Error> {
         let part = Matrix::open(path)?;
+        check_model(&part, path, model)?;
         let merge = "ggforge imatrix merge adds up matrices of different texts";
         if part.datasets != [dataset] {
             let made_from = if part.datasets.is_empty() { "an unknown text".to_owned() } else { part.datasets.join(", ") };
@@ -142,6 +143,19 @@ impl Collect {
             "experts_short_of_tokens": experts::as_json(matrix),
             "seconds": seconds,
         })
+    }
+}
+
+/// Refuses what was made with another model, before hours of work rather than after them.
+fn check_model(part: &Matrix, path: &Path, model: &Model) -> Result<(), Error> {
+    let wanted = model.tensors().iter().filter_map(|tensor| {
+        let [stacked @ .., _, n_columns] = &tensor.shape[..] else { return None };
+        let size = |n: u64| usize::try_from(n).ok();
+        Some(Wanted { name: &tensor.name, n_experts: size(stacked.iter().product())?, n_columns: size(*n_columns)? })
+    });
+    match part.coverage(&wanted.collect::<Vec<_>>())?.unused.first() {
+        None => Ok(()),
+        Some(name) => Err(Error::usage(format!("{}: made with another model: this one has no {name}", path.display()))),
     }
 }
 
