@@ -117,7 +117,7 @@ fn explain(error: &Error, context: Option<&str>) -> String {
 /// What usually helps, where that is not in the message itself.
 fn hint(error: &Error) -> Option<String> {
     let fixed = match error {
-        Error::NoSpace { .. } => "free some space, or choose a smaller --type or another disk; nothing was written",
+        Error::NoSpace { .. } => "free some space or choose another disk, or a smaller --type for a model; nothing was written",
         Error::InputChanged { .. } => "run again once nothing writes to the model any more; nothing was written",
         Error::Io { path, op, source } => return io_hint(path, op, source),
         _ => return None,
@@ -134,7 +134,9 @@ fn io_hint(path: &Path, op: &str, source: &io::Error) -> Option<String> {
         _ if source.raw_os_error() == Some(TOO_MANY_OPEN_FILES) => {
             "raise the limit (ulimit -n), or choose a larger --split-max-size"
         }
-        io::ErrorKind::OutOfMemory => "choose a smaller --max-memory or fewer --threads",
+        io::ErrorKind::OutOfMemory => {
+            "fewer --threads take less memory, and so do a smaller --max-memory, --ctx or -n where a command has them"
+        }
         _ => return None,
     };
     Some(fixed.to_owned())

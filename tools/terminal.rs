@@ -1,5 +1,6 @@
 //! What a person sees while a run lasts.
 
+use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use ggforge::eval;
 use ggforge::pipeline::Progress;
 use ggforge::report::Table;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::Session;
 use crate::exit;
@@ -106,8 +107,11 @@ impl TokenBar {
     /// `what` the run does, in one word.
     pub fn new(session: &Session, what: &'static str) -> TokenBar {
         let bar = ProgressBar::with_draw_target(None, target(session));
-        let template = "{msg} {wide_bar} {human_pos}/{human_len} tokens, {per_sec}, {eta} left";
-        bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
+        let template = "{msg} {wide_bar} {human_pos}/{human_len} tokens, {rate}/s, {eta} left";
+        let style = ProgressStyle::with_template(template).expect("a fixed template");
+        bar.set_style(style.with_key("rate", |state: &ProgressState, to: &mut dyn Write| {
+            let _ = to.write_str(&rate(state.per_sec()));
+        }));
         bar.set_message(what);
         TokenBar { bar, what }
     }
@@ -126,6 +130,11 @@ impl Drop for TokenBar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Whole ones: indicatif's own has four decimals.
+fn rate(per_second: f64) -> String {
+    HumanCount(per_second.round() as u64).to_string()
 }
 
 fn target(session: &Session) -> ProgressDrawTarget {
@@ -149,4 +158,12 @@ pub fn fitted(table: &Table) -> String {
 /// Prints a warning on stderr, also when quiet: it tells that the result may not be what was wanted.
 pub fn warn(text: &str) {
     exit::say(&format!("warning: {}\n", ggforge::error::Escaped(text)));
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_rate_has_no_decimals() {
+        assert_eq!(["4972.1963", "0.4", "NaN"].map(|text| super::rate(text.parse().expect("a number"))), ["4,972", "0", "0"]);
+    }
 }
