@@ -7,13 +7,13 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ggforge::eval::collect::{self, OutputLayer};
 use ggforge::eval::divergence::{self, Comparison};
 use ggforge::eval::perplexity::{self, Perplexity};
-use ggforge::eval::{Cut, Watch, Windows, read_text};
-use ggforge::gguf::Model;
+use ggforge::eval::{Cut, Progress, Watch, Windows, read_text};
+use ggforge::gguf::{File, Model};
 use ggforge::imatrix::Imatrix;
 use ggforge::matmul::Engine;
 use ggforge::model::{Activations, Cpu, Network, Residency};
@@ -266,6 +266,31 @@ fn quantizing_with_either_is_as_good(ours: &Imatrix) {
         let [a, b] = [&comparison.files[0], &comparison.files[1]].map(|file| file.kld.value);
         assert!((a / b - 1.0).abs() < 0.03, "{name}: KLD {a} with ours, {b} with llama-imatrix's");
     }
+}
+
+/// Hours of a long text do not pass before a model that computes no numbers is refused.
+#[test]
+fn an_importance_matrix_of_no_numbers_is_refused_at_once() {
+    let files = Files::of(&forge_3m(), &["F32"], &[]);
+    let path = files.path("F32");
+    let mut bytes = std::fs::read(&path).expect("the model");
+    let file = File::parse(&path, &bytes).expect("a sound model");
+    let tensor = file.tensor("blk.0.ffn_up.weight").expect("a tensor of the model");
+    let weight = file.tensor_bytes(&tensor).expect("data inside the file").as_ptr() as usize - bytes.as_ptr() as usize;
+    bytes[weight..weight + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).expect("a file");
+
+    let (model, cpu) = (files.open("F32"), cpu(Activations::F32));
+    let windows = windows(&model, &prose(), 64, 64);
+    let most = AtomicU64::new(0);
+    let note = |progress: Progress| {
+        most.fetch_max(progress.done_tokens, Ordering::Relaxed);
+    };
+    let watch = Watch { progress: &note, stop: &NEVER };
+    let network = network(&cpu, &model, windows.ctx());
+    let refused = collect::measure(&network, &windows, OutputLayer::Omit, "prose.txt", watch).expect_err("NaN").to_string();
+    assert!(refused.contains("blk.0.ffn_down.weight") && refused.contains("NonFinite"), "{refused}");
+    assert_eq!(most.into_inner(), 0, "it went on after the first layer");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! with the same input have the same sums; each expert has its own, of the tokens that chose it. Sums are f64 here and rounded to the file's f32 once, where llama-imatrix adds up f32.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::Windows;
 use super::pass::{Counter, Watch, states, windows_per_batch};
@@ -31,6 +32,8 @@ struct Sums {
 /// Everything that was seen so far.
 struct Collector<'a, B> {
     backend: &'a B,
+    /// The model's file.
+    path: &'a Path,
     sums: BTreeMap<String, Sums>,
 }
 
@@ -46,7 +49,7 @@ pub fn measure<B: Backend>(
     watch: Watch<'_>,
 ) -> Result<Imatrix> {
     let mut counter = Counter::new(watch, windows.n_tokens());
-    let mut collector = Collector { backend: network.backend(), sums: BTreeMap::new() };
+    let mut collector = Collector { backend: network.backend(), path: network.path(), sums: BTreeMap::new() };
     for batch in windows.batches(windows_per_batch(network, windows)) {
         let states = states(network, &batch, &mut counter, &mut collector)?;
         if output == OutputLayer::Collect {
@@ -77,6 +80,12 @@ impl<B: Backend> Observer<B> for Collector<'_, B> {
         let Observed { names, n_rows, matrix: (matrix, n_matrices) } = observed;
         let squares = self.backend.sum_squares(x)?;
         for name in names {
+            // Now, not when the whole text has been read.
+            if let Some(square) = squares.iter().find(|square| !square.is_finite()) {
+                let detail =
+                    format!("what it is multiplied with has squares that add up to {square}: weights before it are broken");
+                return Err(Error::malformed(self.path, Place::Tensor((*name).to_owned()), Fault::NonFinite, detail));
+            }
             let empty = || Sums { squares: vec![0.0; squares.len() * n_matrices], counts: vec![0; n_matrices] };
             let sums = self.sums.entry((*name).to_owned()).or_insert_with(empty);
             sums.counts[matrix] += n_rows as u64;
