@@ -271,8 +271,8 @@ fn heat_maps(names: &[String], files: &[FileError]) -> Section {
     }
     // One scale for all files, so that their maps can be compared.
     let decibels = || by_place.iter().flat_map(BTreeMap::values).map(|group| group.sums.sqnr_db()).filter(|db| db.is_finite());
-    let hot = (decibels().fold(f64::INFINITY, f64::min) / 5.0).floor() * 5.0;
-    let cold = ((decibels().fold(f64::NEG_INFINITY, f64::max) / 5.0).ceil() * 5.0).max(hot + 10.0);
+    let hot = (decibels().reduce(f64::min).unwrap_or(0.0) / 5.0).floor() * 5.0;
+    let cold = ((decibels().reduce(f64::max).unwrap_or(0.0) / 5.0).ceil() * 5.0).max(hot + 10.0);
     for (name, groups) in names.iter().zip(&by_place) {
         let mut blocks: Vec<Option<u32>> = groups.keys().map(|(block, _)| *block).collect();
         blocks.dedup();

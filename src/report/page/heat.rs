@@ -15,7 +15,7 @@ pub struct HeatMap {
     pub rows: Vec<String>,
     /// Column names.
     pub columns: Vec<String>,
-    /// `[n_rows, n_columns]`, row-major; `None` where there is nothing. An infinite number is written `=`, and has no colour.
+    /// `[n_rows, n_columns]`, row-major; `None` where there is nothing. Infinity is written `=`, and has no colour.
     pub cells: Vec<Option<f64>>,
     /// The number with the full colour.
     pub hot: f64,
@@ -53,7 +53,7 @@ impl HeatMap {
     fn cell(&self, cell: Option<f64>) -> Markup {
         match cell {
             None => html! { td.none {} },
-            Some(value) if value.is_infinite() => html! { td title="no difference" { "=" } },
+            Some(f64::INFINITY) => html! { td title="no difference" { "=" } },
             Some(value) => html! { td style=(format!("--heat:{}%", px(100.0 * self.heat(value)))) { (self.written(value)) } },
         }
     }
@@ -61,10 +61,32 @@ impl HeatMap {
     /// 0 for cold, 1 for hot.
     fn heat(&self, value: f64) -> f64 {
         let heat = (value - self.cold) / (self.hot - self.cold);
-        if heat.is_finite() { heat.clamp(0.0, 1.0) } else { 0.0 }
+        if heat.is_nan() { 0.0 } else { heat.clamp(0.0, 1.0) }
     }
 
     fn written(&self, value: f64) -> String {
         format!("{value:.1}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HeatMap;
+
+    #[test]
+    fn no_difference_and_a_difference_beyond_measure_are_told_apart() {
+        let map = HeatMap {
+            corner: "layer".to_owned(),
+            rows: vec!["0".to_owned()],
+            columns: ["a", "b", "c"].map(str::to_owned).to_vec(),
+            cells: vec![Some(f64::INFINITY), Some(f64::NEG_INFINITY), Some(30.0)],
+            hot: 10.0,
+            cold: 50.0,
+            unit: "dB".to_owned(),
+        };
+        let markup = map.markup().into_string();
+        for cell in ["no difference\">=<", "--heat:100%\">-inf<", "--heat:50%\">30.0<"] {
+            assert!(markup.contains(cell), "{cell}: {markup}");
+        }
     }
 }
