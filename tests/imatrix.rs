@@ -502,6 +502,8 @@ fn the_program_merges_and_shows_matrices() {
 
     let shown = common::succeeds(common::ggforge().args(["imatrix", "show", "--json"]).arg(&merged));
     let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    let again = common::succeeds(merge().args(["--chunk-size", "512", "--force", "--json", "--output"]).arg(&merged));
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&again.stdout).expect("JSON"), shown);
     assert_eq!((&shown["chunk_count"], &shown["chunk_size"]), (&87.into(), &512.into()));
     let first = &shown["entries"][0];
     assert_eq!((&first["tensor"], &first["values"], &first["zero"]), (&"blk.0.attn_k.weight".into(), &256.into(), &0.into()));

@@ -108,6 +108,9 @@ pub struct Merge {
     /// Replace an existing output
     #[arg(long)]
     force: bool,
+    /// Report as JSON on stdout
+    #[arg(long)]
+    json: bool,
 }
 
 impl Run for Imatrix {
@@ -125,26 +128,30 @@ impl Run for Imatrix {
 impl Show {
     fn run(self) -> Result<(), Failure> {
         let matrix = Matrix::open(&self.file)?;
-        let table = table(&matrix);
         if !self.json {
             return exit::print(&format!(
                 "{}{}
 {}",
                 describe(&self.file, &matrix),
                 experts::line(&matrix),
-                fitted(&table)
+                fitted(&table(&matrix))
             ));
         }
-        exit::print(&json_text(&json!({
-            "file": self.file.to_string_lossy(),
-            "counted_in": unit_name(matrix.unit),
-            "datasets": matrix.datasets,
-            "chunk_count": matrix.chunk_count,
-            "chunk_size": matrix.chunk_size,
-            "experts_short_of_tokens": experts::as_json(&matrix),
-            "entries": table.json(),
-        })))
+        exit::print(&as_json(&self.file, &matrix))
     }
+}
+
+/// All that is known of a matrix.
+fn as_json(path: &Path, matrix: &Matrix) -> String {
+    json_text(&json!({
+        "file": path.to_string_lossy(),
+        "counted_in": unit_name(matrix.unit),
+        "datasets": matrix.datasets,
+        "chunk_count": matrix.chunk_count,
+        "chunk_size": matrix.chunk_size,
+        "experts_short_of_tokens": experts::as_json(matrix),
+        "entries": table(matrix).json(),
+    }))
 }
 
 /// One row per entry; `zero`, `min`, `mean` and `max` are over the importances of all its columns.
@@ -199,10 +206,11 @@ impl Merge {
         parts.into_iter().try_for_each(|part| merged.add(part))?;
 
         write(&self.output, &merged, self.force, &self.files)?;
-        if session.quiet {
-            return Ok(());
+        match (self.json, session.quiet) {
+            (true, _) => exit::print(&as_json(&self.output, &merged)),
+            (false, false) => exit::print(&describe(&self.output, &merged)),
+            (false, true) => Ok(()),
         }
-        exit::print(&describe(&self.output, &merged))
     }
 }
 
