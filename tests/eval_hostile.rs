@@ -115,6 +115,8 @@ fn extents_that_make_no_sense_are_usage_errors() {
     place.all_refuse(&model, &text, &["--ctx", "18446744073709551615"], USAGE, &["are possible"]);
     place.all_refuse(&model, &text, &["--ctx", "16777216"], BAD_INPUT, &["TextTooShort"]);
     place.all_refuse(&model, &text, &["--chunks", "0"], USAGE, &["at least 1"]);
+    // llama.cpp's way to say all; no word of an option of that name.
+    place.all_refuse(&model, &text, &["--chunks", "-1"], USAGE, &["invalid value '-1' for '--chunks <N>'"]);
     place.all_refuse(&model, &text, &["--device", "abacus"], USAGE, &["abacus"]);
     let short = place.file("short.txt", "a word and a word ".repeat(20));
     refuses(

@@ -341,6 +341,7 @@ fn the_page_is_written_whole_or_not_at_all() {
 
     let code = |command: &mut Command| command.output().expect("a program that starts").status.code();
     assert_eq!(code(&mut with_page(&file)), Some(2), "an older page was replaced unasked");
+    assert_eq!(code(error_command(&base, &file).args(["--sort", "weighted"])), Some(2), "there is nothing to sort by");
     assert_eq!(code(with_page(&file).arg("--force")), Some(0));
     assert_eq!(code(error_command(&base, &file).arg("--force").arg("--report").arg(&base)), Some(2), "an input would be replaced");
 

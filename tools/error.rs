@@ -72,6 +72,9 @@ impl Run for ErrorCommand {
     const NAME: &'static str = "error";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
+        if self.sort == SortBy::Weighted && self.imatrix.is_none() {
+            return Err(ggforge::Error::usage("--sort weighted needs the weights: give them with --imatrix FILE").into());
+        }
         let imatrix = self.imatrix.as_ref().map(Imatrix::open).transpose()?;
         let base = Base::open(&self.base)?;
         let models = self.files.iter().map(Model::open).collect::<ggforge::Result<Vec<Model>>>()?;

@@ -34,8 +34,7 @@ pub struct Generate {
     #[arg(long, short, value_name = "TEXT")]
     prompt: String,
     /// Tokens to generate at most
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(..=TOKENS_MAX),
-          allow_negative_numbers = true)]
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(..=TOKENS_MAX))]
     tokens: u32,
     /// Put the prompt as a question, by the model's chat template
     #[arg(long)]
@@ -44,13 +43,13 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
     /// How freely tokens are chosen: 0 takes the likeliest, 1 is what the model says
-    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
     temp: f32,
     /// Choose from so many of the likeliest tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = 40)]
     top_k: usize,
     /// Choose from the likeliest tokens that have this probability together
-    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
     top_p: f32,
     /// Start of the random numbers: the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 0)]

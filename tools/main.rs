@@ -30,7 +30,7 @@ mod tokenize;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use exit::Failure;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -125,7 +125,14 @@ impl Entry {
 
 /// The program's arguments, all commands included.
 fn program() -> clap::Command {
-    COMMANDS.iter().fold(Cli::command(), |program, entry| program.subcommand((entry.command)()))
+    COMMANDS.iter().fold(Cli::command(), |program, entry| program.subcommand(with_numbers((entry.command)())))
+}
+
+/// The command, and those below it, with `-1` read as a value, so that what is wrong with it is said, and not that no option has that name.
+fn with_numbers(command: clap::Command) -> clap::Command {
+    let number =
+        |argument: Arg| if argument.get_action().takes_values() { argument.allow_negative_numbers(true) } else { argument };
+    command.mut_args(number).mut_subcommands(with_numbers)
 }
 
 /// Raises the number of files that may be open to what the system allows: a large model has hundreds of shards.
