@@ -5,7 +5,7 @@
 mod common;
 
 use common::Paint;
-use ggforge::quant::{BlockFault, BlockFaultKind, Format};
+use ggforge::quant::{BlockFault, BlockFaultKind, Factors, Format};
 use ggforge::simd::Level;
 
 /// A whole number of blocks in every format, and an odd number of super-blocks, so that the last group of lanes is not full.
@@ -309,18 +309,72 @@ fn any_bytes_can_be_read() {
     });
 }
 
-/// [`Format::add_dots`] in plain Rust: 64 fused sums along the row, and the order in which they are added up.
-fn dot(x: &[f32], weights: &[f32]) -> f32 {
+/// [`Factors::add_dots`] in plain Rust: 64 sums along the row, and the order in which they are added up.
+fn dot(format: Format, x: &[f32], blocks: &[u8], weights: &[f32]) -> f32 {
     let mut sums = [0.0f32; 64];
-    for (k, (&x, &w)) in x.iter().zip(weights).enumerate() {
-        sums[k % 64] = x.mul_add(w, sums[k % 64]);
+    match format {
+        Format::Q4_K => {
+            for (x, block) in x.chunks_exact(256).zip(blocks.chunks_exact(144)) {
+                let (d, dmin, packed) = (half(&block[..2]), half(&block[2..4]), &block[4..16]);
+                for j in 0..8 {
+                    let m = if j < 4 { packed[j + 4] & 63 } else { packed[j + 4] >> 4 | packed[j] >> 6 << 4 };
+                    sums[48 + 8 + j] = (f32::from(m) * dmin).mul_add(-sum(&x[32 * j..][..32]), sums[48 + 8 + j]);
+                }
+                for j in 0..8 {
+                    let sc = if j < 4 { packed[j] & 63 } else { packed[j + 4] & 15 | packed[j - 4] >> 6 << 4 };
+                    for lane in 0..8 {
+                        let quant = |at: usize| f32::from(block[16 + j / 2 * 32 + 4 * lane + at] >> (4 * (j % 2)) & 15);
+                        let products = (0..4).fold(0.0, |sum, at| quant(at).mul_add(x[32 * j + 4 * lane + at], sum));
+                        let to = &mut sums[16 * (j / 4 * 2 + j % 2) + j / 2 % 2 * 8 + lane];
+                        *to = (f32::from(sc) * d).mul_add(products, *to);
+                    }
+                }
+            }
+        }
+        Format::Q6_K => {
+            for (x, block) in x.chunks_exact(256).zip(blocks.chunks_exact(210)) {
+                let scale = |j: usize| half(&block[208..]) * f32::from(block[192 + j] as i8);
+                for j in 0..16 {
+                    sums[48 + j] = scale(j).mul_add(-32.0 * sum(&x[16 * j..][..16]), sums[48 + j]);
+                }
+                for k in (0..256).step_by(4) {
+                    let (h, run, i) = (k / 128, k / 32 % 4, k % 32);
+                    let quant = |at: usize| {
+                        let low = block[64 * h + run % 2 * 32 + i + at] >> (run / 2 * 4) & 15;
+                        f32::from(low | (block[128 + 32 * h + i + at] >> (2 * run) & 3) << 4)
+                    };
+                    let products = (0..4).fold(0.0, |sum, at| quant(at).mul_add(x[k + at], sum));
+                    let to = &mut sums[16 * run + 8 * h + i / 4];
+                    *to = scale(k / 16).mul_add(products, *to);
+                }
+            }
+        }
+        _ => {
+            for (k, (&x, &w)) in x.iter().zip(weights).enumerate() {
+                sums[k % 64] = x.mul_add(w, sums[k % 64]);
+            }
+        }
     }
-    let mut lanes: Vec<f32> = (0..16).map(|j| (sums[j] + sums[j + 16]) + (sums[j + 32] + sums[j + 48])).collect();
-    while lanes.len() > 1 {
-        let (low, high) = lanes.split_at(lanes.len() / 2);
-        lanes = low.iter().zip(high).map(|(a, b)| a + b).collect();
+    let lanes: Vec<f32> = (0..16).map(|j| (sums[j] + sums[j + 16]) + (sums[j + 32] + sums[j + 48])).collect();
+    halved(lanes)
+}
+
+/// The sum of a sub-block's part of the vector.
+fn sum(x: &[f32]) -> f32 {
+    halved((0..8).map(|i| x.iter().skip(i).step_by(8).fold(0.0, |sum, x| sum + x)).collect())
+}
+
+/// Halves added to each other until one is left.
+fn halved(mut sums: Vec<f32>) -> f32 {
+    while sums.len() > 1 {
+        let (low, high) = sums.split_at(sums.len() / 2);
+        sums = low.iter().zip(high).map(|(a, b)| a + b).collect();
     }
-    lanes[0]
+    sums[0]
+}
+
+fn half(bytes: &[u8]) -> f32 {
+    half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
 #[test]
@@ -338,10 +392,14 @@ fn dot_products_have_the_stated_order_at_every_level() {
             let rows = row.repeat(3);
             let mut weights = vec![0.0; row_len];
             format.dequantize(Level::available()[0], &row, &mut weights);
-            let expected = 1.5 + dot(&x, &weights);
+            let expected = 1.5 + dot(format, &x, &row, &weights);
+            let exact: f64 = 1.5 + x.iter().zip(&weights).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum::<f64>();
+            let magnitude: f64 = x.iter().zip(&weights).map(|(&x, &w)| f64::from(x * w).abs()).sum();
+            assert!((f64::from(expected) - exact).abs() <= 1e-6 * magnitude + 1e-6, "{format}: {expected} is not {exact}");
+            let factors = Factors::new(format, &x);
             for level in Level::available() {
                 let mut out = [1.5; 3];
-                format.add_dots(level, &x, &rows, &mut out);
+                factors.add_dots(level, &rows, &mut out);
                 assert_eq!(out.map(f32::to_bits), [expected.to_bits(); 3], "{format} {} rows of {row_len}", level.name());
             }
         }

@@ -51,7 +51,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::quant::Format;
+use crate::quant::{Factors, Format};
 use crate::simd::{Level, Task};
 pub use pack::Activations;
 use tile::{Scratch, Strip};
@@ -160,7 +160,7 @@ impl Engine {
 
     /// [`multiply`](Engine::multiply) of one token by another order of the sum, as fast as weights come from memory. For generation.
     ///
-    /// The order is that of [`Format::add_dots`]: the same at every level and for any thread count, but not the last bits of
+    /// The order is that of [`Factors::add_dots`]: the same at every level and for any thread count, but not the last bits of
     /// [`multiply`](Engine::multiply).
     ///
     /// # Panics
@@ -171,10 +171,11 @@ impl Engine {
         if accumulate == Accumulate::Store {
             out.fill(0.0);
         }
+        let factors = Factors::new(w.format, x);
         let rows = dot_rows(w.n_cols, out.len(), rayon::current_num_threads());
         // Every piece by itself, or a worker that is late would keep half of the product to itself.
         out.par_chunks_mut(rows).enumerate().with_max_len(1).for_each(|(index, out)| {
-            w.format.add_dots(self.level, x, w.rows(index * rows, out.len()).bytes, out);
+            factors.add_dots(self.level, w.rows(index * rows, out.len()).bytes, out);
         });
     }
 

@@ -3,6 +3,7 @@
 use half::f16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::dot::{self, Factors, Products, SUMS, Sixteen};
 use super::sink::{self, Sink};
 use super::{BlockFault, BlockFaultKind};
 use crate::simd::{F32x16, Level, Simd, Task};
@@ -17,6 +18,40 @@ pub(super) trait Block: Copy + FromBytes + IntoBytes + Immutable + KnownLayout +
 pub(super) trait Dequantize: Block {
     /// Hands all weights of the block over, sixteen by sixteen. Of those four sixteens apart the earlier come first.
     fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>);
+
+    /// Sixteens of floats that the block's part of a vector is arranged in.
+    const FACTORS: usize = Self::LEN / 16;
+
+    /// The block's part of a vector becomes `factors`, as [`add_products`](Dequantize::add_products) takes them.
+    fn arrange(x: &[f32], factors: &mut [Sixteen]) {
+        factors.iter_mut().zip(x.as_chunks().0).for_each(|(factors, x)| factors.0 = *x);
+    }
+
+    /// The products with `factors` added to `sums`; the block begins at sixteen `at` of a step. A format may multiply its quants first and
+    /// its scales then, in an order of its own that is the same at every level.
+    #[inline(always)]
+    fn add_products<S: Simd>(&self, simd: S, factors: &[Sixteen], at: usize, sums: [F32x16<S>; SUMS]) -> [F32x16<S>; SUMS] {
+        let mut products = Products { simd, factors, first: at, sums };
+        self.dequantize(simd, &mut products);
+        products.sums
+    }
+}
+
+/// Weights of the longest block.
+pub(super) const LEN_MAX: usize = 256;
+
+/// The whole blocks in `bytes`, and what follows them.
+#[inline(always)]
+pub(super) fn units<U: Block>(bytes: &[u8]) -> (&[U], &[u8]) {
+    <[U]>::ref_from_prefix(bytes).expect("bytes are aligned as blocks are")
+}
+
+/// Blocks whose last are zero where `bytes` end.
+#[inline(always)]
+pub(super) fn padded_units<U: Block, const N: usize>(bytes: &[u8]) -> [U; N] {
+    let mut units = [U::new_zeroed(); N];
+    units.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+    units
 }
 
 /// A format that can be written.
@@ -95,12 +130,14 @@ pub(super) struct Traits {
     pub is_for_activations: bool,
     pub quantize: Option<QuantizeFn>,
     pub dequantize: Option<DequantizeFn>,
+    pub arrange: Option<ArrangeFn>,
     pub add_dots: Option<AddDotsFn>,
 }
 
 type QuantizeFn = fn(Level, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), BlockFault>;
 type DequantizeFn = fn(Level, &[u8], &mut [f32]);
-type AddDotsFn = fn(Level, &[f32], &[u8], &mut [f32]);
+type ArrangeFn = fn(&[f32]) -> Vec<Sixteen>;
+type AddDotsFn = fn(Level, &Factors, &[u8], &mut [f32]);
 
 impl Traits {
     /// A format that is read and written.
@@ -131,7 +168,8 @@ impl Traits {
         Traits {
             block_bytes: size_of::<U>() / (U::LEN / block_len),
             dequantize: Some(sink::dequantize::<U>),
-            add_dots: Some(sink::add_dots::<U>),
+            arrange: Some(dot::arrange::<U>),
+            add_dots: Some(dot::add_dots::<U>),
             ..Traits::stored::<U>(block_len)
         }
     }
@@ -146,6 +184,7 @@ impl Traits {
             is_for_activations: false,
             quantize: None,
             dequantize: None,
+            arrange: None,
             add_dots: None,
         }
     }

@@ -25,7 +25,8 @@
 //!    bytes, halves (`Half`) and arrays of them: alignment 1, so `size_of` is the size in the file. `q4_k.rs` is a good one to follow.
 //! 2. `impl Block` (weights per block), `impl Dequantize`, `impl Quantize` (`block.rs`). Both functions get a `simd` token to make lanes
 //!    with: `F32x16` and `I32x16` are sixteen lanes at every level, and read as arithmetic. `dequantize` hands one block over, sixteen
-//!    weights at a time, to a `Sink` that stores them or multiplies them (`sink.rs`); `quantize` gets many blocks at once. `is_sound`
+//!    weights at a time, to a `Sink` that stores them (`sink.rs`) or multiplies them (`dot.rs`); where that is too slow for generation,
+//!    `add_products` and `arrange` multiply quants instead (`q4_k.rs`). `quantize` gets many blocks at once. `is_sound`
 //!    says whether the scales are finite; a block that cannot be held is left with a scale that is not, and the driver in `block.rs`
 //!    turns that into a [`BlockFault`], as it does with weights that are not finite.
 //! 3. The line: `Traits::of::<family::NAME>()`, or `Traits::readable` without `Quantize`, or `Traits::activations`.
@@ -48,6 +49,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod block;
+mod dot;
 mod fp4;
 mod iq;
 mod iq4;
@@ -60,6 +62,7 @@ mod ternary;
 
 use crate::simd::Level;
 use block::Traits;
+pub use dot::Factors;
 
 /// Why a block could not be quantized.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -280,21 +283,6 @@ impl Format {
         let dequantize = self.traits().dequantize.unwrap_or_else(|| panic!("{self} cannot be dequantized"));
         assert_eq!(self.row_bytes(weights.len() as u64), Some(blocks.len() as u64), "{self}: bytes of {} weights", weights.len());
         dequantize(level, blocks, weights);
-    }
-
-    /// Adds to every `out[i]` the dot product of `x` (`[row_len]`) and row `i` of `rows` (`[out.len(), row_len]`, in blocks). Weights are
-    /// unpacked in registers, so that this is about as fast as `rows` come from memory.
-    ///
-    /// The order: 64 sums run along the row, sum `j` over the `k` that are `j` modulo 64, in ascending order, fused, from 0. Sums `j`
-    /// and `j + 16` are added, `j + 32` and `j + 48`, these two; of the sixteen then those 8 apart, 4, 2 and 1. The same at every level.
-    ///
-    /// # Panics
-    /// When lengths disagree or the format cannot be dequantized.
-    pub fn add_dots(self, level: Level, x: &[f32], rows: &[u8], out: &mut [f32]) {
-        let add_dots = self.traits().add_dots.unwrap_or_else(|| panic!("{self} cannot be dequantized"));
-        let n_bytes = self.row_bytes(x.len() as u64).and_then(|bytes| bytes.checked_mul(out.len() as u64));
-        assert_eq!(n_bytes, Some(rows.len() as u64), "{self}: bytes of {} rows of {}", out.len(), x.len());
-        add_dots(level, x, rows, out);
     }
 }
 

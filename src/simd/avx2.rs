@@ -127,6 +127,7 @@ impl Simd for Avx2 {
             let [low, high] = halves(from);
             [_mm256_cvtepu16_epi32(load_128(low)), _mm256_cvtepu16_epi32(load_128(high))]
         }
+        fn load_bytes(low: &[u8; 32], high: &[u8; 32]) -> I { [load_256(low), load_256(high)] }
         fn narrow_u8(a: I) -> [u8; 16] {
             let low_byte = _mm256_set1_epi32(0xff);
             let words = pack_u16([_mm256_and_si256(a[0], low_byte), _mm256_and_si256(a[1], low_byte)]);
@@ -241,6 +242,13 @@ fn lookup16(table: F, index: I) -> F {
 fn load_128(from: &[u8; 16]) -> __m128i {
     // SAFETY: the reference is valid for 16 bytes, and this load needs no alignment.
     unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_256(from: &[u8; 32]) -> __m256i {
+    // SAFETY: the reference is valid for 32 bytes, and this load needs no alignment.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 
 #[inline(always)]

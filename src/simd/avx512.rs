@@ -106,6 +106,11 @@ impl Simd for Avx512 {
             // SAFETY: the reference is valid for 32 bytes, and this load needs no alignment.
             unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast())) }
         }
+        fn load_bytes(low: &[u8; 32], high: &[u8; 32]) -> __m512i {
+            // SAFETY: the references are valid for 32 bytes, and these loads need no alignment.
+            let (low, high) = unsafe { (_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast())) };
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
         fn narrow_u8(a: __m512i) -> [u8; 16] {
             let mut to = [0; 16];
             // SAFETY: `to` is 16 bytes, and this store needs no alignment.

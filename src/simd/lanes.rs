@@ -73,6 +73,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn widen_u8(self, from: &[u8; 16]) -> Self::I32;
     fn widen_i8(self, from: &[u8; 16]) -> Self::I32;
     fn widen_u16(self, from: &[u8; 32]) -> Self::I32;
+    /// Four bytes a lane, lowest first: the first eight lanes from `low`, the others from `high`.
+    fn load_bytes(self, low: &[u8; 32], high: &[u8; 32]) -> Self::I32;
     /// The low byte of every lane.
     fn narrow_u8(self, a: Self::I32) -> [u8; 16];
     /// The low two bytes of every lane.
@@ -384,6 +386,12 @@ impl<S: Simd> I32x16<S> {
     #[inline(always)]
     pub fn load_u16(simd: S, from: &[u8; 32]) -> Self {
         I32x16 { lanes: simd.widen_u16(from), simd }
+    }
+
+    /// Four bytes a lane, lowest first: the first eight lanes from `low`, the others from `high`.
+    #[inline(always)]
+    pub fn load_bytes(simd: S, low: &[u8; 32], high: &[u8; 32]) -> Self {
+        I32x16 { lanes: simd.load_bytes(low, high), simd }
     }
 
     /// The low byte of every lane.

@@ -109,6 +109,10 @@ impl Simd for Neon {
             int32x4x4_t(vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high))
         }
         fn widen_u16(from: &[u8; 32]) -> I { widen(load_256(from)) }
+        fn load_bytes(low: &[u8; 32], high: &[u8; 32]) -> I {
+            let ([a, b], [c, d]) = (load_256(low), load_256(high));
+            int32x4x4_t(vreinterpretq_s32_u16(a), vreinterpretq_s32_u16(b), vreinterpretq_s32_u16(c), vreinterpretq_s32_u16(d))
+        }
         fn narrow_u8(a: I) -> [u8; 16] {
             let [low, high] = narrow(a);
             let mut to = [0; 16];

@@ -179,6 +179,13 @@ impl Simd for Scalar {
         from_fn(|i| i32::from(u16::from_le_bytes([from[2 * i], from[2 * i + 1]])))
     }
     #[inline(always)]
+    fn load_bytes(self, low: &[u8; 32], high: &[u8; 32]) -> [i32; 16] {
+        from_fn(|i| {
+            let bytes = if i < 8 { &low[4 * i..] } else { &high[4 * (i - 8)..] };
+            i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        })
+    }
+    #[inline(always)]
     fn narrow_u8(self, a: [i32; 16]) -> [u8; 16] {
         a.map(|v| v as u8)
     }

@@ -165,6 +165,9 @@ fn bytes<S: Simd>(simd: S, results: &mut Results) {
         let sixteen = std::array::from_fn(|i| first + i as u8);
         results.push(("widen_u8", integer_bits(simd, simd.widen_u8(&sixteen))));
         results.push(("widen_i8", integer_bits(simd, simd.widen_i8(&sixteen))));
+        let (low, high) =
+            (std::array::from_fn(|i| first ^ (7 * i as u8)), std::array::from_fn(|i| first.wrapping_sub(5 * i as u8)));
+        results.push(("load_bytes", integer_bits(simd, simd.load_bytes(&low, &high))));
     }
     for first in (0..=u16::MAX).step_by(16) {
         let sixteen: [u16; 16] = std::array::from_fn(|i| first + i as u16);

@@ -5,12 +5,11 @@
 //! | d: f16 | dmin: f16 | sc, m: 8 x (6+6) bits | qs: 4 x 32 x (sub-block 2c low, 2c+1 high half) |
 //! ```
 
-use std::hint::black_box;
-
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::affine::{self, Affine, Scales, SuperBlock};
 use crate::quant::block::{Block, Dequantize, Quantize};
+use crate::quant::dot::{SUMS, Sixteen, sum};
 use crate::quant::search::affine::{Error, Trials};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
@@ -31,40 +30,77 @@ impl Dequantize for Q4_K {
     #[inline(always)]
     fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
         let [scales, mins] = self.scales.products(simd).map(F32x16::to_array);
-        // Spread from memory; the compiler would shuffle lanes instead, which takes a sixth longer in a dot product.
-        let (scales, mins) = (black_box(&scales), black_box(&mins));
         for c in 0..4 {
             let (scale, min) = (F32x16::splat(simd, scales[2 * c]), F32x16::splat(simd, mins[8 + 2 * c]));
             let (high_scale, high_min) = (F32x16::splat(simd, scales[2 * c + 1]), F32x16::splat(simd, mins[8 + 2 * c + 1]));
-            let (low, high) = (Levels16::new(simd, scale, min), Levels16::new(simd, high_scale, high_min));
             for half in 0..2 {
                 let q = I32x16::load_u8(simd, &self.qs[c][half]);
-                to.put(4 * c + half, low.get(q));
-                to.put(4 * c + 2 + half, high.get(q.shr::<4>()));
+                to.put(4 * c + half, scale * (q & 15).to_float() - min);
+                to.put(4 * c + 2 + half, high_scale * q.shr::<4>().to_float() - high_min);
             }
         }
     }
-}
 
-/// What the sixteen quants of a sub-block stand for.
-struct Levels16<S: Simd> {
-    scale: F32x16<S>,
-    min: F32x16<S>,
-    levels: F32x16<S>,
-}
+    /// Sixteen times sixteen that the quants multiply, and the sums of `x` that the minimums multiply.
+    const FACTORS: usize = 16 + 1;
 
-impl<S: Simd> Levels16<S> {
-    #[inline(always)]
-    fn new(simd: S, scale: F32x16<S>, min: F32x16<S>) -> Self {
-        let quants = F32x16::load(simd, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0]);
-        Levels16 { scale, min, levels: scale * quants - min }
+    /// Four sub-blocks at a time are 64 bytes, of which each lane has four; their halves are multiplied in ascending order. A lane of the
+    /// last sixteen from 8 on has the negative sum of a sub-block.
+    fn arrange(x: &[f32], factors: &mut [Sixteen]) {
+        let (sub_blocks, _) = x.as_chunks::<32>();
+        for four in 0..2 {
+            for lane in 0..16 {
+                for nibble in 0..8 {
+                    let j = 4 * four + lane / 8 * 2 + nibble % 2;
+                    factors[8 * four + nibble].0[lane] = sub_blocks[j][lane % 8 * 4 + nibble / 2];
+                }
+            }
+        }
+        factors[16].0 = std::array::from_fn(|lane| if lane < 8 { 0.0 } else { -sum(&sub_blocks[lane - 8]) });
     }
 
-    /// `scale * q - min` of the low four bits of every lane: looked up where sixteen lanes are one register, and that one instruction.
+    /// Sum 3 first gets `dmin*m` times the last factors. Then sum `2*four + low or high half` gets `d*sc` times four fused products.
     #[inline(always)]
-    fn get(&self, q: I32x16<S>) -> F32x16<S> {
-        if S::REGISTERS >= 32 { self.levels.lookup(q) } else { self.scale * (q & 15).to_float() - self.min }
+    fn add_products<S: Simd>(&self, simd: S, factors: &[Sixteen], _at: usize, mut sums: [F32x16<S>; SUMS]) -> [F32x16<S>; SUMS] {
+        const SCALES: [[u8; 16]; 4] = scales_of_lanes();
+        let [scales, mins] = self.scales.products(simd);
+        let qs: &[[u8; 32]; 4] = zerocopy::transmute_ref!(&self.qs);
+        sums[3] = mins.fma(factors[16].load(simd), sums[3]);
+        for four in 0..2 {
+            let mut q = I32x16::load_bytes(simd, &qs[2 * four], &qs[2 * four + 1]);
+            let mut products = [F32x16::splat(simd, 0.0); 2];
+            for nibble in 0..8 {
+                products[nibble % 2] = low_four_bits(simd, q).fma(factors[8 * four + nibble].load(simd), products[nibble % 2]);
+                q = q.shr::<4>();
+            }
+            for half in 0..2 {
+                let sum = 2 * four + half;
+                sums[sum] = scales.lookup(I32x16::load_u8(simd, &SCALES[sum])).fma(products[half], sums[sum]);
+            }
+        }
+        sums
     }
+}
+
+/// For each of the sums: of which sub-blocks its lanes are.
+const fn scales_of_lanes() -> [[u8; 16]; SUMS] {
+    let mut of_lanes = [[0; 16]; SUMS];
+    let mut at = 0;
+    while at < 16 * SUMS {
+        let (sum, lane) = (at / 16, at % 16);
+        of_lanes[sum][lane] = (sum / 2 * 4 + lane / 8 * 2 + sum % 2) as u8;
+        at += 1;
+    }
+    of_lanes
+}
+
+/// As floats: looked up where sixteen lanes are one register, and that one instruction.
+#[inline(always)]
+fn low_four_bits<S: Simd>(simd: S, q: I32x16<S>) -> F32x16<S> {
+    if S::REGISTERS < 32 {
+        return (q & 15).to_float();
+    }
+    F32x16::load(simd, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0]).lookup(q)
 }
 
 impl Quantize for Q4_K {

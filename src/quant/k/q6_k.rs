@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::LEN;
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::dot::{SUMS, Sixteen, sum};
 use crate::quant::search::symmetric::{Fit, search};
 use crate::quant::search::{ALL_ZERO, lanes_of_sub_blocks, nearest_int};
 use crate::quant::sink::Sink;
@@ -52,6 +53,66 @@ impl Dequantize for Q6_K {
             }
         }
     }
+
+    /// Sixteen times sixteen that the quants multiply, and the sums of `x` that the 32 taken off each quant multiplies.
+    const FACTORS: usize = 16 + 1;
+
+    /// The same run of both halves is 64 quants, of which each lane has four.
+    fn arrange(x: &[f32], factors: &mut [Sixteen]) {
+        let (runs, _) = x.as_chunks::<32>();
+        for run in 0..4 {
+            for lane in 0..16 {
+                for byte in 0..4 {
+                    factors[4 * run + byte].0[lane] = runs[lane / 8 * 4 + run][lane % 8 * 4 + byte];
+                }
+            }
+        }
+        let (sub_blocks, _) = x.as_chunks::<16>();
+        factors[16].0 = std::array::from_fn(|j| -32.0 * sum(&sub_blocks[j]));
+    }
+
+    /// Sum 3 first gets `d*sc` times the last factors. Then sum `run` gets `d*sc` times four fused products, of quants without sign.
+    #[inline(always)]
+    fn add_products<S: Simd>(&self, simd: S, factors: &[Sixteen], _at: usize, mut sums: [F32x16<S>; SUMS]) -> [F32x16<S>; SUMS] {
+        const SCALES: [[u8; 16]; 4] = scales_of_lanes();
+        let scales = self.d.splat(simd) * I32x16::load_i8(simd, zerocopy::transmute_ref!(&self.scales)).to_float();
+        let ql: &[[[u8; 32]; 2]; 2] = zerocopy::transmute_ref!(&self.ql);
+        let qh: &[[u8; 32]; 2] = zerocopy::transmute_ref!(&self.qh);
+        let (low, high) = (I32x16::load_bytes(simd, &ql[0][0], &ql[1][0]), I32x16::load_bytes(simd, &ql[0][1], &ql[1][1]));
+        let upper = I32x16::load_bytes(simd, &qh[0], &qh[1]);
+        let runs = [
+            (low & LOW_FOUR) | (upper.shl::<4>() & UPPER_TWO),
+            (high & LOW_FOUR) | (upper.shl::<2>() & UPPER_TWO),
+            (low.shr::<4>() & LOW_FOUR) | (upper & UPPER_TWO),
+            (high.shr::<4>() & LOW_FOUR) | (upper.shr::<2>() & UPPER_TWO),
+        ];
+        sums[3] = scales.fma(factors[16].load(simd), sums[3]);
+        for run in 0..4 {
+            let (mut q, mut products) = (runs[run], F32x16::splat(simd, 0.0));
+            for byte in 0..4 {
+                products = (q & 255).to_float().fma(factors[4 * run + byte].load(simd), products);
+                q = q.shr::<8>();
+            }
+            sums[run] = scales.lookup(I32x16::load_u8(simd, &SCALES[run])).fma(products, sums[run]);
+        }
+        sums
+    }
+}
+
+/// Of every byte.
+const LOW_FOUR: i32 = 0x0f0f_0f0f;
+const UPPER_TWO: i32 = 0x3030_3030;
+
+/// For each of the runs: of which sub-blocks its lanes are.
+const fn scales_of_lanes() -> [[u8; 16]; 4] {
+    let mut of_lanes = [[0; 16]; 4];
+    let mut at = 0;
+    while at < 64 {
+        let (run, lane) = (at / 16, at % 16);
+        of_lanes[run][lane] = (lane / 8 * 8 + run * 2 + lane % 8 / 4) as u8;
+        at += 1;
+    }
+    of_lanes
 }
 
 impl Quantize for Q6_K {
