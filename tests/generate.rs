@@ -93,6 +93,18 @@ fn a_long_text_takes_what_is_read_of_it() {
     assert!(kib.unwrap_or(0) < 600 * MIB / 1024, "{kib:?} KiB");
 }
 
+/// A prompt is what it is, even if it looks like an option.
+#[test]
+fn a_prompt_may_begin_with_a_hyphen() {
+    let scratch = common::scratch();
+    let model = converted(&common::fixture("hf/forge-3m"), scratch.path());
+    for prompt in ["- one\n- two\n-", "--seed", "-n"] {
+        let found = generated(&model, &["--prompt", prompt, "-n", "1"]);
+        let tokens = common::succeeds(common::ggforge().arg("tokenize").arg(&model).args(["--ids", "--", prompt]));
+        assert_eq!(found["prompt"], serde_json::from_slice::<Value>(&tokens.stdout).unwrap(), "{prompt}");
+    }
+}
+
 #[test]
 fn numbers_that_make_no_sense_are_usage_errors() {
     let scratch = common::scratch();

@@ -31,7 +31,7 @@ pub struct Generate {
     #[arg(value_name = "MODEL.gguf")]
     model: PathBuf,
     /// The text to continue
-    #[arg(long, short, value_name = "TEXT")]
+    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
     /// Tokens to generate at most
     #[arg(long, short = 'n', value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(..=TOKENS_MAX))]
@@ -40,7 +40,7 @@ pub struct Generate {
     #[arg(long)]
     chat: bool,
     /// What the chat template is told before the question
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    #[arg(long, value_name = "TEXT", requires = "chat", allow_hyphen_values = true)]
     system: Option<String>,
     /// How freely tokens are chosen: 0 takes the likeliest, 1 is what the model says
     #[arg(long, value_name = "T", default_value_t = 0.0)]
