@@ -10,8 +10,6 @@
 //
 // Chunk q of row r lies at place q ^ (r/2 % 4) of its row: eight rows of a matrix, 64 bytes apart, meet in no bank. Rows past m or n
 // and columns past k are zeros that nobody reads from memory.
-//
-// With SwiGLU, b's rows are taken from two matrices, eight of gate, eight of up, and so on: both sums of an output are in one lane.
 
 #include "tile.cuh"
 
@@ -24,21 +22,20 @@ constexpr u32 THREADS = TM / WARP_TILE * (TN / WARP_TILE) * WARP;
 // Where a chunk of a tile lies in shared memory.
 DEVICE u32 place(u32 row, u32 chunk) { return row * ROW_BYTES + ((chunk ^ row / 2 % CHUNKS) * 16); }
 
-// The part of a tile of ROWS rows that one thread copies: a chunk of every STEP-th row. INTERLEAVE takes rows by eights from two matrices.
-template <u32 ROWS, u32 N_THREADS, bool INTERLEAVE>
+// The part of a tile of ROWS rows that one thread copies: a chunk of every STEP-th row.
+template <u32 ROWS, u32 N_THREADS>
 struct Copier {
-    static constexpr u32 PER_THREAD = ROWS * CHUNKS / N_THREADS, STEP = N_THREADS / CHUNKS, SOURCE_STEP = INTERLEAVE ? STEP / 2 : STEP;
-    static_assert(STEP % 16 == 0, "the thread's rows are all of one matrix");
+    static constexpr u32 PER_THREAD = ROWS * CHUNKS / N_THREADS, STEP = N_THREADS / CHUNKS;
 
     const half* from; // the thread's first chunk at k = 0
     u32 row, n_rows, ld, column;
     u32 to;
 
-    // `first` is the tile's first row in the sources.
-    DEVICE Copier(const half* even, const half* odd, u32 first, u32 n_rows, u32 ld) : n_rows(n_rows), ld(ld) {
+    // `first` is the tile's first row in the source.
+    DEVICE Copier(const half* source, u32 first, u32 n_rows, u32 ld) : n_rows(n_rows), ld(ld) {
         u32 tile_row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
-        row = first + (INTERLEAVE ? tile_row / 16 * 8 + tile_row % 8 : tile_row);
-        from = (INTERLEAVE && tile_row / 8 % 2 ? odd : even) + (u64)row * ld + chunk * CHUNK;
+        row = first + tile_row;
+        from = source + (u64)row * ld + chunk * CHUNK;
         column = chunk * CHUNK;
         to = place(tile_row, chunk);
     }
@@ -47,8 +44,8 @@ struct Copier {
     DEVICE void copy(u8* tile, u32 k_first, u32 k) const {
 #pragma unroll
         for (u32 i = 0; i < PER_THREAD; i++) {
-            bool valid = row + i * SOURCE_STEP < n_rows && column + k_first < k;
-            const half* source = from + (u64)(i * SOURCE_STEP) * ld + k_first;
+            bool valid = row + i * STEP < n_rows && column + k_first < k;
+            const half* source = from + (u64)(i * STEP) * ld + k_first;
             copy_async(tile + to + i * STEP * ROW_BYTES, source, valid);
         }
     }
@@ -121,8 +118,8 @@ DEVICE void gemm(const half* a, const half* b, const Output& out, u32 k, u32 lda
     TilePlace tile(blockIdx.x, ceil_div(out.m, TM), ceil_div(out.n, TN));
     u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     u32 warp_row = warp % 2 * WARP_TILE, warp_column = warp / 2 * WARP_TILE;
-    Copier<TM, THREADS<TN>, false> copy_a(a, a, tile.row * TM, out.m, lda);
-    Copier<TN, THREADS<TN>, false> copy_b(b, b, tile.column * TN, out.n, ldb);
+    Copier<TM, THREADS<TN>> copy_a(a, tile.row * TM, out.m, lda);
+    Copier<TN, THREADS<TN>> copy_b(b, tile.column * TN, out.n, ldb);
     float sums[4][8][4] = {};
     multiply_tile<TN>(copy_a, copy_b, k, warp_row, warp_column, sums);
 
@@ -141,54 +138,23 @@ DEVICE void gemm(const half* a, const half* b, const Output& out, u32 k, u32 lda
     }
 }
 
-template <u32 TN>
-DEVICE void gemm_swiglu(const half* a, const half* gate, const half* up, const Output& out, u32 k, u32 lda, u32 ldb, float alpha_up) {
-    TilePlace tile(blockIdx.x, ceil_div(out.m, TM), ceil_div(out.n, TN / 2));
-    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    u32 warp_row = warp % 2 * WARP_TILE, warp_column = warp / 2 * WARP_TILE;
-    Copier<TM, THREADS<TN>, false> copy_a(a, a, tile.row * TM, out.m, lda);
-    Copier<TN, THREADS<TN>, true> copy_b(gate, up, tile.column * (TN / 2), out.n, ldb);
-    float sums[4][8][4] = {};
-    multiply_tile<TN>(copy_a, copy_b, k, warp_row, warp_column, sums);
-
-    u32 row = tile.row * TM + warp_row + lane / 4, column = tile.column * (TN / 2) + warp_column / 2 + lane % 4 * 2;
-    float scales[8];
-#pragma unroll
-    for (u32 i = 0; i < 8; i++) scales[i] = out.scale_of(row + i * 8);
-#pragma unroll
-    for (u32 j = 0; j < 4; j++) {
-        Columns columns(out, column + j * 8);
-#pragma unroll
-        for (u32 i = 0; i < 8; i++) {
-            const float *gates = sums[i / 2][2 * j] + i % 2 * 2, *ups = sums[i / 2][2 * j + 1] + i % 2 * 2;
-            SwiGlu::put(out, row + i * 8, columns, scales[i], alpha_up, gates[0], gates[1], ups[0], ups[1]);
-        }
-    }
-}
-
-// gemm_128x<TN>_store, _add, _swiglu
+// gemm_128x<TN>_store, _add
 //   block  2 * TN / 128 * 64 threads    dynamic shared memory  (128 + TN) * 256 bytes
-//   grid   ceil(m / 128) * ceil(n / TN), with swiglu n / (TN / 2)
-//   a: [m, lda], b, gate, up: [n, ldb], c: [m, ldc]; rows of a and b 16-byte aligned, k a multiple of 8, ldc even
-#define INSTANCE(TN)                                                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS<TN>, 1)                                                                \
-        gemm_128x##TN##_store(const half* a, const half* b, float* c, const float* row_scale, const float* bias, u32 m, u32 n,    \
-                              u32 k, u32 lda, u32 ldb, u32 ldc, float alpha) {                                                    \
-        gemm<TN, Store>(a, b, Output{c, row_scale, bias, m, n, ldc, alpha}, k, lda, ldb);                                         \
-    }                                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(THREADS<TN>, 1)                                                                \
-        gemm_128x##TN##_add(const half* a, const half* b, float* c, const float* row_scale, const float* bias, u32 m, u32 n,      \
-                            u32 k, u32 lda, u32 ldb, u32 ldc, float alpha) {                                                      \
-        gemm<TN, Add>(a, b, Output{c, row_scale, bias, m, n, ldc, alpha}, k, lda, ldb);                                           \
-    }                                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(THREADS<TN>, 1)                                                                \
-        gemm_128x##TN##_swiglu(const half* a, const half* gate, const half* up, float* c, const float* row_scale, u32 m, u32 n,   \
-                               u32 k, u32 lda, u32 ldb, u32 ldc, float alpha_gate, float alpha_up) {                              \
-        gemm_swiglu<TN>(a, gate, up, Output{c, row_scale, nullptr, m, n, ldc, alpha_gate}, k, lda, ldb, alpha_up);                \
-    }                                                                                                                             \
-    KERNEL(gemm_128x##TN##_store)                                                                                                 \
-    KERNEL(gemm_128x##TN##_add)                                                                                                   \
-    KERNEL(gemm_128x##TN##_swiglu)
+//   grid   ceil(m / 128) * ceil(n / TN)
+//   a: [m, lda], b: [n, ldb], c: [m, ldc]; rows of a and b 16-byte aligned, k a multiple of 8, ldc even
+#define INSTANCE(TN)                                                                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS<TN>, 1)                                                                   \
+        gemm_128x##TN##_store(const half* a, const half* b, u32 lda, u32 ldb, float* c, const float* row_scale, u32 m, u32 n, u32 k, \
+                              u32 ldc, float alpha) {                                                                              \
+        gemm<TN, Store>(a, b, Output{c, row_scale, m, n, ldc, alpha}, k, lda, ldb);                                                \
+    }                                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS<TN>, 1)                                                                   \
+        gemm_128x##TN##_add(const half* a, const half* b, u32 lda, u32 ldb, float* c, const float* row_scale, u32 m, u32 n, u32 k,   \
+                            u32 ldc, float alpha) {                                                                                \
+        gemm<TN, Add>(a, b, Output{c, row_scale, m, n, ldc, alpha}, k, lda, ldb);                                                  \
+    }                                                                                                                              \
+    KERNEL(gemm_128x##TN##_store)                                                                                                  \
+    KERNEL(gemm_128x##TN##_add)
 
 INSTANCE(128)
 INSTANCE(256)

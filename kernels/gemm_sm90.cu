@@ -13,8 +13,6 @@
 //
 //     stage s   a: 128 rows x 128 bytes, b: 256 rows x 128 bytes, each row's 16-byte chunks permuted by TMA (128-byte swizzle:
 //               chunk q of row r lies at q ^ r % 8), as wgmma's descriptor says
-//
-// With SwiGLU rows 0 .. 127 of b are gate's and 128 .. 255 up's: sums i and i + 64 of a thread are of one output.
 
 #include "hopper.cuh"
 #include "tile.cuh"
@@ -60,9 +58,7 @@ DEVICE void for_each_tile(u32 n_tile_rows, u32 n_tile_columns, Body body) {
     }
 }
 
-// b_rows: rows of b that one map gives: 256, or 128 each of two.
-template <u32 B_ROWS>
-DEVICE void produce(const TensorMap* a, const TensorMap* b, const TensorMap* b_second, u32 n_tile_rows, u32 n_tile_columns, u32 k) {
+DEVICE void produce(const TensorMap* a, const TensorMap* b, u32 n_tile_rows, u32 n_tile_columns, u32 k) {
     Stages stages = Stages::in_shared();
     u32 use = 0; // of stages, over all tiles
     for_each_tile(n_tile_rows, n_tile_columns, [&](TilePlace tile) {
@@ -71,8 +67,7 @@ DEVICE void produce(const TensorMap* a, const TensorMap* b, const TensorMap* b_s
             barrier_wait(stages.empty + s, (phase + 1) % 2); // the first use finds it empty
             barrier_expect(stages.full + s, STAGE_BYTES);
             copy_box(stages.a(s), a, column, tile.row * TM, stages.full + s);
-            copy_box(stages.b(s), b, column, tile.column * B_ROWS, stages.full + s);
-            if (B_ROWS < TN) copy_box(stages.b(s) + B_ROWS * ROW_BYTES, b_second, column, tile.column * B_ROWS, stages.full + s);
+            copy_box(stages.b(s), b, column, tile.column * TN, stages.full + s);
         }
     });
 }
@@ -99,77 +94,56 @@ DEVICE void consume(const Stages& stages, u32 consumer, u32 k, u32& use, float (
     if (threadIdx.x % WARP == 0) barrier_arrive(stages.empty + (use - 1) % STAGES);
 }
 
-// What a block does. `put(row, column, sums)` stores a consumer thread's sums, whose first are of that row and column of the tile.
-template <u32 B_ROWS, class Put>
-DEVICE void gemm(const TensorMap* a, const TensorMap* b, const TensorMap* b_second, const Output& out, u32 k, Put put) {
-    u32 n_tile_rows = ceil_div(out.m, TM), n_tile_columns = ceil_div(out.n, B_ROWS);
+// Stores a consumer thread's sums, whose first are of that row and column of c.
+template <class Epilogue>
+DEVICE void put(const Output& out, u32 row, u32 column, const float (&sums)[128]) {
+    float scales[2] = {out.scale_of(row), out.scale_of(row + 8)};
+#pragma unroll
+    for (u32 j = 0; j < 32; j++) {
+        Columns columns(out, column + 8 * j);
+        Epilogue::put(out, row, columns, scales[0], sums[4 * j], sums[4 * j + 1]);
+        Epilogue::put(out, row + 8, columns, scales[1], sums[4 * j + 2], sums[4 * j + 3]);
+    }
+}
+
+template <class Epilogue>
+DEVICE void gemm(const TensorMap* a, const TensorMap* b, const Output& out, u32 k) {
+    u32 n_tile_rows = ceil_div(out.m, TM), n_tile_columns = ceil_div(out.n, TN);
     Stages stages = Stages::in_shared();
     stages.init();
     u32 warpgroup = threadIdx.x / WARPGROUP;
     if (warpgroup == 0) {
         give_registers<40>();
-        if (threadIdx.x == 0) produce<B_ROWS>(a, b, b_second, n_tile_rows, n_tile_columns, k);
+        if (threadIdx.x == 0) produce(a, b, n_tile_rows, n_tile_columns, k);
     } else {
         take_registers<232>();
         u32 consumer = warpgroup - 1, warp = threadIdx.x / WARP % 4, lane = threadIdx.x % WARP, use = 0;
         for_each_tile(n_tile_rows, n_tile_columns, [&](TilePlace tile) {
             float sums[128];
             consume(stages, consumer, k, use, sums);
-            put(tile.row * TM + consumer * 64 + warp * 16 + lane / 4, tile.column * B_ROWS + lane % 4 * 2, sums);
+            put<Epilogue>(out, tile.row * TM + consumer * 64 + warp * 16 + lane / 4, tile.column * TN + lane % 4 * 2, sums);
         });
     }
 }
 
-template <class Epilogue>
-DEVICE void gemm_plain(const TensorMap* a, const TensorMap* b, const Output& out, u32 k) {
-    gemm<TN>(a, b, b, out, k, [&](u32 row, u32 column, const float(&sums)[128]) {
-        float scales[2] = {out.scale_of(row), out.scale_of(row + 8)};
-#pragma unroll
-        for (u32 j = 0; j < 32; j++) {
-            Columns columns(out, column + 8 * j);
-            Epilogue::put(out, row, columns, scales[0], sums[4 * j], sums[4 * j + 1]);
-            Epilogue::put(out, row + 8, columns, scales[1], sums[4 * j + 2], sums[4 * j + 3]);
-        }
-    });
-}
-
 #define WHERE_IT_RUNS extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
-// gemm_sm90_store, _add, _swiglu
-//   grid   at most the number of multiprocessors, at most the number of tiles (128 x 256; with swiglu 128 x 128)    block 384
+// gemm_sm90_store, _add
+//   grid   at most the number of multiprocessors, at most the number of tiles    block 384
 //   dynamic shared memory  197632 bytes
-//   maps   fp16, 128-byte swizzle, boxes of 64 columns and 128 rows (a, gate, up) or 256 rows (b)
+//   maps   fp16, 128-byte swizzle, boxes of 64 columns and 128 rows (a) or 256 rows (b)
 //   k >= 1; ldc even
 WHERE_IT_RUNS gemm_sm90_store(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* c, const float* row_scale,
-                              const float* bias, u32 m, u32 n, u32 k, u32 ldc, float alpha) {
-    gemm_plain<Store>(&a, &b, Output{c, row_scale, bias, m, n, ldc, alpha}, k);
+                              u32 m, u32 n, u32 k, u32 ldc, float alpha) {
+    gemm<Store>(&a, &b, Output{c, row_scale, m, n, ldc, alpha}, k);
 }
 
 WHERE_IT_RUNS gemm_sm90_add(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* c, const float* row_scale,
-                            const float* bias, u32 m, u32 n, u32 k, u32 ldc, float alpha) {
-    gemm_plain<Add>(&a, &b, Output{c, row_scale, bias, m, n, ldc, alpha}, k);
-}
-
-WHERE_IT_RUNS gemm_sm90_swiglu(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap gate,
-                               const __grid_constant__ TensorMap up, float* c, const float* row_scale, u32 m, u32 n, u32 k, u32 ldc,
-                               float alpha_gate, float alpha_up) {
-    Output out{c, row_scale, nullptr, m, n, ldc, alpha_gate};
-    gemm<TN / 2>(&a, &gate, &up, out, k, [&](u32 row, u32 column, const float(&sums)[128]) {
-        float scales[2] = {out.scale_of(row), out.scale_of(row + 8)};
-#pragma unroll
-        for (u32 j = 0; j < 16; j++) {
-            Columns columns(out, column + 8 * j);
-#pragma unroll
-            for (u32 i = 0; i < 2; i++) {
-                const float *gates = sums + 4 * j + 2 * i, *ups = gates + 64;
-                SwiGlu::put(out, row + 8 * i, columns, scales[i], alpha_up, gates[0], gates[1], ups[0], ups[1]);
-            }
-        }
-    });
+                            u32 m, u32 n, u32 k, u32 ldc, float alpha) {
+    gemm<Add>(&a, &b, Output{c, row_scale, m, n, ldc, alpha}, k);
 }
 
 KERNEL(gemm_sm90_store)
 KERNEL(gemm_sm90_add)
-KERNEL(gemm_sm90_swiglu)
 
 #endif

@@ -22,7 +22,6 @@ struct TilePlace {
 struct Output {
     float* c;
     const float* row_scale; // nullable
-    const float* bias;      // nullable
     u32 m, n, ldc;
     float alpha;
 
@@ -33,12 +32,8 @@ struct Output {
 struct Columns {
     u32 first;
     bool exist, both;
-    float bias[2];
 
-    DEVICE Columns(const Output& out, u32 first) : first(first), exist(first < out.n), both(first + 1 < out.n), bias{0.0f, 0.0f} {
-        if (out.bias && exist) bias[0] = out.bias[first];
-        if (out.bias && both) bias[1] = out.bias[first + 1];
-    }
+    DEVICE Columns(const Output& out, u32 first) : first(first), exist(first < out.n), both(first + 1 < out.n) {}
 
     DEVICE void write(float* c, float x, float y) const {
         struct alignas(8) Two {
@@ -52,11 +47,11 @@ struct Columns {
     }
 };
 
-// c = alpha * row_scale * sum + bias
+// c = alpha * row_scale * sum
 struct Store {
     DEVICE static void put(const Output& out, u32 row, const Columns& at, float scale, float x, float y) {
         if (row >= out.m || !at.exist) return;
-        at.write(out.c + (u64)row * out.ldc + at.first, x * out.alpha * scale + at.bias[0], y * out.alpha * scale + at.bias[1]);
+        at.write(out.c + (u64)row * out.ldc + at.first, x * out.alpha * scale, y * out.alpha * scale);
     }
 };
 
@@ -65,19 +60,8 @@ struct Add {
     DEVICE static void put(const Output& out, u32 row, const Columns& at, float scale, float x, float y) {
         if (row >= out.m || !at.exist) return;
         float* c = out.c + (u64)row * out.ldc + at.first;
-        x = c[0] + (x * out.alpha * scale + at.bias[0]);
-        y = at.both ? c[1] + (y * out.alpha * scale + at.bias[1]) : 0.0f;
+        x = c[0] + x * out.alpha * scale;
+        y = at.both ? c[1] + y * out.alpha * scale : 0.0f;
         at.write(c, x, y);
-    }
-};
-
-// c = silu(gate) * up; alpha is the gate's.
-struct SwiGlu {
-    DEVICE static void put(const Output& out, u32 row, const Columns& at, float scale, float alpha_up, float gate_x, float gate_y,
-                           float up_x, float up_y) {
-        if (row >= out.m || !at.exist) return;
-        float x = silu(gate_x * out.alpha * scale) * (up_x * alpha_up * scale);
-        float y = silu(gate_y * out.alpha * scale) * (up_y * alpha_up * scale);
-        at.write(out.c + (u64)row * out.ldc + at.first, x, y);
     }
 };

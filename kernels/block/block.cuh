@@ -17,55 +17,55 @@ struct PlainFloats {};
 
 // Byte i of a word.
 DEVICE u32 byte_of(u32 word, u32 i) { return word >> (8 * i) & 0xff; }
-DEVICE i32 signed_byte_of(u32 word, u32 i) { return (i8)(word >> (8 * i)); }
 
 // Byte i of a word, less `offset`, exactly: as the last bits of 2^23 + byte. Two instructions that all lanes have, where the conversion
 // of a byte has a quarter of them.
-DEVICE float float_of_byte(u32 word, u32 i, float offset = 0.0f) {
-    return as_float(__byte_perm(word, 0x4b000000, 0x7440 | i)) - (8388608.0f + offset);
+DEVICE float float_of_byte(u32 word, u32 i, u32 offset) {
+    return as_float(__byte_perm(word, 0x4b000000, 0x7440 | i)) - (8388608.0f + (float)offset);
 }
 
-// A format whose weights are w = scale * q - min, with scale and min for each of PARTS parts of a sub-block, and no min where not HAS_MIN.
-// It has levels(block, sub, q, factors) and takes `unpack` from here. Products of one row sum q * x first.
-struct OfLevels {};
-
 template <u32 PARTS>
-struct Factors {
+struct alignas(8 * PARTS) Factors {
     float scale[PARTS], min[PARTS];
 };
 
+// A format whose weights are w = scale * q - min, with levels q that fit a byte once OFFSET is added, and a scale and a min for each of
+// PARTS equal parts of a sub-block; no min where not HAS_MIN. It has
+//
+//   levels(block, sub, side, c)  q + OFFSET of weights 16 * side + 4 * c .. 16 * side + 4 * c + 3 of the sub-block, a byte each
+//   factors(block, sub)
+//
+// and takes `unpack` from here; gemv_levels.cuh multiplies the levels, and sums by the factors.
 template <class Format>
-DEVICE void unpack_levels_of(const u8* block, u32 sub, float (&w)[32]) {
-    constexpr u32 PARTS = Format::PARTS;
-    Factors<PARTS> factors;
-    Format::levels(block, sub, w, factors);
-    for (u32 i = 0; i < 32; i++) {
-        w[i] *= factors.scale[i / (32 / PARTS)];
-        if (Format::HAS_MIN) w[i] -= factors.min[i / (32 / PARTS)];
-    }
-}
-
-DEVICE float f16_at(const u8* at) { return to_f32(half{*(const u16*)at}); }
-
-// The scales of Q4_K and Q5_K: eight sub-blocks of 6 bits sc and 6 bits m, packed into 12 bytes as src/quant/k/affine.rs draws them.
-struct SixBitScales {
-    float scale, min;
-
-    DEVICE SixBitScales(float d, float dmin, const u8* packed, u32 sub) {
-        u32 sc, m;
-        if (sub < 4) {
-            sc = packed[sub] & 63;
-            m = packed[sub + 4] & 63;
-        } else {
-            sc = (packed[sub + 4] & 15) | packed[sub - 4] >> 6 << 4;
-            m = packed[sub + 4] >> 4 | packed[sub] >> 6 << 4;
+struct Levels {
+    DEVICE static void unpack(const u8* block, u32 sub, float (&w)[32]) {
+        auto factors = Format::factors(block, sub);
+        for (u32 i = 0; i < 32; i++) {
+            u32 part = i / (32 / Format::PARTS), four = Format::levels(block, sub, i / 16, i / 4 % 4);
+            w[i] = float_of_byte(four, i % 4, Format::OFFSET) * factors.scale[part];
+            if (Format::HAS_MIN) w[i] -= factors.min[part];
         }
-        scale = d * (float)sc;
-        min = dmin * (float)m;
     }
 };
 
-// Sixteen signed bytes as four words, looked up by four nibbles at once: byte i of the result is entry (nibble i).
+template <class Format>
+constexpr bool HAS_LEVELS = __is_base_of(Levels<Format>, Format);
+
+// The factors of Q4_K and Q5_K: eight sub-blocks of 6 bits sc and 6 bits m, packed into 12 bytes as src/quant/k/affine.rs draws them.
+DEVICE Factors<1> six_bit_factors(half d, half dmin, const u8* packed, u32 sub) {
+    u32 at = 8 * (sub % 4), sc = load_u32<4>(packed) >> at, m = load_u32<4>(packed + 4) >> at;
+    if (sub < 4) {
+        sc &= 63;
+        m &= 63;
+    } else {
+        u32 low = load_u32<4>(packed + 8) >> at;
+        sc = (low & 15) | (sc >> 2 & 48);
+        m = (low >> 4 & 15) | (m >> 2 & 48);
+    }
+    return {{to_f32(d) * (float)sc}, {to_f32(dmin) * (float)m}};
+}
+
+// Sixteen bytes as four words, looked up by four nibbles at once: byte i of the result is entry (nibble i).
 template <u32 T0, u32 T1, u32 T2, u32 T3>
 DEVICE u32 lookup_nibbles(u32 nibbles) {
     u32 low = __byte_perm(T0, T1, nibbles & 0x7777);
@@ -73,13 +73,11 @@ DEVICE u32 lookup_nibbles(u32 nibbles) {
     return __byte_perm(low, high, 0x3210 | (nibbles & 0x8888) >> 1); // a set fourth bit takes the byte from `high`
 }
 
-// The low and the high halves of two bytes as four nibbles each... in order: low halves of bytes 0 to 3 of `bytes`.
+// The low halves of four bytes as neighbouring nibbles.
 DEVICE u32 low_nibbles(u32 bytes) {
     u32 pairs = (bytes & 0x0f0f0f0f) | (bytes >> 4 & 0x00f000f0);
     return (pairs & 0xff) | (pairs >> 8 & 0xff00);
 }
-
-DEVICE u32 high_nibbles(u32 bytes) { return low_nibbles(bytes >> 4); }
 
 // The two bits of each of four weights as nibbles.
 DEVICE u32 spread_two_bits(u32 code) {

@@ -3,34 +3,32 @@
 
 #include "block.cuh"
 
-// Twice the values of four codes: 0 1 2 3 4 6 8 12, and their negatives; the negative zero reads as zero.
-DEVICE u32 fp4_values(u32 nibbles) { return lookup_nibbles<0x03020100, 0x0c080604, 0xfdfeff00, 0xf4f8fafc>(nibbles); }
+// Twice the values of four codes, plus 128: 0 1 2 3 4 6 8 12, and their negatives; the negative zero reads as zero.
+DEVICE u32 fp4_levels(u32 nibbles) { return lookup_nibbles<0x83828180, 0x8c888684, 0x7d7e7f80, 0x74787a7c>(nibbles); }
 
-struct MXFP4 {
+struct MXFP4 : Levels<MXFP4> {
     u8 e, qs[16];
 
-    static constexpr u32 LEN = 32, BYTES = 17;
+    static constexpr u32 LEN = 32, BYTES = 17, PARTS = 1, OFFSET = 128;
+    static constexpr bool HAS_MIN = false;
 
-    DEVICE static void unpack(const u8* block, u32, float (&w)[32]) {
-        const MXFP4& b = *(const MXFP4*)block;
+    DEVICE static Factors<1> factors(const u8* block, u32) {
+        u32 e = ((const MXFP4*)block)->e;
         // 2^(e - 128); the first two are subnormal
-        float d = as_float(b.e < 2 ? 0x00200000u << b.e : (u32)(b.e - 1) << 23);
-        for (u32 c = 0; c < 4; c++) {
-            u32 bytes = load_u32<1>(b.qs + 4 * c);
-            u32 low = fp4_values(low_nibbles(bytes)), high = fp4_values(high_nibbles(bytes));
-            for (u32 i = 0; i < 4; i++) {
-                w[4 * c + i] = (float)signed_byte_of(low, i) * d;
-                w[16 + 4 * c + i] = (float)signed_byte_of(high, i) * d;
-            }
-        }
+        return {{as_float(e < 2 ? 0x00200000u << e : (e - 1) << 23)}, {}};
+    }
+
+    DEVICE static u32 levels(const u8* block, u32, u32 side, u32 c) {
+        return fp4_levels(low_nibbles(load_u32<1>(((const MXFP4*)block)->qs + 4 * c) >> (4 * side)));
     }
 };
 static_assert(sizeof(MXFP4) == MXFP4::BYTES, "MXFP4");
 
-struct NVFP4 {
+struct NVFP4 : Levels<NVFP4> {
     u8 d[4], qs[4][8];
 
-    static constexpr u32 LEN = 64, BYTES = 36;
+    static constexpr u32 LEN = 64, BYTES = 36, PARTS = 2, OFFSET = 128;
+    static constexpr bool HAS_MIN = false;
 
     // Half of what a UE4M3 means; its highest bit does not count but in 0x7f, the NaN, which reads as 0.
     DEVICE static float half_scale(u32 byte) {
@@ -40,20 +38,14 @@ struct NVFP4 {
         return (float)(8 + mantissa) * as_float((exponent - 11 + 127) << 23);
     }
 
-    DEVICE static void unpack(const u8* block, u32 sub, float (&w)[32]) {
+    DEVICE static Factors<2> factors(const u8* block, u32 sub) {
         const NVFP4& b = *(const NVFP4*)block;
-        for (u32 part = 0; part < 2; part++) {
-            u32 j = 2 * sub + part;
-            float d = half_scale(b.d[j]);
-            for (u32 c = 0; c < 2; c++) {
-                u32 bytes = load_u32<4>(b.qs[j] + 4 * c);
-                u32 low = fp4_values(low_nibbles(bytes)), high = fp4_values(high_nibbles(bytes));
-                for (u32 i = 0; i < 4; i++) {
-                    w[16 * part + 4 * c + i] = (float)signed_byte_of(low, i) * d;
-                    w[16 * part + 8 + 4 * c + i] = (float)signed_byte_of(high, i) * d;
-                }
-            }
-        }
+        return {{half_scale(b.d[2 * sub]), half_scale(b.d[2 * sub + 1])}, {}};
+    }
+
+    DEVICE static u32 levels(const u8* block, u32 sub, u32 side, u32 c) {
+        const u8* qs = ((const NVFP4*)block)->qs[2 * sub + side];
+        return fp4_levels(low_nibbles(load_u32<4>(qs + 4 * (c % 2)) >> (4 * (c / 2))));
     }
 };
 static_assert(sizeof(NVFP4) == NVFP4::BYTES, "NVFP4");

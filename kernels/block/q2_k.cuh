@@ -3,24 +3,22 @@
 
 #include "block.cuh"
 
-struct Q2_K {
+struct Q2_K : Levels<Q2_K> {
     u8 scales[16], qs[2][32];
     half d, dmin;
 
-    static constexpr u32 LEN = 256, BYTES = 84;
+    static constexpr u32 LEN = 256, BYTES = 84, PARTS = 2, OFFSET = 0;
+    static constexpr bool HAS_MIN = true;
 
-    DEVICE static void unpack(const u8* block, u32 sub, float (&w)[32]) {
+    DEVICE static Factors<2> factors(const u8* block, u32 sub) {
         const Q2_K& b = *(const Q2_K*)block;
         float d = to_f32(b.d), dmin = to_f32(b.dmin);
-        const u8* qs = b.qs[sub / 4];
-        for (u32 part = 0; part < 2; part++) {
-            u32 sc_and_m = b.scales[2 * sub + part];
-            float scale = d * (float)(sc_and_m & 15), min = dmin * (float)(sc_and_m >> 4);
-            for (u32 c = 4 * part; c < 4 * part + 4; c++) {
-                u32 four = load_u32<4>(qs + 4 * c) >> (2 * (sub % 4)) & 0x03030303;
-                for (u32 i = 0; i < 4; i++) w[4 * c + i] = scale * (float)byte_of(four, i) - min;
-            }
-        }
+        u32 first = b.scales[2 * sub], second = b.scales[2 * sub + 1];
+        return {{d * (float)(first & 15), d * (float)(second & 15)}, {dmin * (float)(first >> 4), dmin * (float)(second >> 4)}};
+    }
+
+    DEVICE static u32 levels(const u8* block, u32 sub, u32 side, u32 c) {
+        return load_u32<4>(((const Q2_K*)block)->qs[sub / 4] + 16 * side + 4 * c) >> (2 * (sub % 4)) & 0x03030303;
     }
 };
 static_assert(sizeof(Q2_K) == Q2_K::BYTES, "Q2_K");

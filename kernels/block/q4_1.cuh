@@ -3,22 +3,20 @@
 
 #include "block.cuh"
 
-struct Q4_1 {
+struct Q4_1 : Levels<Q4_1> {
     half d, m;
     u8 qs[16];
 
-    static constexpr u32 LEN = 32, BYTES = 20;
+    static constexpr u32 LEN = 32, BYTES = 20, PARTS = 1, OFFSET = 0;
+    static constexpr bool HAS_MIN = true;
 
-    DEVICE static void unpack(const u8* block, u32, float (&w)[32]) {
+    DEVICE static Factors<1> factors(const u8* block, u32) {
         const Q4_1& b = *(const Q4_1*)block;
-        float d = to_f32(b.d), m = to_f32(b.m);
-        for (u32 c = 0; c < 4; c++) {
-            u32 qs = load_u32<4>(b.qs + 4 * c), low = qs & 0x0f0f0f0f, high = qs >> 4 & 0x0f0f0f0f;
-            for (u32 i = 0; i < 4; i++) {
-                w[4 * c + i] = (float)byte_of(low, i) * d + m;
-                w[16 + 4 * c + i] = (float)byte_of(high, i) * d + m;
-            }
-        }
+        return {{to_f32(b.d)}, {-to_f32(b.m)}};
+    }
+
+    DEVICE static u32 levels(const u8* block, u32, u32 side, u32 c) {
+        return load_u32<4>(((const Q4_1*)block)->qs + 4 * c) >> (4 * side) & 0x0f0f0f0f;
     }
 };
 static_assert(sizeof(Q4_1) == Q4_1::BYTES, "Q4_1");

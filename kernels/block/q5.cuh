@@ -3,50 +3,45 @@
 
 #include "block.cuh"
 
-// The quants of 32 weights, four to a word: halves of `qs`, and bit i of `qh` as fifth bit of weight i.
+// Four levels: halves of `qs`, and bit i of `qh` as fifth bit of weight i.
 template <u32 ALIGN>
-struct FiveBits {
-    u32 words[8];
+DEVICE u32 five_bit_levels(const u8* qh, const u8* qs, u32 side, u32 c) {
+    u32 four = load_u32<ALIGN>(qs + 4 * c) >> (4 * side) & 0x0f0f0f0f, fifth = load_u32<ALIGN>(qh) >> (16 * side + 4 * c) & 15;
+    // Four bits become bit 4 of four bytes: a multiplication puts a copy seven bits further on for each.
+    return four | (fifth * 0x00204081 << 4 & 0x10101010);
+}
 
-    DEVICE FiveBits(const u8* qh, const u8* qs) {
-        u32 fifth = load_u32<ALIGN>(qh);
-        for (u32 c = 0; c < 4; c++) {
-            u32 four = load_u32<ALIGN>(qs + 4 * c);
-            words[c] = (four & 0x0f0f0f0f) | fifth_bits(fifth >> (4 * c));
-            words[4 + c] = (four >> 4 & 0x0f0f0f0f) | fifth_bits(fifth >> (16 + 4 * c));
-        }
-    }
-
-    // The low four bits become bit 4 of four bytes: a multiplication puts a copy seven bits further on for each.
-    DEVICE static u32 fifth_bits(u32 bits) { return (bits & 15) * 0x00204081 << 4 & 0x10101010; }
-};
-
-struct Q5_0 {
+struct Q5_0 : Levels<Q5_0> {
     half d;
     u8 qh[4], qs[16];
 
-    static constexpr u32 LEN = 32, BYTES = 22;
+    static constexpr u32 LEN = 32, BYTES = 22, PARTS = 1, OFFSET = 16;
+    static constexpr bool HAS_MIN = false;
 
-    DEVICE static void unpack(const u8* block, u32, float (&w)[32]) {
+    DEVICE static Factors<1> factors(const u8* block, u32) { return {{to_f32(((const Q5_0*)block)->d)}, {}}; }
+
+    DEVICE static u32 levels(const u8* block, u32, u32 side, u32 c) {
         const Q5_0& b = *(const Q5_0*)block;
-        float d = to_f32(b.d);
-        FiveBits<2> q(b.qh, b.qs);
-        for (u32 i = 0; i < 32; i++) w[i] = ((float)byte_of(q.words[i / 4], i % 4) - 16.0f) * d;
+        return five_bit_levels<2>(b.qh, b.qs, side, c);
     }
 };
 static_assert(sizeof(Q5_0) == Q5_0::BYTES, "Q5_0");
 
-struct Q5_1 {
+struct Q5_1 : Levels<Q5_1> {
     half d, m;
     u8 qh[4], qs[16];
 
-    static constexpr u32 LEN = 32, BYTES = 24;
+    static constexpr u32 LEN = 32, BYTES = 24, PARTS = 1, OFFSET = 0;
+    static constexpr bool HAS_MIN = true;
 
-    DEVICE static void unpack(const u8* block, u32, float (&w)[32]) {
+    DEVICE static Factors<1> factors(const u8* block, u32) {
         const Q5_1& b = *(const Q5_1*)block;
-        float d = to_f32(b.d), m = to_f32(b.m);
-        FiveBits<4> q(b.qh, b.qs);
-        for (u32 i = 0; i < 32; i++) w[i] = (float)byte_of(q.words[i / 4], i % 4) * d + m;
+        return {{to_f32(b.d)}, {-to_f32(b.m)}};
+    }
+
+    DEVICE static u32 levels(const u8* block, u32, u32 side, u32 c) {
+        const Q5_1& b = *(const Q5_1*)block;
+        return five_bit_levels<4>(b.qh, b.qs, side, c);
     }
 };
 static_assert(sizeof(Q5_1) == Q5_1::BYTES, "Q5_1");

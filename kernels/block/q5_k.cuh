@@ -3,26 +3,23 @@
 
 #include "block.cuh"
 
-struct Q5_K : OfLevels {
+struct Q5_K : Levels<Q5_K> {
     half d, dmin;
     u8 scales[12], qh[32], qs[4][32];
 
-    static constexpr u32 LEN = 256, BYTES = 176, PARTS = 1;
+    static constexpr u32 LEN = 256, BYTES = 176, PARTS = 1, OFFSET = 0;
     static constexpr bool HAS_MIN = true;
 
-    DEVICE static void unpack(const u8* block, u32 sub, float (&w)[32]) { unpack_levels_of<Q5_K>(block, sub, w); }
-
-    DEVICE static void levels(const u8* block, u32 sub, float (&q)[32], Factors<1>& factors) {
+    DEVICE static Factors<1> factors(const u8* block, u32 sub) {
         const Q5_K& b = *(const Q5_K*)block;
-        SixBitScales s(to_f32(b.d), to_f32(b.dmin), b.scales, sub);
-        factors = {{s.scale}, {s.min}};
-        const u8* qs = b.qs[sub / 2];
-        for (u32 c = 0; c < 8; c++) {
-            u32 low = load_u32<4>(qs + 4 * c) >> (4 * (sub % 2)) & 0x0f0f0f0f;
-            u32 fifth = load_u32<4>(b.qh + 4 * c) >> sub & 0x01010101;
-            u32 four = low | fifth << 4;
-            for (u32 i = 0; i < 4; i++) q[4 * c + i] = float_of_byte(four, i);
-        }
+        return six_bit_factors(b.d, b.dmin, b.scales, sub);
+    }
+
+    DEVICE static u32 levels(const u8* block, u32 sub, u32 side, u32 c) {
+        const Q5_K& b = *(const Q5_K*)block;
+        u32 low = load_u32<4>(b.qs[sub / 2] + 16 * side + 4 * c) >> (4 * (sub % 2)) & 0x0f0f0f0f;
+        u32 fifth = load_u32<4>(b.qh + 16 * side + 4 * c) >> sub & 0x01010101;
+        return low | fifth << 4;
     }
 };
 static_assert(sizeof(Q5_K) == Q5_K::BYTES, "Q5_K");

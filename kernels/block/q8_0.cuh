@@ -3,22 +3,17 @@
 
 #include "block.cuh"
 
-struct Q8_0 : OfLevels {
+struct Q8_0 : Levels<Q8_0> {
     half d;
     i8 qs[32];
 
-    static constexpr u32 LEN = 32, BYTES = 34, PARTS = 1;
+    static constexpr u32 LEN = 32, BYTES = 34, PARTS = 1, OFFSET = 128;
     static constexpr bool HAS_MIN = false;
 
-    DEVICE static void unpack(const u8* block, u32 sub, float (&w)[32]) { unpack_levels_of<Q8_0>(block, sub, w); }
+    DEVICE static Factors<1> factors(const u8* block, u32) { return {{to_f32(((const Q8_0*)block)->d)}, {}}; }
 
-    DEVICE static void levels(const u8* block, u32, float (&q)[32], Factors<1>& factors) {
-        const Q8_0& b = *(const Q8_0*)block;
-        factors.scale[0] = to_f32(b.d);
-        for (u32 c = 0; c < 8; c++) {
-            u32 qs = load_u32<2>((const u8*)b.qs + 4 * c) ^ 0x80808080; // 128 more, and not negative
-            for (u32 i = 0; i < 4; i++) q[4 * c + i] = float_of_byte(qs, i, 128.0f);
-        }
+    DEVICE static u32 levels(const u8* block, u32, u32 side, u32 c) {
+        return load_u32<2>((const u8*)((const Q8_0*)block)->qs + 16 * side + 4 * c) ^ 0x80808080; // 128 more
     }
 };
 static_assert(sizeof(Q8_0) == Q8_0::BYTES, "Q8_0");

@@ -30,13 +30,6 @@ struct Stage {
         return to + before;
     }
 
-    // The same as levels and factors; all of them exist. For formats of levels.
-    template <class Factors>
-    DEVICE static void levels(const u8* piece, u32 lane, float (&q)[32], Factors& factors) {
-        constexpr u32 SUBS = Format::LEN / 32;
-        Format::levels(piece + lane / SUBS * Format::BYTES, lane % SUBS, q, factors);
-    }
-
     // The 32 weights of the lane's sub-block, which begins at `column` of the row; zeros past the row's end.
     DEVICE static void unpack(const u8* piece, u32 lane, u32 column, u32 row_len, float (&w)[32]) {
         constexpr u32 SUBS = Format::LEN / 32;

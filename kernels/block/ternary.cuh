@@ -32,19 +32,17 @@ struct TQ1_0 {
 };
 static_assert(sizeof(TQ1_0) == TQ1_0::BYTES, "TQ1_0");
 
-struct TQ2_0 {
+struct TQ2_0 : Levels<TQ2_0> {
     u8 qs[2][32];
     half d;
 
-    static constexpr u32 LEN = 256, BYTES = 66;
+    static constexpr u32 LEN = 256, BYTES = 66, PARTS = 1, OFFSET = 1;
+    static constexpr bool HAS_MIN = false;
 
-    DEVICE static void unpack(const u8* block, u32 sub, float (&w)[32]) {
-        const TQ2_0& b = *(const TQ2_0*)block;
-        float d = to_f32(b.d);
-        for (u32 c = 0; c < 8; c++) {
-            u32 four = load_u32<2>(b.qs[sub / 4] + 4 * c) >> (2 * (sub % 4)) & 0x03030303;
-            for (u32 i = 0; i < 4; i++) w[4 * c + i] = ((float)byte_of(four, i) - 1.0f) * d;
-        }
+    DEVICE static Factors<1> factors(const u8* block, u32) { return {{to_f32(((const TQ2_0*)block)->d)}, {}}; }
+
+    DEVICE static u32 levels(const u8* block, u32 sub, u32 side, u32 c) {
+        return load_u32<2>(((const TQ2_0*)block)->qs[sub / 4] + 16 * side + 4 * c) >> (2 * (sub % 4)) & 0x03030303;
     }
 };
 static_assert(sizeof(TQ2_0) == TQ2_0::BYTES, "TQ2_0");

@@ -323,10 +323,7 @@ impl Backend for Cuda {
             assert_eq!(at, 0, "the first rows come first");
             *to = self.new_rows(to.n_rows, to.n_cols, Form::F16)?;
         }
-        let Scaled { values, row_scale } = to.heads()?;
-        let memory = values.memory.from((at * to.n_cols * 2) as u64)?;
-        let row_scale = row_scale.map(|scales| scales.from(at as u64 * 4)).transpose()?;
-        self.copy_heads(from, Scaled { values: View { memory, n_rows: from.n_rows, ..values }, row_scale })
+        self.copy_heads(from, to.heads()?.rows(at, from.n_rows)?)
     }
 
     fn rms_norm(&self, x: &Rows, gain: &Rows, eps: f32) -> Result<Operand> {

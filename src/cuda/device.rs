@@ -167,9 +167,10 @@ impl Device {
         let block = self.room_for_copy(bytes.len() as u64, what)?;
         let mut staging = self.large.lock().unwrap_or_else(PoisonError::into_inner);
         staging.send(&self.copy, block.memory, bytes).map_err(lost)?;
-        and_then(block.memory)?;
+        let done = and_then(block.memory);
+        // Also after a failure: the block must not be given back while it is written.
         self.copy.synchronize().map_err(lost)?;
-        Ok(block)
+        done.map(|()| block)
     }
 
     /// Writes `bytes` to the begin of `to`, before whatever is computed next.

@@ -104,7 +104,7 @@ impl Cuda {
         let w = Matrix16 { values: View::dense(b.memory(), n, k), alpha: 1.0 };
         let n_bytes = (2 * m * k + 2 * n * k + 4 * m * n) as f64;
         let out = View::dense(c.memory(), m, n);
-        self.median(n_samples, n_bytes, 2.0 * m as f64 * n as f64 * k as f64, |_| self.product(x, w, None, false, out))
+        self.median(n_samples, n_bytes, 2.0 * m as f64 * n as f64 * k as f64, |_| self.product(x, w, false, out))
     }
 
     fn time_row_product(&self, format: Format, n_rows: usize, n_cols: usize, n_samples: usize) -> Result<Timed> {

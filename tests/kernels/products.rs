@@ -56,12 +56,12 @@ const GEMMS: [Gemm; 4] = [
 ];
 
 impl Gemm {
-    fn grid(&self, m: usize, n: usize, tile_columns: usize) -> u32 {
-        let tiles = (m.div_ceil(128) * n.div_ceil(tile_columns)) as u32;
+    fn grid(&self, m: usize, n: usize) -> u32 {
+        let tiles = (m.div_ceil(128) * n.div_ceil(self.tile_columns)) as u32;
         self.blocks.map_or(tiles, |blocks| blocks.min(tiles))
     }
 
-    /// Both factors, as the kernel wants them: maps, or addresses, and then strides behind the sizes.
+    /// Both factors, as the kernel wants them: maps, or addresses and strides.
     fn takes_maps(&self) -> bool {
         self.tile == "sm90"
     }
@@ -86,7 +86,6 @@ fn gemm_equals_f64() {
     for gemm in &GEMMS {
         for (case, (m, n, k)) in SHAPES.into_iter().enumerate() {
             check_gemm(shim, gemm, m, n, k, case % 2 == 0);
-            check_swiglu(shim, gemm, m, n, k);
         }
     }
 }
@@ -94,21 +93,20 @@ fn gemm_equals_f64() {
 fn check_gemm(shim: &Shim, gemm: &Gemm, m: usize, n: usize, k: usize, scaled: bool) {
     let mut paint = Paint::new((m * 1000 + n * 10 + k) as u64);
     let (a, b) = (Halves::random(m, k, padded(k), &mut paint), Halves::random(n, k, padded(k), &mut paint));
-    let (row_scale, bias) = (powers_of_two(m), paint.weights(n, Paint::gaussian));
+    let row_scale = powers_of_two(m);
     let (alpha, ldc) = (0.25f32, n.next_multiple_of(2));
     let before = paint.weights(m * ldc, Paint::gaussian);
-    let (a_on, b_on, scale_on, bias_on) =
-        (Buffer::new(&a.values), Buffer::new(&b.values), Buffer::new(&row_scale), Buffer::new(&bias));
-    let grid = gemm.grid(m, n, gemm.tile_columns);
+    let (a_on, b_on, scale_on) = (Buffer::new(&a.values), Buffer::new(&b.values), Buffer::new(&row_scale));
+    let grid = gemm.grid(m, n);
     let maps = [shim.tensor_map(&a_on, m, k, a.ld, 128), shim.tensor_map(&b_on, n, k, b.ld, 256)];
     for add in [false, true] {
         let c = Buffer::new(&before);
-        let nullable = |buffer| if scaled { Argument::Buffer(buffer) } else { NULL };
-        let arguments = if gemm.takes_maps() {
-            Vec::from(arguments![&maps[0], &maps[1], &c, nullable(&scale_on), nullable(&bias_on), m, n, k, ldc, alpha])
-        } else {
-            Vec::from(arguments![&a_on, &b_on, &c, nullable(&scale_on), nullable(&bias_on), m, n, k, a.ld, b.ld, ldc, alpha])
+        let scales = if scaled { Argument::Buffer(&scale_on) } else { NULL };
+        let mut arguments = match gemm.takes_maps() {
+            true => Vec::from(arguments![&maps[0], &maps[1]]),
+            false => Vec::from(arguments![&a_on, &b_on, a.ld, b.ld]),
         };
+        arguments.extend(arguments![&c, scales, m, n, k, ldc, alpha]);
         let kernel = format!("gemm_{}_{}", gemm.tile, if add { "add" } else { "store" });
         shim.launch(&kernel, &[grid], gemm.block, gemm.shared_bytes, &arguments);
         let c = c.to_vec();
@@ -116,51 +114,15 @@ fn check_gemm(shim: &Shim, gemm: &Gemm, m: usize, n: usize, k: usize, scaled: bo
             for (j, &got) in row[..n].iter().enumerate() {
                 let (sum, magnitudes) = dot(&a, i, &b, j, k);
                 let scale = f64::from(alpha) * if scaled { f64::from(row_scale[i]) } else { 1.0 };
-                let bias = if scaled { f64::from(bias[j]) } else { 0.0 };
                 let old = if add { f64::from(before[i * ldc + j]) } else { 0.0 };
-                let bound = SUM_ERROR * (magnitudes * scale + bias.abs() + old.abs());
-                let expected = sum * scale + bias + old;
+                let bound = SUM_ERROR * (magnitudes * scale + old.abs());
+                let expected = sum * scale + old;
                 assert!(
                     (f64::from(got) - expected).abs() <= bound,
                     "{kernel} {m}x{n}x{k}: c[{i}, {j}] is {got}, expected {expected}"
                 );
             }
             assert!(row[n..] == before[i * ldc + n..(i + 1) * ldc], "{kernel} {m}x{n}x{k}: writes past column {n} of row {i}");
-        }
-    }
-}
-
-fn check_swiglu(shim: &Shim, gemm: &Gemm, m: usize, n: usize, k: usize) {
-    let mut paint = Paint::new((m * 1000 + n * 10 + k + 1) as u64);
-    let a = Halves::random(m, k, padded(k), &mut paint);
-    let (gate, up) = (Halves::random(n, k, padded(k), &mut paint), Halves::random(n, k, padded(k), &mut paint));
-    let (alpha_gate, alpha_up, row_scale) = (0.125f32, 2f32, powers_of_two(m));
-    let ldc = n.next_multiple_of(2);
-    let c = Buffer::<f32>::unwritten(m * ldc);
-    let (a_on, gate_on, up_on, scale_on) =
-        (Buffer::new(&a.values), Buffer::new(&gate.values), Buffer::new(&up.values), Buffer::new(&row_scale));
-    let grid = gemm.grid(m, n, gemm.tile_columns / 2);
-    let map = |on, rows, ld| shim.tensor_map(on, rows, k, ld, 128);
-    let maps = [map(&a_on, m, a.ld), map(&gate_on, n, gate.ld), map(&up_on, n, up.ld)];
-    let arguments = if gemm.takes_maps() {
-        Vec::from(arguments![&maps[0], &maps[1], &maps[2], &c, &scale_on, m, n, k, ldc, alpha_gate, alpha_up])
-    } else {
-        Vec::from(arguments![&a_on, &gate_on, &up_on, &c, &scale_on, m, n, k, a.ld, gate.ld, ldc, alpha_gate, alpha_up])
-    };
-    let kernel = format!("gemm_{}_swiglu", gemm.tile);
-    shim.launch(&kernel, &[grid], gemm.block, gemm.shared_bytes, &arguments);
-    let c = c.to_vec();
-    for i in 0..m {
-        for j in 0..n {
-            let (g, g_magnitudes) = dot(&a, i, &gate, j, k);
-            let (u, u_magnitudes) = dot(&a, i, &up, j, k);
-            let (to_g, to_u) = (f64::from(alpha_gate * row_scale[i]), f64::from(alpha_up * row_scale[i]));
-            let (g, u) = (g * to_g, u * to_u);
-            let expected = g / (1.0 + (-g).exp()) * u;
-            // The slope of silu is at most 1.1.
-            let bound = 2.0 * SUM_ERROR * (g_magnitudes * to_g * u.abs() + g.abs() * u_magnitudes * to_u) + 1e-6 * expected.abs();
-            let got = f64::from(c[i * ldc + j]);
-            assert!((got - expected).abs() <= bound, "{kernel} {m}x{n}x{k}: c[{i}, {j}] is {got}, expected {expected}");
         }
     }
 }
@@ -182,8 +144,10 @@ fn quantized(format: Format, n_rows: usize, row_len: usize, paint: &mut Paint) -
 fn gemv_equals_f64() {
     let Some(shim) = shim() else { return };
     for format in formats() {
-        let row_lens: &[usize] = if format.block_len() == 1 { &[7, 129, 2090] } else { &[256, 1280, 3328] };
-        for (case, &row_len) in row_lens.iter().enumerate() {
+        let len = format.block_len();
+        // Some end within what a warp takes at once, and the last is more than is under way at once.
+        let row_lens = if len == 1 { [7, 129, 2090] } else { [len, 1280 + len, 5120 - len] };
+        for (case, row_len) in row_lens.into_iter().enumerate() {
             for (n_rows, batch) in [(1, 1), (33, 1), (7, 8), (9, 3)] {
                 check_gemv(shim, format, n_rows, row_len, batch, case % 2 == 0);
             }
@@ -200,38 +164,25 @@ fn check_gemv(shim: &Shim, format: Format, n_rows: usize, row_len: usize, batch:
     for row in x.values.chunks_mut(x.ld) {
         row[row_len..filled].fill(f16::ZERO);
     }
-    let (row_scale, bias, ldy) = (powers_of_two(batch), paint.weights(n_rows, Paint::gaussian), n_rows + 1);
+    let (row_scale, ldy) = (powers_of_two(batch), n_rows + 1);
     let before = paint.weights(batch * ldy, Paint::gaussian);
     let y = Buffer::new(&before);
-    let (blocks_on, x_on, scale_on, bias_on) =
-        (Buffer::new(&blocks), Buffer::new(&x.values), Buffer::new(&row_scale), Buffer::new(&bias));
-    let nullable = |buffer| if scaled { Argument::Buffer(buffer) } else { NULL };
-    let arguments = arguments![
-        &blocks_on,
-        &x_on,
-        x.ld,
-        nullable(&scale_on),
-        nullable(&bias_on),
-        &y,
-        ldy,
-        n_rows,
-        row_len,
-        batch,
-        u32::from(scaled)
-    ];
+    let (blocks_on, x_on, scale_on) = (Buffer::new(&blocks), Buffer::new(&x.values), Buffer::new(&row_scale));
+    let scales = if scaled { Argument::Buffer(&scale_on) } else { NULL };
+    let arguments = arguments![&blocks_on, &x_on, x.ld, scales, &y, ldy, n_rows, row_len, batch, u32::from(scaled)];
     let kernel = format!("gemv_{format}_{}", if batch == 1 { 1 } else { 8 });
-    shim.launch(&kernel, &[n_rows.div_ceil(8) as u32], 128, 0, &arguments);
+    shim.launch(&kernel, &[n_rows.div_ceil(16) as u32], 128, 0, &arguments);
     let y = y.to_vec();
     for i in 0..batch {
         for row in 0..n_rows {
             let products = (0..row_len).map(|k| f64::from(weights[row * row_len + k]) * x.get(i, k));
             let (sum, magnitudes) = products.fold((0.0, 0.0), |(sum, all), product| (sum + product, all + product.abs()));
-            let (scale, bias, old) = match scaled {
-                true => (f64::from(row_scale[i]), f64::from(bias[row]), f64::from(before[i * ldy + row])),
-                false => (1.0, 0.0, 0.0),
+            let (scale, old) = match scaled {
+                true => (f64::from(row_scale[i]), f64::from(before[i * ldy + row])),
+                false => (1.0, 0.0),
             };
-            let expected = sum * scale + bias + old;
-            let bound = SUM_ERROR * (magnitudes * scale + bias.abs() + old.abs());
+            let expected = sum * scale + old;
+            let bound = SUM_ERROR * (magnitudes * scale + old.abs());
             let got = f64::from(y[i * ldy + row]);
             assert!(
                 (got - expected).abs() <= bound,

@@ -94,15 +94,10 @@ impl Cuda {
 
     /// The same for a matrix of one row, which is narrower than any tile writes: a few rows of `x` at a time.
     pub(super) fn multiply_with_row(&self, x: &Operand, weight: &Weight, adds: bool, out: View) -> Result<()> {
-        let Scaled { values, .. } = x.scaled()?;
         for first in (0..x.n_rows).step_by(kernels::gemv_rows_max()) {
             let n_rows = kernels::gemv_rows_max().min(x.n_rows - first);
-            let part = |view: View, element_bytes: usize| {
-                Ok(View { memory: view.memory.from((first * view.ld * element_bytes) as u64)?, n_rows, ..view })
-            };
-            let row_scale = Some(x.row_scale()?.from(first as u64 * 4)?);
-            let x = Scaled { values: part(values, 2)?, row_scale };
-            self.device.launch(kernels::gemv(weight.format, weight.block.memory(), x, adds, part(out, 4)?))?;
+            let (x, out) = (x.scaled()?.rows(first, n_rows)?, out.rows(first, n_rows, 4)?);
+            self.device.launch(kernels::gemv(weight.format, weight.block.memory(), x, adds, out))?;
         }
         Ok(())
     }
@@ -116,7 +111,7 @@ impl Cuda {
         let x = Scaled { values: View { n_cols: k, ..x.values }, ..x };
         if format == Format::F16 && k == n_cols {
             let values = View::dense(weight.block.memory(), n_rows, n_cols);
-            return self.product(x, Matrix16 { values, alpha: 1.0 / scale }, None, adds, out);
+            return self.product(x, Matrix16 { values, alpha: 1.0 / scale }, adds, out);
         }
         let halves_bytes = HALVES_BYTES_MAX.min(self.device.memory_bytes()[0] / 8).min(self.device.longest_free_bytes() / 2);
         let run_rows = run_rows(k, halves_bytes).min(n_rows);
@@ -127,26 +122,26 @@ impl Cuda {
             let values = View::dense(halves.memory(), n, k);
             self.device.launch(kernels::dequant_f16(from, View { n_cols, ..values }))?;
             let part = View { memory: out.memory.from(first as u64 * 4)?, n_cols: n, ..out };
-            self.product(x, Matrix16 { values, alpha: 1.0 / scale }, None, adds, part)?;
+            self.product(x, Matrix16 { values, alpha: 1.0 / scale }, adds, part)?;
         }
         Ok(())
     }
 
     /// One product of halves.
-    pub(in crate::cuda) fn product(&self, a: Scaled, b: Matrix16, bias: Option<Memory>, adds: bool, out: View) -> Result<()> {
+    pub(in crate::cuda) fn product(&self, a: Scaled, b: Matrix16, adds: bool, out: View) -> Result<()> {
         let n_multiprocessors = self.device.gpu().n_multiprocessors;
         self.device.launch(if self.products == Products::Best && self.device.has_sm90() {
             let maps = Maps { a: self.device.tensor_map(a.values, 128)?, b: self.device.tensor_map(b.values, 256)? };
-            kernels::gemm_sm90(a, b, maps, bias, adds, out, n_multiprocessors)
+            kernels::gemm_sm90(a, b, maps, adds, out, n_multiprocessors)
         } else {
-            kernels::gemm(a, b, bias, adds, out, n_multiprocessors)
+            kernels::gemm(a, b, adds, out, n_multiprocessors)
         })
     }
 }
 
-/// Rows whose weights are looked at together.
+/// Rows whose weights are looked at together: by sixteen, so that blocks of whatever size begin at a multiple of 16 bytes.
 fn magnitude_rows(n_cols: usize) -> usize {
-    (MAGNITUDE_WEIGHTS / n_cols.max(1)).max(1)
+    (MAGNITUDE_WEIGHTS / n_cols.max(1) / 16).max(1) * 16
 }
 
 /// Rows that become halves together: whole tiles, at least one.
@@ -174,6 +169,15 @@ mod tests {
         for largest in [f32::MIN_POSITIVE, f32::from_bits(1), f32::MAX] {
             let scale = scale_for(largest);
             assert!(scale.is_normal() && (1.0 / scale).is_normal() && largest * scale < 65_504.0, "{largest}: {scale}");
+        }
+    }
+
+    /// Rows of Q6_K with 11008 weights have 9030 bytes: 381 of them, which 4 Mi weights would hold, end between multiples of 16.
+    #[test]
+    fn weights_are_looked_at_from_where_kernels_can_read() {
+        for (format, n_cols) in [(Format::Q6_K, 11_008), (Format::Q4_0, 2080), (Format::MXFP4, 1 << 20)] {
+            let row_bytes = format.row_bytes(n_cols as u64).expect("whole blocks");
+            assert!((magnitude_rows(n_cols) as u64 * row_bytes).is_multiple_of(16), "{format} {n_cols}");
         }
     }
 

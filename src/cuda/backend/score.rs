@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 
 use super::{Cuda, Operand, Weight, bytes_of};
 use crate::cuda::device::Block;
-use crate::cuda::kernels::{self, DIVERGENCE_BYTES, Memory, SCORE_BYTES, Scaled, View};
+use crate::cuda::kernels::{self, DIVERGENCE_BYTES, Memory, SCORE_BYTES, View};
 use crate::error::{Error, Result};
 use crate::model::{Divergence, Score};
 
@@ -49,14 +49,6 @@ fn rows_of_run(n_vocab: usize, n_models: usize, longest_free_bytes: u64) -> usiz
     (rows / unit).max(1) * unit
 }
 
-/// A part of the rows of an operand.
-fn part_of(x: &Operand, first: usize, n_rows: usize) -> Result<Scaled> {
-    let Scaled { values, row_scale } = x.scaled()?;
-    let memory = values.memory.from((first * values.ld * 2) as u64)?;
-    let row_scale = row_scale.map(|scales| scales.from(first as u64 * 4)).transpose()?;
-    Ok(Scaled { values: View { memory, n_rows, ..values }, row_scale })
-}
-
 impl Cuda {
     fn new_logits(&self, n_rows: usize, n_vocab: usize) -> Result<Logits> {
         let block = self.device.room(bytes_of(&[n_rows, logits_ld(n_vocab), 4])?, "logits")?;
@@ -82,7 +74,7 @@ impl Cuda {
         let logits = self.new_logits(run_rows, n_vocab)?;
         let records = self.for_each_run(targets, n_vocab, run_rows, SCORE_BYTES, |first, n_rows, targets, out| {
             let logits = logits.view(n_rows);
-            self.multiply_many(part_of(x, first, n_rows)?, weight, false, logits)?;
+            self.multiply_many(x.scaled()?.rows(first, n_rows)?, weight, false, logits)?;
             self.device.launch(kernels::scores(logits, targets, out))
         })?;
         records.chunks_exact(SCORE_BYTES).map(|record| score(f64_at(record, 0), i32_at(record, 12), n_vocab)).collect()
@@ -96,8 +88,8 @@ impl Cuda {
         let logits = [self.new_logits(run_rows, n_vocab)?, self.new_logits(run_rows, n_vocab)?];
         let records = self.for_each_run(targets, n_vocab, run_rows, DIVERGENCE_BYTES, |first, n_rows, targets, out| {
             let [logits_a, logits_b] = logits.each_ref().map(|logits| logits.view(n_rows));
-            self.multiply_many(part_of(a.0, first, n_rows)?, a.1, false, logits_a)?;
-            self.multiply_many(part_of(b.0, first, n_rows)?, b.1, false, logits_b)?;
+            self.multiply_many(a.0.scaled()?.rows(first, n_rows)?, a.1, false, logits_a)?;
+            self.multiply_many(b.0.scaled()?.rows(first, n_rows)?, b.1, false, logits_b)?;
             self.device.launch(kernels::divergences(logits_a, logits_b, targets, out))
         })?;
         let divergence = |record: &[u8]| {

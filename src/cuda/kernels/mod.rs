@@ -98,6 +98,11 @@ impl View {
         View { memory, n_rows, n_cols, ld: n_cols }
     }
 
+    /// Some of the rows.
+    pub fn rows(self, first: usize, n_rows: usize, element_bytes: u64) -> Result<View> {
+        Ok(View { memory: self.memory.from(first as u64 * self.ld as u64 * element_bytes)?, n_rows, ..self })
+    }
+
     /// Checks that all rows lie in the buffer; returns pointer and stride.
     fn check(self, element_bytes: usize, what: &str) -> Result<[Argument; 2]> {
         let View { memory, n_rows, n_cols, ld } = self;

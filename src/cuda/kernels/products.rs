@@ -34,25 +34,28 @@ const SMALL: (u64, u32, u32) = (128, 128, 65_536);
 const SM90_SHARED_BYTES: u32 = 197_632;
 const SM90_THREADS: u32 = 384;
 
-/// The product of a GPU from compute capability 8.0: `out = alpha * row_scale * a b^T + bias`, or that added to `out`.
+impl Scaled {
+    /// Some of the rows.
+    pub fn rows(self, first: usize, n_rows: usize) -> Result<Scaled> {
+        let row_scale = self.row_scale.map(|scales| scales.from(first as u64 * 4)).transpose()?;
+        Ok(Scaled { values: self.values.rows(first, n_rows, 2)?, row_scale })
+    }
+
+    /// The factors of all rows, or null.
+    fn scales(self) -> Result<Argument> {
+        self.row_scale.map_or(Ok(Argument::Pointer(0)), |scales| scales.holds(self.values.n_rows, 4, "scales of rows"))
+    }
+}
+
+/// The product of a GPU from compute capability 8.0: `out = alpha * row_scale * a b^T`, or that added to `out`.
 ///
 /// Both tiles give the same bits: an element's sum runs over `k` in steps of 16 in either.
-pub(in crate::cuda) fn gemm(
-    a: Scaled,
-    b: Matrix16,
-    bias: Option<Memory>,
-    adds: bool,
-    out: View,
-    n_multiprocessors: u32,
-) -> Result<Launch> {
-    let shape = Shape::check(a, b, bias, out)?;
-    let tiles = |(columns, _, _): (u64, u32, u32)| (shape.m as u64).div_ceil(128) * (shape.n as u64).div_ceil(columns);
+pub(in crate::cuda) fn gemm(a: Scaled, b: Matrix16, adds: bool, out: View, n_multiprocessors: u32) -> Result<Launch> {
+    let tiles = |(columns, _, _): (u64, u32, u32)| (out.n_rows as u64).div_ceil(128) * (out.n_cols as u64).div_ceil(columns);
     let (name, tile) = if tiles(LARGE) >= n_multiprocessors.into() { ("128x256", LARGE) } else { ("128x128", SMALL) };
     let [a_at, lda] = a.values.halves("activations")?;
     let [b_at, ldb] = b.values.halves("weights")?;
-    let [c_at, ldc] = out.floats("product")?;
-    let [m, n, k] = shape.numbers()?;
-    let arguments = vec![a_at, b_at, c_at, shape.row_scale, shape.bias, m, n, k, lda, ldb, ldc, Argument::F32(b.alpha)];
+    let arguments = product(vec![a_at, b_at, lda, ldb], a, b, out)?;
     Launch::shaped(format!("gemm_{name}_{}", if adds { "add" } else { "store" }), [tiles(tile), 1, 1], tile.1, tile.2, arguments)
 }
 
@@ -61,62 +64,40 @@ pub(in crate::cuda) fn gemm_sm90(
     a: Scaled,
     b: Matrix16,
     maps: Maps,
-    bias: Option<Memory>,
     adds: bool,
     out: View,
     n_multiprocessors: u32,
 ) -> Result<Launch> {
-    let shape = Shape::check(a, b, bias, out)?;
-    let tiles = (shape.m as u64).div_ceil(128) * (shape.n as u64).div_ceil(256);
-    let [c_at, ldc] = out.floats("product")?;
-    let [m, n, k] = shape.numbers()?;
-    let arguments =
-        vec![Argument::Map(maps.a), Argument::Map(maps.b), c_at, shape.row_scale, shape.bias, m, n, k, ldc, Argument::F32(b.alpha)];
+    let tiles = (out.n_rows as u64).div_ceil(128) * (out.n_cols as u64).div_ceil(256);
     let grid = tiles.min(n_multiprocessors.into());
+    let arguments = product(vec![Argument::Map(maps.a), Argument::Map(maps.b)], a, b, out)?;
     Launch::shaped(if adds { "gemm_sm90_add" } else { "gemm_sm90_store" }, [grid, 1, 1], SM90_THREADS, SM90_SHARED_BYTES, arguments)
 }
 
-/// A product's sizes, and what is the same for all kernels.
-struct Shape {
-    m: usize,
-    n: usize,
-    k: usize,
-    row_scale: Argument,
-    bias: Argument,
-}
-
-impl Shape {
-    fn check(a: Scaled, b: Matrix16, bias: Option<Memory>, out: View) -> Result<Shape> {
-        let [m, n, k] = [a.values.n_rows, b.values.n_rows, a.values.n_cols];
-        if b.values.n_cols != k || (out.n_rows, out.n_cols) != (m, n) {
-            return Err(internal(format!(
-                "a product [{m}, {k}] * [{n}, {}]^T into [{}, {}]",
-                b.values.n_cols, out.n_rows, out.n_cols
-            )));
-        }
-        if !k.is_multiple_of(8) {
-            return Err(internal(format!("a product over {k} columns")));
-        }
-        if !out.ld.is_multiple_of(2) {
-            return Err(Error::unsupported(
-                format!("a matrix with {n} rows on a GPU"),
-                "even numbers are possible; use --device cpu",
-            ));
-        }
-        let row_scale = a.row_scale.map_or(Ok(Argument::Pointer(0)), |scales| scales.holds(m, 4, "scales of rows"))?;
-        let bias = bias.map_or(Ok(Argument::Pointer(0)), |bias| bias.holds(n, 4, "bias"))?;
-        Ok(Shape { m, n, k, row_scale, bias })
+/// The arguments of a product, whose first are its factors.
+fn product(factors: Vec<Argument>, a: Scaled, b: Matrix16, out: View) -> Result<Vec<Argument>> {
+    let [m, n, k] = [a.values.n_rows, b.values.n_rows, a.values.n_cols];
+    if b.values.n_cols != k || (out.n_rows, out.n_cols) != (m, n) {
+        return Err(internal(format!("a product [{m}, {k}] * [{n}, {}]^T into [{}, {}]", b.values.n_cols, out.n_rows, out.n_cols)));
     }
-
-    fn numbers(&self) -> Result<[Argument; 3]> {
-        Ok([number(self.m)?, number(self.n)?, number(self.k)?])
+    if !k.is_multiple_of(8) {
+        return Err(internal(format!("a product over {k} columns")));
     }
+    if !out.ld.is_multiple_of(2) {
+        return Err(Error::unsupported(format!("a matrix with {n} rows on a GPU"), "even numbers are possible; use --device cpu"));
+    }
+    let [c_at, ldc] = out.floats("product")?;
+    let rest = [c_at, a.scales()?, number(m)?, number(n)?, number(k)?, ldc, Argument::F32(b.alpha)];
+    Ok(factors.into_iter().chain(rest).collect())
 }
 
 /// Most rows that a `gemv` takes.
 pub(in crate::cuda) const fn gemv_rows_max() -> usize {
     8
 }
+
+/// Rows of a matrix that a block of `gemv` has.
+const GEMV_BLOCK_ROWS: u64 = 16;
 
 /// The product of up to eight rows with weights in blocks, which are unpacked on the way and not rounded.
 pub(in crate::cuda) fn gemv(format: Format, blocks: Memory, x: Scaled, adds: bool, out: View) -> Result<Launch> {
@@ -126,15 +107,16 @@ pub(in crate::cuda) fn gemv(format: Format, blocks: Memory, x: Scaled, adds: boo
     }
     let at_most = [1, 8].into_iter().find(|&n| batch <= n).ok_or_else(|| internal(format!("gemv of {batch} rows")))?;
     let row_bytes = format.row_bytes(row_len as u64).ok_or_else(|| internal("a row of broken blocks"))?;
+    if row_bytes > u64::from(u32::MAX) / GEMV_BLOCK_ROWS {
+        return Err(Error::unsupported(format!("a row of {row_len} weights on a GPU"), "use --device cpu"));
+    }
     let [x_at, ldx] = x.values.halves("activations")?;
     let [y_at, ldy] = out.floats("product")?;
-    let row_scale = x.row_scale.map_or(Ok(Argument::Pointer(0)), |scales| scales.holds(batch, 4, "scales of rows"))?;
     let arguments = vec![
         blocks.holds(n_rows, row_bytes as usize, "weights")?,
         x_at,
         ldx,
-        row_scale,
-        Argument::Pointer(0),
+        x.scales()?,
         y_at,
         ldy,
         number(n_rows)?,
@@ -142,5 +124,6 @@ pub(in crate::cuda) fn gemv(format: Format, blocks: Memory, x: Scaled, adds: boo
         number(batch)?,
         Argument::U32(adds.into()),
     ];
-    Launch::shaped(format!("gemv_{}_{at_most}", format.name()), [(n_rows as u64).div_ceil(8), 1, 1], 128, 0, arguments)
+    let grid = [(n_rows as u64).div_ceil(GEMV_BLOCK_ROWS), 1, 1];
+    Launch::shaped(format!("gemv_{}_{at_most}", format.name()), grid, 128, 0, arguments)
 }

@@ -70,14 +70,15 @@ fn what_does_not_fit_its_buffer_is_refused() {
 fn large_products_use_the_large_tile() {
     let product = |m, n, k| {
         let a = Scaled { values: view(4096, m, k), row_scale: Some(memory(256)) };
-        gemm(a, Matrix16 { values: view(8192, n, k), alpha: 0.5 }, None, false, view(16384, m, n), 132)
+        gemm(a, Matrix16 { values: view(8192, n, k), alpha: 0.5 }, false, view(16384, m, n), 132)
     };
     let large = product(8192, 8192, 8192).expect("a launch");
     assert_eq!(
         (large.kernel.as_str(), large.grid, large.block, large.shared_bytes),
         ("gemm_128x256_store", [64 * 32, 1, 1], 256, 98_304)
     );
-    assert_eq!(large.arguments[5..11].to_vec(), [8192; 6].map(Argument::U32));
+    assert_eq!(large.arguments[2..4].to_vec(), [8192; 2].map(Argument::U32));
+    assert_eq!(large.arguments[6..10].to_vec(), [8192; 4].map(Argument::U32));
     let small = product(129, 1000, 64).expect("a launch");
     assert_eq!(
         (small.kernel.as_str(), small.grid, small.block, small.shared_bytes),
@@ -95,10 +96,15 @@ fn a_product_of_few_rows_reads_blocks() {
     };
     for (batch, name) in [(1, "gemv_Q6_K_1"), (2, "gemv_Q6_K_8"), (8, "gemv_Q6_K_8")] {
         let launch = of(batch).expect("a launch");
-        assert_eq!((launch.kernel.as_str(), launch.grid, launch.block), (name, [1792, 1, 1], 128));
-        assert_eq!(launch.arguments[7..], [14336, 4096, batch as u32, 1].map(Argument::U32));
+        assert_eq!((launch.kernel.as_str(), launch.grid, launch.block), (name, [896, 1, 1], 128));
+        assert_eq!(launch.arguments[6..], [14336, 4096, batch as u32, 1].map(Argument::U32));
     }
     assert!(is_internal(of(9)));
+    let x = Scaled { values: view(4096, 1, 1 << 27), row_scale: None };
+    assert!(
+        is_unsupported(gemv(Format::F16, memory(8192), x, false, view(16384, 1, 1))),
+        "a row that offsets of 32 bits do not reach"
+    );
 }
 
 #[test]
