@@ -88,10 +88,15 @@ impl Factors {
 pub(super) fn arrange<U: Dequantize>(x: &[f32]) -> Vec<Sixteen> {
     let n_units = x.len().div_ceil(U::LEN).next_multiple_of(units_of_step::<U>());
     let mut sixteens = vec![Sixteen([0.0; 16]); n_units * U::FACTORS];
-    for (x, factors) in x.chunks(U::LEN).zip(sixteens.chunks_exact_mut(U::FACTORS)) {
+    let (whole, rest) = x.split_at(x.len() - x.len() % U::LEN);
+    let (of_whole, of_rest) = sixteens.split_at_mut(whole.len() / U::LEN * U::FACTORS);
+    for (x, factors) in whole.chunks_exact(U::LEN).zip(of_whole.chunks_exact_mut(U::FACTORS)) {
+        U::arrange(x, factors);
+    }
+    if !rest.is_empty() {
         let mut padded = [0.0; LEN_MAX];
-        padded[..x.len()].copy_from_slice(x);
-        U::arrange(&padded[..U::LEN], factors);
+        padded[..rest.len()].copy_from_slice(rest);
+        U::arrange(&padded[..U::LEN], &mut of_rest[..U::FACTORS]);
     }
     sixteens
 }
