@@ -65,6 +65,8 @@ const HPARAMS: &[(&str, Change, Fault)] = &[
     ("a context of nothing", |m| m.set("llama.context_length", Value::U32(0)), Fault::HparamRange),
     ("a context without end", |m| m.set("llama.context_length", Value::U32(u32::MAX)), Fault::HparamRange),
     ("a vocabulary without end", |m| m.set("llama.vocab_size", Value::U32(1_000_000_000)), Fault::HparamRange),
+    ("fewer tokens than rows", |m| set_tokens(m, 63), Fault::TokenizerInvalid),
+    ("more tokens than rows", |m| set_tokens(m, 65), Fault::TokenizerInvalid),
     ("an epsilon that is no number", |m| set_eps(m, f32::NAN), Fault::HparamRange),
     ("an epsilon below zero", |m| set_eps(m, -1e-5), Fault::HparamRange),
     ("an epsilon without end", |m| set_eps(m, f32::INFINITY), Fault::HparamRange),
@@ -175,6 +177,10 @@ fn set_heads(m: &mut Tiny, heads: Vec<u32>) {
 fn set_widths(m: &mut Tiny, width: u32) {
     m.set("llama.attention.key_length", Value::U32(width));
     m.set("llama.attention.value_length", Value::U32(width));
+}
+
+fn set_tokens(m: &mut Tiny, n: usize) {
+    m.set("tokenizer.ggml.tokens", Value::Array(Array::String((0..n).map(|id| id.to_string().into_bytes()).collect())));
 }
 
 fn set_eps(m: &mut Tiny, eps: f32) {

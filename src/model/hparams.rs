@@ -280,7 +280,8 @@ impl Keys<'_> {
         Ok(key)
     }
 
-    /// Rows of the embedding, with which `vocab_size` has to agree.
+    /// Rows of the embedding, with which `vocab_size` and the list of tokens have to agree: text would become tokens that have no row, or
+    /// rows be chosen that no text stands for. Files without a list are run too.
     fn n_vocab(&self) -> Result<usize> {
         let path = self.model.files().first().map_or(std::path::Path::new(""), |file| file.path());
         let place = || Place::Tensor(super::weights::TOKEN_EMBD.to_owned());
@@ -295,7 +296,18 @@ impl Keys<'_> {
             Some(said) if said as u64 != n_vocab => {
                 self.fault(keys::VOCAB_SIZE, Fault::HparamRange, format!("{said}, but the embedding has {n_vocab} rows"))
             }
-            _ => Ok(usize::try_from(n_vocab).expect("a u32 fits a usize")),
+            _ => self.check_tokens(n_vocab).map(|()| usize::try_from(n_vocab).expect("a u32 fits a usize")),
+        }
+    }
+
+    fn check_tokens(&self, n_vocab: u64) -> Result<()> {
+        let listed = self.model.get(keys::TOKENIZER_TOKENS).and_then(|value| value.as_array());
+        match listed.map(|tokens| tokens.len()) {
+            Some(listed) if listed as u64 != n_vocab => {
+                let detail = format!("{listed} tokens, but the embedding has {n_vocab} rows");
+                self.fault(keys::TOKENIZER_TOKENS, Fault::TokenizerInvalid, detail)
+            }
+            _ => Ok(()),
         }
     }
 
