@@ -234,6 +234,22 @@ fn what_cannot_be_run_is_said_of_a_file() {
     }
 }
 
+#[test]
+fn a_vocabulary_that_is_not_the_models_is_refused() {
+    let place = Place::new();
+    let model = rewritten(&place, "more.gguf", |header| {
+        for (key, value) in &mut header.metadata {
+            match (key.as_str(), value) {
+                ("tokenizer.ggml.tokens", Value::Array(Array::String(tokens))) => tokens.push(b"<|more|>".to_vec()),
+                ("tokenizer.ggml.token_type", Value::Array(Array::I32(types))) => types.push(3),
+                _ => {}
+            }
+        }
+    });
+    let expected = ["more.gguf: tokenizer.ggml.tokens: 2049 tokens", "2048 rows", "TokenizerInvalid"];
+    place.all_refuse(&model, &common::fixture("text/prose.txt"), &[], BAD_INPUT, &expected);
+}
+
 /// Without it nobody would know why the text makes no sense.
 #[test]
 fn what_is_odd_about_a_vocabulary_is_told_before_it_is_used() {

@@ -4,6 +4,8 @@
 
 #![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::unwrap_used)]
 
+use std::path::Path;
+
 use super::families::{Family, Mixture, Norm, architectures, family};
 use super::rope::{Rope, RopeScaling};
 use crate::error::{Error, Fault, Place, Result};
@@ -158,8 +160,11 @@ impl Keys<'_> {
     }
 
     fn fault<T>(&self, key: &str, fault: Fault, detail: impl Into<String>) -> Result<T> {
-        let path = self.model.files().first().map_or(std::path::Path::new(""), |file| file.path());
-        Err(Error::malformed(path, Place::Field(self.full(key)), fault, detail))
+        Err(Error::malformed(self.path(), Place::Field(self.full(key)), fault, detail))
+    }
+
+    fn path(&self) -> &Path {
+        self.model.files().first().map_or(Path::new(""), |file| file.path())
     }
 
     /// One whole number of `1..=max`.
@@ -283,7 +288,7 @@ impl Keys<'_> {
     /// Rows of the embedding, with which `vocab_size` and the list of tokens have to agree: text would become tokens that have no row, or
     /// rows be chosen that no text stands for. Files without a list are run too.
     fn n_vocab(&self) -> Result<usize> {
-        let path = self.model.files().first().map_or(std::path::Path::new(""), |file| file.path());
+        let path = self.path();
         let place = || Place::Tensor(super::weights::TOKEN_EMBD.to_owned());
         let Some(table) = self.model.tensors().iter().find(|tensor| tensor.name == super::weights::TOKEN_EMBD) else {
             return Err(Error::malformed(path, place(), Fault::MissingTensor, "the model has no embedding"));
@@ -304,8 +309,9 @@ impl Keys<'_> {
         let listed = self.model.get(keys::TOKENIZER_TOKENS).and_then(|value| value.as_array());
         match listed.map(|tokens| tokens.len()) {
             Some(listed) if listed as u64 != n_vocab => {
+                let place = Place::Field(keys::TOKENIZER_TOKENS.to_owned());
                 let detail = format!("{listed} tokens, but the embedding has {n_vocab} rows");
-                self.fault(keys::TOKENIZER_TOKENS, Fault::TokenizerInvalid, detail)
+                Err(Error::malformed(self.path(), place, Fault::TokenizerInvalid, detail))
             }
             _ => Ok(()),
         }
