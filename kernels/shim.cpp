@@ -78,7 +78,7 @@ struct Meeting {
 struct Warp {
     Meeting meeting;
     // What lanes gave, by parity of the turn: a lane can be one collective ahead of another, not two.
-    u64 words[2][32][4];
+    u64 words[2][32][6];
 };
 
 constexpr size_t STACK_BYTES = 256 << 10;
@@ -220,7 +220,7 @@ u32 lane() { return current->number % 32; }
 static Warp& warp() { return warps[current->number / 32]; }
 
 // Gives words and returns what all lanes gave.
-static u64 (&meet(const u64* words, u32 n))[32][4] {
+static u64 (&meet(const u64* words, u32 n))[32][6] {
     Warp& own = warp();
     auto& gave = own.words[own.meeting.turn % 2];
     memcpy(gave[lane()], words, 8 * n);
@@ -276,20 +276,28 @@ void load_matrices(u32 (&words)[4], const void* row, bool transposed) {
     }
 }
 
-// Products are exact, sums are rounded once: more exact than the hardware, in whose place no order could be claimed.
+// Products are exact, sums are rounded once: more exact than the hardware, in whose place no order could be claimed. Lanes give floats,
+// so that each half is converted once.
 void mma_16x8x16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    u64 given[3] = {a[0] | (u64)a[1] << 32, a[2] | (u64)a[3] << 32, b0 | (u64)b1 << 32};
-    auto& all = meet(given, 3);
+    const u32 words[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    float own[12];
+    for (u32 i = 0; i < 12; i++) own[i] = f32_of_f16(half_of(words[i / 2], i % 2));
+    u64 given[6];
+    memcpy(given, own, sizeof own);
+    auto& all = meet(given, 6);
+    float of_lanes[32][12];
+    static_assert(sizeof of_lanes == sizeof all, "what all lanes gave");
+    memcpy(of_lanes, all, sizeof all);
     u32 g = lane() / 4, t = lane() % 4 * 2;
     for (u32 i = 0; i < 4; i++) {
         u32 column = t + i % 2;
         double sum = c[i];
         for (u32 k = 0; k < 16; k++) {
             u32 partner = k % 8 / 2;
-            // Rows g and g + 8 are in the lower and upper word.
-            u64 of_row = all[4 * g + partner][k / 8] >> (i >= 2 ? 32 : 0);
-            u64 of_column = all[4 * column + partner][2] >> (k >= 8 ? 32 : 0);
-            sum += (double)f32_of_f16(half_of(of_row, k % 2)) * f32_of_f16(half_of(of_column, k % 2));
+            // Rows g and g + 8 are in the first and second word, and those of the columns from 8 on in the third and fourth.
+            float of_row = of_lanes[4 * g + partner][2 * (k / 8 * 2 + i / 2) + k % 2];
+            float of_column = of_lanes[4 * column + partner][8 + 2 * (k / 8) + k % 2];
+            sum += (double)of_row * of_column;
         }
         c[i] = (float)sum;
     }

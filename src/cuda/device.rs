@@ -167,6 +167,11 @@ impl Device {
         let block = self.room_for_copy(bytes.len() as u64, what)?;
         let mut staging = self.large.lock().unwrap_or_else(PoisonError::into_inner);
         staging.send(&self.copy, block.memory, bytes).map_err(lost)?;
+        // Kernels read a weight's last sixteen bytes as one.
+        let behind = block.memory.from(bytes.len() as u64)?;
+        if behind.len_bytes > 0 {
+            self.clear_on(&self.copy, behind)?;
+        }
         let done = and_then(block.memory);
         // Also after a failure: the block must not be given back while it is written.
         self.copy.synchronize().map_err(lost)?;
@@ -214,10 +219,14 @@ impl Device {
 
     /// Writes zeros.
     pub(super) fn clear(&self, memory: Memory) -> Result<()> {
+        self.clear_on(&self.compute, memory)
+    }
+
+    fn clear_on(&self, stream: &CudaStream, memory: Memory) -> Result<()> {
         let clear = || {
             self.context.bind_to_thread()?;
-            // SAFETY: as for a copy.
-            unsafe { result::memset_d8_async(memory.at, 0, memory.len_bytes as usize, self.compute.cu_stream()) }
+            // SAFETY: as for a copy; on the copy stream it is a weight's own memory, which nothing else uses yet.
+            unsafe { result::memset_d8_async(memory.at, 0, memory.len_bytes as usize, stream.cu_stream()) }
         };
         clear().map_err(lost)
     }
