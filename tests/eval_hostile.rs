@@ -277,6 +277,25 @@ fn a_signal_leaves_no_importance_matrix() {
     assert_eq!(place.names(), before);
 }
 
+/// What writes nothing ends at once, and says so as the others do.
+#[test]
+fn a_signal_ends_a_measurement() {
+    let place = Place::new();
+    let text = place.file("long.txt", fs::read_to_string(common::fixture("text/prose.txt")).expect("a text").repeat(400));
+    let [mut perplexity, mut compare, _] = place.commands(&place.model(), &text);
+    let mut generate = common::ggforge();
+    generate.arg("generate").arg(place.model()).args(["--prompt", "a", "-n", "100000"]);
+    for command in [&mut perplexity, &mut compare, &mut generate] {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a program that starts");
+        thread::sleep(Duration::from_millis(300));
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs for longer");
+        let output = child.wait_with_output().expect("an end");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(143), "{command:?}: {message}");
+        assert!(message.ends_with("stopped by signal 15\n"), "{command:?}: {message}");
+    }
+}
+
 /// The model again under another name, with its header changed and its tensor data kept where it is still asked for.
 fn rewritten(place: &Place, name: &str, change: impl FnOnce(&mut Header)) -> PathBuf {
     let bytes = fs::read(place.model()).expect("the model");

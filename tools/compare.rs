@@ -17,7 +17,7 @@ use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
 use crate::page::PageOptions;
 use crate::terminal::fitted;
-use crate::{Run, Session};
+use crate::{Run, Session, signals};
 
 /// Measure how far quantized files are from the file they were made from
 ///
@@ -55,6 +55,7 @@ impl Run for Compare {
     const NAME: &'static str = "compare";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
+        signals::end_at_once();
         let base = Loaded::open(&self.base)?;
         let others = self.files.iter().map(|path| Loaded::open(path)).collect::<Result<Vec<_>, Failure>>()?;
         for other in &others {
@@ -88,7 +89,7 @@ impl Job for Comparing<'_> {
         let network = base.network(backend, windows, n_bytes)?;
         base.warn_of_context(&network, windows);
         let others = others.iter().map(|other| other.network(backend, windows, n_bytes)).collect::<Result<Vec<_>, Failure>>()?;
-        // Nothing is written before everything is known, so signals may end the run at once.
+        // Nothing is written before everything is known, so signals end the process.
         let never = AtomicBool::new(false);
         Ok(timed("comparing", session, &never, |watch| divergence::measure(&network, &others, windows, watch))?)
     }

@@ -1,7 +1,7 @@
 //! How a run ends: exit codes, error messages, hints.
 
 use std::error::Error as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
@@ -150,6 +150,13 @@ fn hub_hint(path: &Path) -> Option<String> {
     };
     let hint = "if it is a model of the Hugging Face hub, download it first:";
     (is_plain(org) && is_plain(name)).then(|| format!("{hint} hf download {org}/{name} --local-dir {name}"))
+}
+
+/// Ends the process as a signal asks, below what stands on the terminal.
+pub fn stopped(signal: u8) {
+    let next_line = if io::stderr().is_terminal() { "\n" } else { "" };
+    say(&format!("{next_line}stopped by signal {signal}\n"));
+    std::process::exit((128 + signal).into())
 }
 
 /// Writes to stderr; that it is closed or full changes nothing about the result.

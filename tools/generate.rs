@@ -17,7 +17,7 @@ use crate::chat;
 use crate::device::{DeviceOptions, Job};
 use crate::exit::{Failure, named, print, say, stream};
 use crate::terminal::warn;
-use crate::{Run, Session};
+use crate::{Run, Session, signals};
 
 /// Continue a text with a model
 #[derive(Debug, Args)]
@@ -68,6 +68,7 @@ impl Run for Generate {
     const NAME: &'static str = "generate";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
+        signals::end_at_once();
         let Generate { temp, top_k, top_p, seed, .. } = self;
         let sampler = Sampler::new(Sampling { temperature: temp, top_k, top_p, seed })?;
         let model = Model::open(&self.model)?;

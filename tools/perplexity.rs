@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::device::Job;
 use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
-use crate::{Run, Session};
+use crate::{Run, Session, signals};
 
 /// Measure how well a model foretells a text
 ///
@@ -49,6 +49,7 @@ impl Run for Perplexity {
     const NAME: &'static str = "perplexity";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
+        signals::end_at_once();
         let loaded = Loaded::open(&self.model)?;
         let windows = self.text.windows(&loaded.tokenizer, self.stride)?;
         let measuring = Measuring { loaded: &loaded, windows: &windows, session };
@@ -74,7 +75,7 @@ impl Job for Measuring<'_> {
     fn run<B: Backend>(self, backend: &B) -> Result<(Measured, f64), Failure> {
         let network = self.loaded.network(backend, self.windows, self.loaded.file_bytes())?;
         self.loaded.warn_of_context(&network, self.windows);
-        // Nothing is written, so signals may end the run at once.
+        // Signals end the process.
         let never = AtomicBool::new(false);
         Ok(timed("measuring", self.session, &never, |watch| perplexity::measure(&network, self.windows, watch))?)
     }

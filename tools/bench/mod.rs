@@ -17,7 +17,7 @@ mod shape;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::exit::Failure;
-use crate::{Entry, Run, Session};
+use crate::{Entry, Run, Session, signals};
 
 /// Every benchmark, in the order of the help.
 const BENCHES: &[Entry] = &[
@@ -44,6 +44,7 @@ impl Run for Bench {
     const NAME: &'static str = "bench";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
+        signals::end_at_once();
         (self.entry.run)(&self.arguments, session)
     }
 }
