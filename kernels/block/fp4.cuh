@@ -3,13 +3,13 @@
 
 #include "block.cuh"
 
-// Twice the values of four codes, plus 128: 0 1 2 3 4 6 8 12, and their negatives; the negative zero reads as zero.
-DEVICE u32 fp4_levels(u32 nibbles) { return lookup_nibbles<0x83828180, 0x8c888684, 0x7d7e7f80, 0x74787a7c>(nibbles); }
+// Twice the values of four codes, plus 12: 0 1 2 3 4 6 8 12, and their negatives; the negative zero reads as zero.
+DEVICE u32 fp4_levels(u32 nibbles) { return lookup_nibbles<0x0f0e0d0c, 0x18141210, 0x090a0b0c, 0x00040608>(nibbles); }
 
 struct MXFP4 : Levels<MXFP4> {
     u8 e, qs[16];
 
-    static constexpr u32 LEN = 32, BYTES = 17, PARTS = 1, OFFSET = 128;
+    static constexpr u32 LEN = 32, BYTES = 17, PARTS = 1, OFFSET = 12;
     static constexpr bool HAS_MIN = false;
 
     DEVICE static Factors<1> factors(const u8* block, u32) {
@@ -27,7 +27,7 @@ static_assert(sizeof(MXFP4) == MXFP4::BYTES, "MXFP4");
 struct NVFP4 : Levels<NVFP4> {
     u8 d[4], qs[4][8];
 
-    static constexpr u32 LEN = 64, BYTES = 36, PARTS = 2, OFFSET = 128;
+    static constexpr u32 LEN = 64, BYTES = 36, PARTS = 2, OFFSET = 12;
     static constexpr bool HAS_MIN = false;
 
     // Half of what a UE4M3 means; its highest bit does not count but in 0x7f, the NaN, which reads as 0.
