@@ -81,10 +81,10 @@ impl Task for Strip<'_, '_> {
                 let x = x.tile(k, len, first);
                 for (at, width) in panel_widths::<S>(n_vectors) {
                     // Of the next tile's rows as much as of this one's columns.
-                    let part = (next_x.len() * width).div_ceil(n_vectors - at);
-                    simd.prefetch(next_x[..part].as_bytes());
-                    next_x = &next_x[part..];
-                    multiply_tile(simd, x, &panels[at * len..][..width * len], width, rows, LANES * at, add);
+                    let (ahead, rest) = next_x.split_at((next_x.len() * width).div_ceil(n_vectors - at));
+                    let factors = Factors { x, panel: &panels[at * len..][..width * len], ahead };
+                    multiply_tile(simd, factors, width, rows, LANES * at, add);
+                    next_x = rest;
                 }
                 first += rows.len();
             }
@@ -132,48 +132,62 @@ fn panel_widths<S: Simd>(n_vectors: usize) -> impl Iterator<Item = (usize, usize
     })
 }
 
+/// What a tile of `R` rows and `V` vectors is the product of.
+#[derive(Clone, Copy)]
+struct Factors<'a> {
+    /// `[k, R]`.
+    x: &'a [f32],
+    /// `[k, V]`.
+    panel: &'a [Vector],
+    /// What is fetched meanwhile.
+    ahead: &'a [f32],
+}
+
 /// Columns `at..` of `rows` of the output: the code for every number of rows and vectors.
 #[inline(always)]
-fn multiply_tile<S: Simd>(simd: S, x: &[f32], panel: &[Vector], width: usize, rows: &mut [&mut [f32]], at: usize, add: bool) {
+fn multiply_tile<S: Simd>(simd: S, factors: Factors, width: usize, rows: &mut [&mut [f32]], at: usize, add: bool) {
     match width {
-        _ if vectors::<S>() == 1 => multiply_rows::<S, 1>(simd, x, panel, rows, at, add),
-        1 => multiply_rows::<S, 1>(simd, x, panel, rows, at, add),
-        2 => multiply_rows::<S, 2>(simd, x, panel, rows, at, add),
-        3 => multiply_rows::<S, 3>(simd, x, panel, rows, at, add),
-        _ => multiply_rows::<S, 4>(simd, x, panel, rows, at, add),
+        _ if vectors::<S>() == 1 => multiply_rows::<S, 1>(simd, factors, rows, at, add),
+        1 => multiply_rows::<S, 1>(simd, factors, rows, at, add),
+        2 => multiply_rows::<S, 2>(simd, factors, rows, at, add),
+        3 => multiply_rows::<S, 3>(simd, factors, rows, at, add),
+        _ => multiply_rows::<S, 4>(simd, factors, rows, at, add),
     }
 }
 
 #[inline(always)]
-fn multiply_rows<S: Simd, const V: usize>(simd: S, x: &[f32], panel: &[Vector], rows: &mut [&mut [f32]], at: usize, add: bool) {
+fn multiply_rows<S: Simd, const V: usize>(simd: S, factors: Factors, rows: &mut [&mut [f32]], at: usize, add: bool) {
     match rows.len() {
-        1 => tile::<S, 1, V>(simd, x, panel, rows, at, add),
-        2 => tile::<S, 2, V>(simd, x, panel, rows, at, add),
-        4 => tile::<S, 4, V>(simd, x, panel, rows, at, add),
-        _ => tile::<S, ROWS, V>(simd, x, panel, rows, at, add),
+        1 => tile::<S, 1, V>(simd, factors, rows, at, add),
+        2 => tile::<S, 2, V>(simd, factors, rows, at, add),
+        4 => tile::<S, 4, V>(simd, factors, rows, at, add),
+        _ => tile::<S, ROWS, V>(simd, factors, rows, at, add),
     }
 }
 
-/// `R` rows times `V` vectors: `x` is `[k, R]`, `panel` is `[k, V]`.
+/// Terms between which a tile fetches a little ahead: all at once would occupy the first-level cache's way to the second while the tile
+/// needs it.
+const STEP: usize = 32;
+
 #[inline(always)]
-fn tile<S: Simd, const R: usize, const V: usize>(
-    simd: S,
-    x: &[f32],
-    panel: &[Vector],
-    rows: &mut [&mut [f32]],
-    at: usize,
-    add: bool,
-) {
+fn tile<S: Simd, const R: usize, const V: usize>(simd: S, factors: Factors, rows: &mut [&mut [f32]], at: usize, add: bool) {
+    let Factors { x, panel, mut ahead } = factors;
+    let ahead_per_step = ahead.len().div_ceil(x.len().div_ceil(STEP * R).max(1)).next_multiple_of(LANES);
     let mut sums = [[F32x16::splat(simd, 0.0); V]; R];
-    for (x, panel) in x.as_chunks::<R>().0.iter().zip(panel.as_chunks::<V>().0) {
-        let mut w = sums[0];
-        for v in 0..V {
-            w[v] = F32x16::load(simd, &panel[v].0);
-        }
-        for r in 0..R {
-            let x = F32x16::splat(simd, x[r]);
+    for (x, panel) in x.chunks(STEP * R).zip(panel.chunks(STEP * V)) {
+        let (due, rest) = ahead.split_at(ahead_per_step.min(ahead.len()));
+        simd.prefetch(due.as_bytes());
+        ahead = rest;
+        for (x, panel) in x.as_chunks::<R>().0.iter().zip(panel.as_chunks::<V>().0) {
+            let mut w = sums[0];
             for v in 0..V {
-                sums[r][v] = x.fma(w[v], sums[r][v]);
+                w[v] = F32x16::load(simd, &panel[v].0);
+            }
+            for r in 0..R {
+                let x = F32x16::splat(simd, x[r]);
+                for v in 0..V {
+                    sums[r][v] = x.fma(w[v], sums[r][v]);
+                }
             }
         }
     }
