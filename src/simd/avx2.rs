@@ -176,8 +176,8 @@ impl Simd for Avx2 {
             let half = _mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value));
             (_mm_cvtsi128_si32(half) as u16).to_le_bytes()
         }
-        fn unhalf(half: [u8; 2]) -> f32 { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(half))))) }
         // Widened after it is spread: a half that is loaded alone is merged into a register, whose last use it then waits for.
+        fn unhalf(half: [u8; 2]) -> f32 { _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(half)))) }
         fn splat_half(half: [u8; 2]) -> F { [_mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(half))); 2] }
 
         fn mask_and(a: F, b: F) -> F { [_mm256_and_ps(a[0], b[0]), _mm256_and_ps(a[1], b[1])] }

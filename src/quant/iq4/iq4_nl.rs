@@ -28,7 +28,7 @@ impl Block for IQ4_NL {
 impl Dequantize for IQ4_NL {
     #[inline(always)]
     fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
-        let [low, high] = unpack(simd, &self.qs, self.d.to_f32(simd));
+        let [low, high] = unpack(simd, &self.qs, self.d.splat(simd));
         to.put(0, low);
         to.put(1, high);
     }

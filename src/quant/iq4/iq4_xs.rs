@@ -43,9 +43,9 @@ impl IQ4_XS {
 impl Dequantize for IQ4_XS {
     #[inline(always)]
     fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
-        let d = self.d.to_f32(simd);
+        let d = self.d.splat(simd);
         for j in 0..8 {
-            let [low, high] = unpack(simd, &self.qs[j], d * self.scale(j));
+            let [low, high] = unpack(simd, &self.qs[j], d * F32x16::splat(simd, self.scale(j)));
             to.put(2 * j, low);
             to.put(2 * j + 1, high);
         }

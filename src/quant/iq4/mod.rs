@@ -175,8 +175,8 @@ fn pack<S: Simd>(simd: S, nearest: &Nearest<S>, weights: &[[f32; 16]; 2], invers
 
 /// Undoes [`pack`].
 #[inline(always)]
-fn unpack<S: Simd>(simd: S, qs: &[u8; 16], scale: f32) -> [F32x16<S>; 2] {
-    let levels = F32x16::load(simd, &LEVELS) * F32x16::splat(simd, scale);
+fn unpack<S: Simd>(simd: S, qs: &[u8; 16], scale: F32x16<S>) -> [F32x16<S>; 2] {
+    let levels = F32x16::load(simd, &LEVELS) * scale;
     let places = I32x16::load_u8(simd, qs);
     [levels.lookup(places), levels.lookup(places.shr::<4>())]
 }

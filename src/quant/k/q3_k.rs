@@ -12,7 +12,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{LEN, TwoBits, pack_two_bits, unpack_two_bits};
+use super::{LEN, TwoBits, pack_two_bits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::symmetric::{self, refine};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, sums_of_squares};
@@ -41,12 +41,17 @@ impl Dequantize for Q3_K {
     #[inline(always)]
     fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>) {
         let scales = self.sub_block_scales(simd);
-        let low = unpack_two_bits(simd, &self.qs);
-        let mut high = [I32x16::load_u8(simd, &self.hmask[0]).shl::<2>(), I32x16::load_u8(simd, &self.hmask[1]).shl::<2>()];
-        for j in 0..16 {
-            let q = (low[j] | (high[j % 2] & 4)) + -N;
-            high[j % 2] = high[j % 2].shr::<1>();
-            to.put(j, F32x16::splat(simd, scales[j]) * q.to_float());
+        for half in 0..2 {
+            for part in 0..2 {
+                let mut low = I32x16::load_u8(simd, &self.qs[half][part]);
+                let hmask = I32x16::load_u8(simd, &self.hmask[part]);
+                let mut high = if half == 0 { hmask.shl::<2>() } else { hmask.shr::<2>() };
+                for run in 0..4 {
+                    let (j, q) = (8 * half + 2 * run + part, ((low & 3) | (high & 4)) + -N);
+                    to.put(j, F32x16::splat(simd, scales[j]) * q.to_float());
+                    (low, high) = (low.shr::<2>(), high.shr::<1>());
+                }
+            }
         }
     }
 }
@@ -190,16 +195,16 @@ impl Q3_K {
     /// `d*sc[j]`.
     #[inline(always)]
     fn sub_block_scales<S: Simd>(&self, simd: S) -> [f32; 16] {
-        let mut sc = [0; 16];
-        for j in 0..8 {
-            sc[j] = self.scales[j] & 15;
-            sc[8 + j] = self.scales[j] >> 4;
-        }
-        for j in 0..16 {
-            sc[j] |= (self.scales[8 + j % 4] >> (2 * (j / 4)) & 3) << 4;
-        }
-        let d = self.d.splat(simd);
-        (d * (I32x16::load_u8(simd, &sc) + -N_SCALES).to_float()).to_array()
+        let [first, second, high] = [0, 4, 8].map(|at| u32::from_le_bytes(std::array::from_fn(|i| self.scales[at + i])));
+        // Four bytes at a time.
+        let words = [
+            first & 0x0f0f_0f0f | high << 4 & 0x3030_3030,
+            second & 0x0f0f_0f0f | high << 2 & 0x3030_3030,
+            first >> 4 & 0x0f0f_0f0f | high & 0x3030_3030,
+            second >> 4 & 0x0f0f_0f0f | high >> 2 & 0x3030_3030,
+        ];
+        let sc = I32x16::load_u8(simd, &zerocopy::transmute!(words.map(u32::to_le_bytes))) + -N_SCALES;
+        (self.d.splat(simd) * sc.to_float()).to_array()
     }
 
     /// `quants`: what sub-blocks get whose scale is zero.
