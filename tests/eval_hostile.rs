@@ -4,9 +4,9 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ggforge::gguf::{Array, File, Header, TensorSpec, Value};
 use ggforge::imatrix::{Entry, Imatrix};
@@ -267,10 +267,7 @@ fn a_signal_leaves_no_importance_matrix() {
     let before = place.names();
     let [_, _, mut command] = place.commands(&place.model(), &text);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a program that starts");
-    thread::sleep(Duration::from_millis(300));
-    // Not SIGINT, which a shell has its background jobs ignore.
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs for longer");
-    let output = child.wait_with_output().expect("an end");
+    let output = stopped(child);
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(143), "{message}");
     assert!(message.contains("no output was written"), "{message}");
@@ -287,13 +284,30 @@ fn a_signal_ends_a_measurement() {
     generate.arg("generate").arg(place.model()).args(["--prompt", "a", "-n", "100000"]);
     for command in [&mut perplexity, &mut compare, &mut generate] {
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a program that starts");
-        thread::sleep(Duration::from_millis(300));
-        kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs for longer");
-        let output = child.wait_with_output().expect("an end");
+        let output = stopped(child);
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(143), "{command:?}: {message}");
         assert!(message.ends_with("stopped by signal 15\n"), "{command:?}: {message}");
     }
+}
+
+/// How a program ends that is asked to by a signal, a little after it has begun to heed it.
+fn stopped(child: Child) -> Output {
+    // Not SIGINT, which a shell has its background jobs ignore.
+    let signal = Signal::TERM;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let heeds = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map(|mask| u64::from_str_radix(mask.trim(), 16));
+        // Where the system does not tell, it is given its time.
+        caught.is_none_or(|mask| mask.expect("a mask") & (1 << (signal.as_raw() - 1)) != 0)
+    };
+    while !heeds() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(Duration::from_millis(300));
+    kill_process(Pid::from_child(&child), signal).expect("it runs for longer");
+    child.wait_with_output().expect("an end")
 }
 
 /// The model again under another name, with its header changed and its tensor data kept where it is still asked for.
