@@ -15,10 +15,10 @@
 
 use zerocopy::IntoBytes;
 
-use super::pack::{Panel, Vector, pack_lanes};
+use super::pack::{Panel, pack_lanes};
 use super::tile::{Strip, put};
 use super::{Accumulate, CHUNK, LANES, Rows};
-use crate::simd::{F32x16, I32x16, Simd, Task};
+use crate::simd::{F32x16, I32x16, Simd, Sixteen, Task};
 
 /// Error of a product in units of the magnitudes in its sum.
 #[cfg(test)]
@@ -174,7 +174,7 @@ impl Task for TileStrip<'_, '_> {
             scratch.quads.resize(n_columns.div_ceil(SIDE) * n_steps, EMPTY);
             for at in (0..n_columns).step_by(LANES) {
                 let quads = &mut scratch.quads[at / SIDE * n_steps..][..n_steps];
-                scratch.panels.resize(scratch.panels.len().max(CHUNK), Vector::ZERO);
+                scratch.panels.resize(scratch.panels.len().max(CHUNK), Sixteen::ZERO);
                 let panel = Panel { vectors: &mut scratch.panels[..k.len()], width: 1, at: 0 };
                 pack_lanes(simd, level, w, first + at, k.clone(), &mut scratch.runs, panel);
                 pack_columns(simd, &scratch.panels[..k.len()], at % SIDE / LANES, quads);
@@ -197,12 +197,12 @@ impl Task for TileStrip<'_, '_> {
 
 /// Sixteen columns, `vectors` of one `k` each, as tile `tile` of every step.
 #[inline(always)]
-fn pack_columns<S: Simd>(simd: S, vectors: &[Vector], tile: usize, quads: &mut [Quad]) {
+fn pack_columns<S: Simd>(simd: S, vectors: &[Sixteen], tile: usize, quads: &mut [Quad]) {
     let zero = F32x16::splat(simd, 0.0);
     for (vectors, quad) in vectors.chunks(STEP).zip(quads) {
         for (pair, vectors) in vectors.chunks(2).enumerate() {
-            let even = split(F32x16::load(simd, &vectors[0].0));
-            let odd = split(if vectors.len() == 2 { F32x16::load(simd, &vectors[1].0) } else { zero });
+            let even = split(vectors[0].load(simd));
+            let odd = split(if vectors.len() == 2 { vectors[1].load(simd) } else { zero });
             for half in 0..2 {
                 (even[half].shr::<16>() | odd[half]).to_float_bits().store(&mut quad[2 * half + tile].0[pair]);
             }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::amx::{self, Quad};
 use super::{CHUNK, Engine, LANES, Right, Rows, tile};
 use crate::quant::Format;
-use crate::simd::{F32x16, Level, Simd};
+use crate::simd::{F32x16, Level, Simd, Sixteen};
 
 /// The left side of products, packed: made once, used for every matrix that takes the same input.
 ///
@@ -128,18 +128,9 @@ fn interleave<const N: usize>(x: Rows, first: usize, k: usize, tile: &mut [f32])
 /// Sixteen rows of weights, as many of each as a chunk has.
 pub(super) type Runs = [[f32; CHUNK]; LANES];
 
-/// Sixteen floats in one cache line, so that no load of them crosses into another.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Vector(pub [f32; LANES]);
-
-impl Vector {
-    pub const ZERO: Vector = Vector([0.0; LANES]);
-}
-
 /// Where sixteen columns of a product go in a panel of `width` vectors: vector `k * width + at` is what `k` multiplies.
 pub(super) struct Panel<'a> {
-    pub vectors: &'a mut [Vector],
+    pub vectors: &'a mut [Sixteen],
     pub width: usize,
     pub at: usize,
 }
@@ -176,7 +167,7 @@ pub(super) fn pack_lanes<S: Simd>(
                 match from.as_array::<LANES>() {
                     Some(from) => to.0 = *from,
                     None => {
-                        *to = Vector::ZERO;
+                        *to = Sixteen::ZERO;
                         to.0[..n].copy_from_slice(from);
                     }
                 }

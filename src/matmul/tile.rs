@@ -5,9 +5,9 @@ use std::ops::Range;
 use zerocopy::IntoBytes;
 
 use super::amx::Quad;
-use super::pack::{Panel, Runs, Vector, pack_lanes, prefetch, tile_len};
+use super::pack::{Panel, Runs, pack_lanes, prefetch, tile_len};
 use super::{Accumulate, Activations, CHUNK, LANES, Right};
-use crate::simd::{F32x16, Level, Simd, Task};
+use crate::simd::{F32x16, Level, Simd, Sixteen, Task};
 
 /// Rows of a tile.
 pub(super) const ROWS: usize = 6;
@@ -22,7 +22,7 @@ const fn vectors<S: Simd>() -> usize {
 /// What a worker reuses from strip to strip.
 pub(super) struct Scratch {
     pub runs: Box<Runs>,
-    pub panels: Vec<Vector>,
+    pub panels: Vec<Sixteen>,
     /// Of AMX.
     pub quads: Vec<Quad>,
 }
@@ -56,7 +56,7 @@ impl Task for Strip<'_, '_> {
         if len == 0 && accumulate == Accumulate::Store {
             out.iter_mut().for_each(|row| row.fill(0.0));
         }
-        scratch.panels.resize((n_vectors * CHUNK.min(len)).max(scratch.panels.len()), Vector::ZERO);
+        scratch.panels.resize((n_vectors * CHUNK.min(len)).max(scratch.panels.len()), Sixteen::ZERO);
         for k in (0..len).step_by(CHUNK) {
             let len = CHUNK.min(len - k);
             let panels = &mut scratch.panels[..n_vectors * len];
@@ -138,7 +138,7 @@ struct Factors<'a> {
     /// `[k, R]`.
     x: &'a [f32],
     /// `[k, V]`.
-    panel: &'a [Vector],
+    panel: &'a [Sixteen],
     /// What is fetched meanwhile.
     ahead: &'a [f32],
 }
@@ -181,7 +181,7 @@ fn tile<S: Simd, const R: usize, const V: usize>(simd: S, factors: Factors, rows
         for (x, panel) in x.as_chunks::<R>().0.iter().zip(panel.as_chunks::<V>().0) {
             let mut w = sums[0];
             for v in 0..V {
-                w[v] = F32x16::load(simd, &panel[v].0);
+                w[v] = panel[v].load(simd);
             }
             for r in 0..R {
                 let x = F32x16::splat(simd, x[r]);

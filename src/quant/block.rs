@@ -3,10 +3,10 @@
 use half::f16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::dot::{self, Factors, Products, SUMS, Sixteen};
+use super::dot::{self, Factors, Products, SUMS};
 use super::sink::{self, Sink};
 use super::{BlockFault, BlockFaultKind};
-use crate::simd::{F32x16, Level, Simd, Task};
+use crate::simd::{F32x16, Level, Simd, Sixteen, Task};
 
 /// A block as it lies in a file: alignment 1, every bit pattern allowed, so that bytes can be viewed as blocks.
 pub(super) trait Block: Copy + FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {

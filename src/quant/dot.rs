@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::Format;
 use super::block::{Dequantize, LEN_MAX, padded_units, units};
 use super::sink::Sink;
-use crate::simd::{F32x16, Level, Simd, Task};
+use crate::simd::{F32x16, Level, Simd, Sixteen, Task};
 
 /// Sums side by side in a dot product: 64 lanes, enough to hide how long a multiply-add takes.
 pub(super) const SUMS: usize = 4;
@@ -26,18 +26,6 @@ pub struct Factors {
     format: Format,
     len: usize,
     sixteens: Vec<Sixteen>,
-}
-
-/// One cache line, so that no load crosses from one to another.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Sixteen(pub [f32; 16]);
-
-impl Sixteen {
-    #[inline(always)]
-    pub fn load<S: Simd>(&self, simd: S) -> F32x16<S> {
-        F32x16::load(simd, &self.0)
-    }
 }
 
 /// The sum of a sub-block's part of a vector: eight sums side by side, then those 4 apart are added, 2 and 1.
@@ -87,7 +75,7 @@ impl Factors {
 /// `x` as the units of a row take it, with zeros to the end of a step.
 pub(super) fn arrange<U: Dequantize>(x: &[f32]) -> Vec<Sixteen> {
     let n_units = x.len().div_ceil(U::LEN).next_multiple_of(units_of_step::<U>());
-    let mut sixteens = vec![Sixteen([0.0; 16]); n_units * U::FACTORS];
+    let mut sixteens = vec![Sixteen::ZERO; n_units * U::FACTORS];
     let (whole, rest) = x.split_at(x.len() - x.len() % U::LEN);
     let (of_whole, of_rest) = sixteens.split_at_mut(whole.len() / U::LEN * U::FACTORS);
     for (x, factors) in whole.chunks_exact(U::LEN).zip(of_whole.chunks_exact_mut(U::FACTORS)) {

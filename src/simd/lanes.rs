@@ -139,6 +139,21 @@ pub(crate) struct I32x16<S: Simd> {
     simd: S,
 }
 
+/// Sixteen floats in one cache line, so that no load of them crosses into another.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Sixteen(pub [f32; 16]);
+
+impl Sixteen {
+    pub const ZERO: Sixteen = Sixteen([0.0; 16]);
+
+    /// As lanes.
+    #[inline(always)]
+    pub fn load<S: Simd>(&self, simd: S) -> F32x16<S> {
+        F32x16::load(simd, &self.0)
+    }
+}
+
 /// Sixteen answers of a comparison.
 #[derive(Clone, Copy)]
 pub(crate) struct Mask<S: Simd> {

@@ -21,7 +21,7 @@ mod avx512;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 
-pub(crate) use lanes::{F32x16, I32x16, Mask, Simd};
+pub(crate) use lanes::{F32x16, I32x16, Mask, Simd, Sixteen};
 use scalar::Scalar;
 
 /// A CPU level that detection found. Opaque: holding one above scalar is the proof that its instructions exist here.

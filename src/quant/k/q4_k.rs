@@ -9,10 +9,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::affine::{self, Affine, Scales, SuperBlock};
 use crate::quant::block::{Block, Dequantize, Quantize};
-use crate::quant::dot::{SUMS, Sixteen, sum};
+use crate::quant::dot::{SUMS, sum};
 use crate::quant::search::affine::{Error, Trials};
 use crate::quant::sink::Sink;
-use crate::simd::{F32x16, I32x16, Simd};
+use crate::simd::{F32x16, I32x16, Simd, Sixteen};
 
 /// The bytes of a block.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

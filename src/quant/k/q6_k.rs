@@ -12,11 +12,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::LEN;
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::dot::{SUMS, Sixteen, sum};
+use crate::quant::dot::{SUMS, sum};
 use crate::quant::search::symmetric::{Fit, search};
 use crate::quant::search::{ALL_ZERO, lanes_of_sub_blocks, nearest_int};
 use crate::quant::sink::Sink;
-use crate::simd::{F32x16, I32x16, Simd};
+use crate::simd::{F32x16, I32x16, Simd, Sixteen};
 
 /// The bytes of a block.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
