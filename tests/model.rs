@@ -261,3 +261,38 @@ fn every_family_computes_what_transformers_does() {
     }
     assert!(architectures().all(|name| seen.contains(name)), "an architecture without a proof");
 }
+
+/// The logits after the tokens, all layers in memory.
+fn last_logits(path: &Path, tokens: &[u32]) -> Vec<f32> {
+    let model = Model::open(path).unwrap();
+    let cpu = cpu(Engine::detect(), 1);
+    let network = Network::open(&cpu, &model, tokens.len(), Residency::Resident).unwrap();
+    logits(&network, tokens, std::slice::from_ref(&(0..tokens.len())), &[tokens.len() as u32 - 1])
+}
+
+/// llama.cpp's converter writes no `rope.scaling.type` for Phi-3's long contexts: the tensors tell them.
+#[test]
+fn rotary_factors_tell_a_long_context_without_a_type() {
+    let scratch = common::scratch();
+    let cases = common::json(&common::fixture("model/families.json"));
+    for case in ["phi3-short", "phi3-long"] {
+        let expected = &cases[case];
+        let tokens: Vec<u32> = expected["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let mut tiny = family_model(case, expected);
+        let named = last_logits(&tiny.write(scratch.path(), case), &tokens);
+        let mut without = tiny.clone();
+        without.unset("phi3.rope.scaling.type");
+        assert_eq!(last_logits(&without.write(scratch.path(), "without"), &tokens), named, "{case}: without a type");
+        tiny.set("phi3.rope.scaling.type", Value::from("none"));
+        assert_eq!(last_logits(&tiny.write(scratch.path(), "none"), &tokens), named, "{case}: none");
+        // The two keys that go with them count without a type too.
+        for key in ["phi3.rope.scaling.attn_factor", "phi3.rope.scaling.original_context_length"] {
+            let mut other = without.clone();
+            other.unset(key);
+            let found = last_logits(&other.write(scratch.path(), "other"), &tokens);
+            // A short text is within either context.
+            let is_read = key.ends_with("attn_factor") || case == "phi3-long";
+            assert_eq!(found != named, is_read, "{case}: {key}");
+        }
+    }
+}

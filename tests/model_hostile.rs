@@ -84,6 +84,8 @@ const TENSORS: &[(&str, Change, Fault)] = &[
     ("an output for other tokens", |m| grow(m, "output.weight", 65), Fault::ShapeMismatch),
     ("norms of heads", |m| m.add("blk.0.attn_q_norm.weight", &[8]), Fault::UnmappedTensor),
     ("a tensor of another model", |m| m.add("blk.0.ssm_a", &[8]), Fault::UnmappedTensor),
+    ("factors for long contexts only", |m| m.add("rope_factors_long.weight", &[4]), Fault::MissingTensor),
+    ("factors for short contexts only", |m| m.add("rope_factors_short.weight", &[4]), Fault::MissingTensor),
     ("few factors", |m| m.add("rope_freqs.weight", &[3]), Fault::ShapeMismatch),
     ("a factor of zero", |m| factor(m, 0.0), Fault::HparamRange),
     ("a factor that is no number", |m| factor(m, f32::NAN), Fault::NonFinite),

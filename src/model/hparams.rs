@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::families::{Family, Mixture, Norm, architectures, family};
 use super::rope::{Rope, RopeScaling};
+use super::weights::{ROPE_FACTORS, TOKEN_EMBD};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Model, ValueRef, keys};
 use crate::source::TensorSource;
@@ -289,8 +290,8 @@ impl Keys<'_> {
     /// rows be chosen that no text stands for. Files without a list are run too.
     fn n_vocab(&self) -> Result<usize> {
         let path = self.path();
-        let place = || Place::Tensor(super::weights::TOKEN_EMBD.to_owned());
-        let Some(table) = self.model.tensors().iter().find(|tensor| tensor.name == super::weights::TOKEN_EMBD) else {
+        let place = || Place::Tensor(TOKEN_EMBD.to_owned());
+        let Some(table) = self.model.tensors().iter().find(|tensor| tensor.name == TOKEN_EMBD) else {
             return Err(Error::malformed(path, place(), Fault::MissingTensor, "the model has no embedding"));
         };
         let n_vocab = table.shape.first().copied().unwrap_or(0);
@@ -350,6 +351,11 @@ impl Keys<'_> {
         Ok(Rope { n_rot, freq_base, layout: self.family.rope, scaling: self.rope_scaling()? })
     }
 
+    /// One of them is enough: that the other is missing is said where both are looked up.
+    fn has_rope_factors(&self) -> bool {
+        self.model.tensors().iter().any(|tensor| ROPE_FACTORS.contains(&tensor.name.as_str()))
+    }
+
     fn local_rope(&self, rope: &Rope) -> Result<Option<Rope>> {
         if !self.family.has_windows {
             return Ok(None);
@@ -405,13 +411,14 @@ impl Keys<'_> {
         }
     }
 
+    /// How the context was stretched. llama.cpp's converter writes no type for Phi-3's long contexts, and llama.cpp itself looks at the
+    /// tensors alone, so they decide wherever no other way is named.
     fn rope_scaling(&self) -> Result<RopeScaling> {
-        let name = match self.get(keys::ROPE_SCALING_TYPE) {
+        let name = match self.get(keys::ROPE_SCALING_TYPE).map(|value| value.as_str()) {
+            None | Some(Some("none")) if self.has_rope_factors() => "longrope",
             None => "none",
-            Some(value) => match value.as_str() {
-                Some(name) => name,
-                None => return self.fault(keys::ROPE_SCALING_TYPE, Fault::ValueType, "is no text"),
-            },
+            Some(Some(name)) => name,
+            Some(None) => return self.fault(keys::ROPE_SCALING_TYPE, Fault::ValueType, "is no text"),
         };
         let factor = || match self.positive(keys::ROPE_SCALING_FACTOR)? {
             Some(factor) => Ok(factor),

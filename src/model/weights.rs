@@ -18,6 +18,8 @@ use crate::source::{SourceTensor, TensorSource};
 
 /// The embedding.
 pub(super) const TOKEN_EMBD: &str = "token_embd.weight";
+/// Divisors of the rotary frequencies, for contexts up to the first training's and for longer ones.
+pub(super) const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// Where the weights of the layers are while the model runs. Embedding and output are always in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -353,10 +355,8 @@ impl<'a> Catalog<'a> {
     fn rope_factors(&mut self, hparams: &Hparams) -> Result<RopeFactors> {
         let shape = [hparams.rope.n_rot / 2];
         if let RopeScaling::Long { .. } = hparams.rope.scaling {
-            return Ok(RopeFactors {
-                short: Some(self.required("rope_factors_short.weight", &shape)?),
-                long: Some(self.required("rope_factors_long.weight", &shape)?),
-            });
+            let [short, long] = ROPE_FACTORS;
+            return Ok(RopeFactors { short: Some(self.required(short, &shape)?), long: Some(self.required(long, &shape)?) });
         }
         Ok(RopeFactors { short: self.optional("rope_freqs.weight", &shape)?, long: None })
     }
