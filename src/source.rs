@@ -35,6 +35,13 @@ pub struct SourceTensor {
     pub size_bytes: u64,
 }
 
+/// The dimensions that count, as ggml counts them: leading ones (trailing ones in GGUF's order) are left away, but for the last.
+/// `[1, 64]` and `[64]` are the same vector.
+pub fn significant_dims(shape: &[u64]) -> &[u64] {
+    let n_ones = shape.iter().take_while(|&&dim| dim == 1).count();
+    &shape[n_ones.min(shape.len().saturating_sub(1))..]
+}
+
 /// An input file and what it looked like when it was opened.
 #[derive(Debug)]
 pub struct InputFile {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use ggforge::gguf::{Model, Value};
 use ggforge::imatrix::Imatrix;
+use ggforge::source::TensorSource;
 use serde_json::Value as Json;
 
 use common::tiny::Tiny;
@@ -146,4 +147,36 @@ fn experts_that_saw_few_tokens_are_named_and_quantizing_takes_the_others() {
     assert_ne!(with, quantized("without.gguf", &[]));
     let tensors = Model::open(models.path("with.gguf")).expect("a model");
     assert!(tensors.get("quantize.imatrix.entries_count").is_some());
+}
+
+/// The shapes of a file's tensors, by name.
+fn shapes(path: &std::path::Path) -> std::collections::BTreeMap<String, Vec<u64>> {
+    let model = Model::open(path).expect("a model");
+    model.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
+}
+
+/// The gate of a shared expert is `[1, n_embd]` in what the converter writes, `[n_embd]` in what llama-quantize makes of that. Both are
+/// the same weights to everything that compares them.
+#[test]
+fn quantizing_drops_dimensions_of_one() {
+    let folder = common::scratch();
+    let gates = ["blk.0.ffn_gate_inp_shexp.weight", "blk.1.ffn_gate_inp_shexp.weight"];
+    let mut tiny = Tiny::with_experts("qwen2moe");
+    let plain = tiny.write(folder.path(), "plain");
+    gates.iter().for_each(|gate| tiny.tensor(gate).1.insert(0, 1));
+    let padded = tiny.write(folder.path(), "padded");
+    assert_ne!(shapes(&padded), shapes(&plain));
+    for file_type in ["Q8_0", "F16", "COPY"] {
+        let [a, b] = [&plain, &padded].map(|input| {
+            let output = folder.path().join("quantized.gguf");
+            let mut command = common::ggforge();
+            command.arg("quantize").arg(input).args(["--quiet", "--force", "--type", file_type, "--output"]).arg(&output);
+            common::succeeds(&mut command);
+            assert_eq!(shapes(&output), shapes(&plain), "{file_type}");
+            let report = json(common::ggforge().arg("error").arg(input).arg(&output));
+            assert!(!report["files"].as_array().expect("files").is_empty(), "{report}");
+            std::fs::read(&output).expect("a file")
+        });
+        assert!(a == b, "{file_type}: other bytes");
+    }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use ggforge::error::{Error, Fault};
 use ggforge::gguf::{Array, Model, Value};
 use ggforge::matmul::Engine;
 use ggforge::model::{Activations, Backend, Batch, Cpu, Network, Residency, architectures};
@@ -294,5 +295,28 @@ fn rotary_factors_tell_a_long_context_without_a_type() {
             let is_read = key.ends_with("attn_factor") || case == "phi3-long";
             assert_eq!(found != named, is_read, "{case}: {key}");
         }
+    }
+}
+
+/// GGUF knows dimensions of 1 at the end: the converter writes the gate of a shared expert with one, llama-quantize without.
+#[test]
+fn dimensions_of_one_make_no_difference() {
+    let scratch = common::scratch();
+    let tokens: Vec<u32> = (0..20).collect();
+    let plain = Tiny::with_experts("qwen2moe");
+    let expected = last_logits(&plain.write(scratch.path(), "plain"), &tokens);
+    let mut padded = plain.clone();
+    for name in ["blk.0.ffn_gate_inp_shexp.weight", "blk.1.ffn_gate_inp_shexp.weight", "blk.1.attn_q.bias", "output_norm.weight"] {
+        padded.tensor(name).1.insert(0, 1);
+    }
+    padded.tensor("blk.0.attn_k.weight").1.splice(0..0, [1, 1]);
+    assert_eq!(last_logits(&padded.write(scratch.path(), "padded"), &tokens), expected);
+    for shape in [vec![32, 1], vec![2, 16], vec![1, 16, 2]] {
+        let mut other = plain.clone();
+        other.tensor("blk.0.ffn_gate_inp_shexp.weight").1 = shape.clone();
+        let model = Model::open(other.write(scratch.path(), "other")).unwrap();
+        let found = Network::open(&cpu(Engine::detect(), 1), &model, 1, Residency::Streamed).map(drop);
+        let is_refused = matches!(found, Err(Error::Malformed { fault: Fault::ShapeMismatch, .. }));
+        assert!(is_refused, "{shape:?}: {found:?}");
     }
 }

@@ -14,7 +14,7 @@ use super::rope::RopeScaling;
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::Model;
 use crate::simd::Level;
-use crate::source::{SourceTensor, TensorSource};
+use crate::source::{SourceTensor, TensorSource, significant_dims};
 
 /// The embedding.
 pub(super) const TOKEN_EMBD: &str = "token_embd.weight";
@@ -209,7 +209,9 @@ impl<'a> Catalog<'a> {
     fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<Slice>> {
         let Some(index) = self.unused.remove(name) else { return Ok(None) };
         let tensor = &self.source.tensors()[index];
-        if !tensor.shape.iter().copied().eq(shape.iter().map(|&dim| dim as u64)) {
+        // llama.cpp compares so: converters write the gate of a shared expert as [1, 64], llama-quantize as [64].
+        let expected: Vec<u64> = shape.iter().map(|&dim| dim as u64).collect();
+        if significant_dims(&tensor.shape) != significant_dims(&expected) {
             let path = self.source.files()[tensor.file].path();
             let detail = format!("shape {:?}, but the hyperparameters make it {shape:?}", tensor.shape);
             return Err(Error::malformed(path, Place::Tensor(name.to_owned()), Fault::ShapeMismatch, detail));

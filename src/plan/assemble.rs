@@ -11,6 +11,7 @@ use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Metadata, Value, keys};
 use crate::imatrix::Imatrix;
 use crate::quant::{Format, SizeFault};
+use crate::source::significant_dims;
 
 /// ggml's tensors have four.
 const DIMS_MAX: usize = 4;
@@ -108,9 +109,12 @@ impl<'a> Model<'a> {
     }
 
     fn output(&self, preset: &Preset, choices: Vec<Choice>, importances: &Importances) -> OutputPlan {
+        // What llama-quantize writes has no dimensions of 1 at the end (GGUF's order), what the converter writes keeps them.
+        let keeps_ones = preset.is_of_converter();
+        let shape = |shape: &[u64]| if keeps_ones { shape.to_vec() } else { significant_dims(shape).to_vec() };
         let planned = |(index, (draft, choice)): (usize, (&Draft, Choice))| PlannedTensor {
             name: draft.name.clone(),
-            shape: draft.shape.clone(),
+            shape: shape(&draft.shape),
             format: choice.format,
             origin: draft.origin.clone(),
             importance: importances.for_choice(index, draft, &choice),

@@ -1,7 +1,8 @@
 //! A Hugging Face model folder into GGUF models.
 //!
 //! F32, F16, BF16 and Q8_0 come out as llama.cpp's converter writes them, every other type as llama-quantize makes it of that: for
-//! the tensors of the families we know, the two choose alike. What neither quantizes is F32, as the converter has it.
+//! the tensors of the families we know, the two choose alike. What neither quantizes is F32, as the converter has it. The former keep
+//! dimensions of 1 (the gate of a shared expert is `[1, n_embd]`), the latter drop them, as the two programs do.
 
 use super::assemble::{Draft, Model};
 use super::choose::Overrides;

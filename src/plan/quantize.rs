@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::gguf;
 use crate::imatrix::Imatrix;
 use crate::quant::Format;
-use crate::source::{SourceTensor, TensorSource};
+use crate::source::{SourceTensor, TensorSource, significant_dims};
 
 /// What to make of a GGUF model.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +56,8 @@ pub fn quantize(model: &gguf::Model, options: &QuantizeOptions<'_>) -> Result<Pl
 fn draft(tensor: usize, source: &SourceTensor) -> Draft {
     Draft {
         name: source.name.clone(),
-        shape: source.shape.clone(),
+        // As llama-quantize writes it: ggml's tensors do not know of dimensions of 1 at the end.
+        shape: significant_dims(&source.shape).to_vec(),
         stored: source.format,
         kept: source.format,
         origin: Origin::Source { tensor, transform: Transform::Copy },

@@ -221,6 +221,11 @@ impl Preset {
         self.base.block_len() > 1
     }
 
+    /// True for the types that llama.cpp's converter writes: of a model folder, they come out as it has them.
+    pub fn is_of_converter(&self) -> bool {
+        !self.is_quantized() || self.base == Q8_0
+    }
+
     /// True for a tensor that cannot be made in this format without an importance matrix, or would be garbage.
     pub fn needs_imatrix(&self, role: Role, format: Format) -> bool {
         match format {

@@ -5,6 +5,8 @@
 
 use std::cmp::Ordering;
 
+use crate::source::significant_dims;
+
 /// What a tensor does in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -112,11 +114,6 @@ pub fn file_order(a: &str, b: &str) -> Ordering {
     block_of(a).cmp(&block_of(b)).then_with(|| a.cmp(b))
 }
 
-/// Number of dimensions with leading ones taken away, as ggml counts them.
-pub fn n_dims(shape: &[u64]) -> usize {
-    shape.len() - shape.iter().take_while(|&&dim| dim == 1).count()
-}
-
 /// Parts of names whose tensors stay as they are: small, or harmed more than the bytes are worth. Mostly convolutions, low-rank
 /// state-space matrices, position tables and projectors of images and audio.
 const NEVER_BY_SUBSTRING: &[&str] = &[
@@ -178,7 +175,7 @@ const NEVER_IN_ARCH: &[(&str, &[&str])] = &[(
 
 /// Why a tensor is never quantized, whatever the recipe; `None` when it may be.
 pub fn never_quantized(name: &str, shape: &[u64], arch: &str) -> Option<&'static str> {
-    if n_dims(shape) < 2 {
+    if significant_dims(shape).len() < 2 {
         return Some("one-dimensional");
     }
     if !name.ends_with("weight") {

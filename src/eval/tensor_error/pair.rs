@@ -11,7 +11,7 @@ use crate::imatrix::{Importance, Wanted};
 use crate::plan::role::file_order;
 use crate::plan::{Origin, OutputPlan};
 use crate::quant::Format;
-use crate::source::{InputFile, SourceTensor, TensorSource};
+use crate::source::{InputFile, SourceTensor, TensorSource, significant_dims};
 
 /// The weights of a model under their GGUF names: those of a GGUF file, or those of a model folder as a plan would write them.
 pub struct Weights<'a> {
@@ -158,7 +158,8 @@ fn pair<'a>(name: &'a str, base: &Weights<'a>, files: &[Weights<'a>], options: &
     let mut others = Vec::with_capacity(files.len());
     for weights in std::iter::once(base).chain(files) {
         let other = weights.tensors[name];
-        if other.shape != tensor.shape {
+        // Quantizing drops dimensions of 1.
+        if significant_dims(other.shape) != significant_dims(tensor.shape) {
             let detail = format!("shape {:?}, but {:?} in {}", other.shape, tensor.shape, base.path.display());
             return Err(Error::malformed(&weights.path, Place::Tensor(name.to_owned()), Fault::ShapeMismatch, detail));
         }
