@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ggforge::gguf::{Array, File, Value};
+use ggforge::gguf::{File, Value};
 use serde_json::Value as Json;
-use sha2::{Digest, Sha256};
 
 mod common;
+use common::described::{described, sha256};
 
 const FILE_TYPES: &[&str] =
     &["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"];
@@ -111,7 +111,7 @@ fn tensors_equal(file: &File<'_>, expected: &Json, context: &str) {
         let want_dims: Vec<u64> = want[1].as_array().expect("dims").iter().map(|dim| dim.as_u64().expect("a dim")).collect();
         assert_eq!(dims, want_dims, "{context}: {name}");
         let bytes = file.tensor_bytes(&tensor).expect("data inside the file");
-        assert_eq!(hex(&Sha256::digest(bytes)), want[2].as_str().expect("a hash"), "{context}: the bytes of {name} differ");
+        assert_eq!(sha256(bytes), want[2].as_str().expect("a hash"), "{context}: the bytes of {name} differ");
     }
 }
 
@@ -132,52 +132,6 @@ fn metadata_equal(file: &File<'_>, expected: &Json, model: &str, context: &str) 
     }
     let extra: Vec<&String> = ours.keys().filter(|key| !theirs.contains_key(*key)).collect();
     assert!(extra.is_empty(), "{context}: keys that llama.cpp does not write: {extra:?}");
-}
-
-/// A value as `tools/dev/reference.py` describes it: arrays by the hash of their bytes in the file.
-fn described(value: &Value) -> Json {
-    use serde_json::json;
-    match value {
-        Value::U8(v) => json!({"type": "UINT8", "value": v}),
-        Value::I8(v) => json!({"type": "INT8", "value": v}),
-        Value::U16(v) => json!({"type": "UINT16", "value": v}),
-        Value::I16(v) => json!({"type": "INT16", "value": v}),
-        Value::U32(v) => json!({"type": "UINT32", "value": v}),
-        Value::I32(v) => json!({"type": "INT32", "value": v}),
-        Value::U64(v) => json!({"type": "UINT64", "value": v}),
-        Value::I64(v) => json!({"type": "INT64", "value": v}),
-        Value::F32(v) => json!({"type": "FLOAT32", "value": f64::from(*v)}),
-        Value::F64(v) => json!({"type": "FLOAT64", "value": v}),
-        Value::Bool(v) => json!({"type": "BOOL", "value": v}),
-        Value::String(v) => json!({"type": "STRING", "value": String::from_utf8_lossy(v)}),
-        Value::Array(array) => {
-            let (element, content) = array_bytes(array);
-            json!({"type": format!("[{element}]"), "count": array.len(), "sha256": hex(&Sha256::digest(content))})
-        }
-    }
-}
-
-fn array_bytes(array: &Array) -> (&'static str, Vec<u8>) {
-    match array {
-        Array::U8(v) => ("UINT8", v.clone()),
-        Array::I8(v) => ("INT8", v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Array::U16(v) => ("UINT16", v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Array::I16(v) => ("INT16", v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Array::U32(v) => ("UINT32", v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Array::I32(v) => ("INT32", v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Array::U64(v) => ("UINT64", v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Array::I64(v) => ("INT64", v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Array::F32(v) => ("FLOAT32", v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Array::F64(v) => ("FLOAT64", v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Array::Bool(v) => ("BOOL", v.iter().map(|&x| x.into()).collect()),
-        Array::String(v) => {
-            ("STRING", v.iter().flat_map(|x| [&(x.len() as u64).to_le_bytes()[..], x.as_slice()].concat()).collect())
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// llama.cpp loads every file and produces 64 tokens from it.

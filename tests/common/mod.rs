@@ -1,6 +1,8 @@
 //! What several test files need: where fixtures, shared data and peers are, and how to run the program.
 #![allow(dead_code, unused_imports)] // each test file is its own crate and uses a part
 
+pub mod checkpoint;
+pub mod described;
 pub mod files;
 pub mod ggml;
 #[path = "../../tools/bench/paint.rs"]
