@@ -2,12 +2,15 @@
 //!
 //! [`find`] picks the family by the class that config.json names; [`Arch::map_tensors`] and [`Arch::metadata`] read its tables.
 
+pub mod describe;
+pub mod family;
 mod general;
 mod hparams;
 mod llama;
 mod map;
 mod metadata;
 mod naming;
+pub(crate) mod numbers;
 mod rope;
 pub mod rule;
 

@@ -1,0 +1,421 @@
+//! The vocabulary that family files are written in: pure data, from which both directions are read off.
+//!
+//! ```text
+//! Family ── numbers ──────────────> Hparams            from config.json (converting) and from GGUF metadata (running, quantizing)
+//!        ── embedding, layers, ───> tensor rules       GGUF name <- source rows, for converting
+//!           output_norm, output ──> catalog            tensors that running needs, with their shapes
+//!                                └> order of operations, what shares an input, what never is quantized
+//! ```
+//!
+//! A tensor is said once: its GGUF name, its name in the source, its shape in terms of the hyperparameters, what happens to its rows.
+//! Names of layers are relative: `attn_q` is `blk.N.attn_q.weight` in GGUF, `self_attn.q_proj` is `model.layers.N.self_attn.q_proj.weight`
+//! in the source, where the family's `source_layers` is `model.layers`.
+
+/// Everything that says what a model of an architecture is.
+#[derive(Debug, PartialEq)]
+pub struct Family {
+    /// `general.architecture`, which prefixes its keys.
+    pub name: &'static str,
+    /// What people call its models, for lists and messages.
+    pub models: &'static str,
+    /// The Hugging Face classes that convert to it.
+    pub classes: &'static [Class],
+    /// Its hyperparameters beside those that every family has.
+    pub numbers: &'static [&'static Number],
+    /// Tokens to states.
+    pub embedding: Embedding,
+    /// What precedes a layer's number in names of the source: `model.layers`.
+    pub source_layers: &'static str,
+    /// What its layers do.
+    pub layers: Layers,
+    /// Before the output matrix.
+    pub output_norm: Norm,
+    /// States to scores of the vocabulary. Without a tensor the embedding is used.
+    pub output: Linear,
+    /// Names of source tensors that are left out, by their ends: buffers that every runtime computes anew.
+    pub ignored_ends: &'static [&'static str],
+    /// Names of source tensors that are left out and said so, by their beginnings: towers for images, draft layers.
+    pub left_out: &'static [&'static str],
+}
+
+/// A Hugging Face model class.
+#[derive(Debug, PartialEq)]
+pub struct Class {
+    /// As in `architectures`.
+    pub name: &'static str,
+    /// What its configuration class assumes where config.json says nothing: `(field, value)`.
+    pub defaults: &'static [(&'static str, f64)],
+    /// What its output is.
+    pub head: Head,
+}
+
+/// What a class makes of the last states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// Scores of the vocabulary.
+    Scores,
+    /// The states themselves: an embedding model.
+    States,
+}
+
+/// Tokens to states.
+#[derive(Debug, PartialEq)]
+pub struct Embedding {
+    /// Of tokens, `[n_vocab, n_embd]`.
+    pub tokens: Weight,
+    /// Learned positions that are added, `[n_ctx, n_embd]`.
+    pub positions: Option<Weight>,
+    /// What states are multiplied with.
+    pub scale: Scale,
+}
+
+/// A factor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// 1.
+    One,
+    /// The root of the embedding's width.
+    SqrtEmbd,
+    /// A hyperparameter.
+    Said,
+}
+
+/// Which layer is of which kind.
+#[derive(Debug, PartialEq)]
+pub enum Layers {
+    /// All are alike.
+    All(&'static Layer),
+    /// With experts where the model says how many, else with one network: Mixtral is a Llama.
+    Mixture {
+        /// Without experts.
+        dense: &'static Layer,
+        /// With experts.
+        experts: &'static Layer,
+    },
+    /// Of every `period` layers the last is of one kind, the others of another: Gemma's windows, SmolLM3's positions.
+    Periodic {
+        /// Where nothing else is said.
+        period: u32,
+        /// The last of each period.
+        last: &'static Layer,
+        /// The others.
+        others: &'static Layer,
+    },
+}
+
+/// A layer: steps one after the other, each added to the stream.
+#[derive(Debug, PartialEq)]
+pub struct Layer {
+    /// `x += after(body(before(x)))`, in this order.
+    pub steps: &'static [Step],
+}
+
+/// `x += residual_scale * after(body(before(x)))`.
+#[derive(Debug, PartialEq)]
+pub struct Step {
+    /// Norm of what goes in.
+    pub before: Norm,
+    /// What is computed.
+    pub body: Body,
+    /// Norm of what comes out.
+    pub after: Norm,
+}
+
+/// What a step computes.
+#[derive(Debug, PartialEq)]
+pub enum Body {
+    /// Attention.
+    Attention(Attention),
+    /// One feed-forward network.
+    Network(Network),
+    /// A mixture of them.
+    Experts(Experts),
+}
+
+/// `out(softmax(rope(q) rope(k)^T * scale) v)`.
+#[derive(Debug, PartialEq)]
+pub struct Attention {
+    /// Queries, keys and values.
+    pub qkv: Projections<3>,
+    /// Norm of each query head.
+    pub q_norm: Norm,
+    /// Norm of each key head.
+    pub k_norm: Norm,
+    /// How positions come in.
+    pub positions: Positions,
+    /// Whether only the last tokens are seen.
+    pub sees: Sees,
+    /// The result's projection.
+    pub out: Linear,
+}
+
+/// Linear maps of one input: a tensor each, or one below the other in one tensor.
+#[derive(Debug, PartialEq)]
+pub enum Projections<const N: usize> {
+    /// A tensor each, in GGUF and in the source.
+    Apart([Linear; N]),
+    /// One tensor in GGUF and in the source, in the order given by these heights.
+    Fused(Linear, [Dim; N]),
+}
+
+/// How positions come into attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// Queries and keys are rotated by the model's base.
+    Rope(RopeLayout),
+    /// The same by the base of the layers with a window.
+    LocalRope(RopeLayout),
+    /// Not here: they are learned, or the layer has none.
+    None,
+}
+
+/// Which two dimensions of a head are a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// `2i` and `2i + 1`: what Llama's own checkpoints have, and what converters permute transformers' into.
+    Neighbours,
+    /// `i` and `i + n_rot / 2`, as in GPT-NeoX.
+    Halves,
+}
+
+/// The keys that a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sees {
+    /// All up to its own.
+    Past,
+    /// The last of them, as many as the model's window, where it has one.
+    Window,
+}
+
+/// `down(activation(gate(x)) * up(x))`, or without a gate `down(activation(up(x)))`.
+#[derive(Debug, PartialEq)]
+pub struct Network {
+    /// What comes first.
+    pub inner: Inner,
+    /// Back to the width of states.
+    pub down: Linear,
+    /// The function.
+    pub activation: Activation,
+}
+
+/// The first half of a feed-forward network.
+#[derive(Debug, PartialEq)]
+pub enum Inner {
+    /// Gate, then up.
+    Gated(Projections<2>),
+    /// Up alone.
+    Plain(Linear),
+}
+
+/// What bends a feed-forward network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `x * Phi(x)` of the normal distribution, by the hyperbolic tangent.
+    GeluTanh,
+    /// The same by the error function.
+    GeluErf,
+}
+
+/// Networks of which every token uses a few.
+#[derive(Debug, PartialEq)]
+pub struct Experts {
+    /// Scores every expert.
+    pub router: Linear,
+    /// `[n_expert, n_ff, n_embd]`.
+    pub gate: Stack,
+    /// `[n_expert, n_ff, n_embd]`.
+    pub up: Stack,
+    /// `[n_expert, n_embd, n_ff]`.
+    pub down: Stack,
+    /// How the chosen ones are weighed.
+    pub weighing: Weighing,
+    /// One more that works for every token.
+    pub shared: Option<SharedExpert>,
+    /// The function inside.
+    pub activation: Activation,
+}
+
+/// What the weights of experts add up to 1 with. All are a softmax over the router's scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weighing {
+    /// The chosen add up to 1.
+    AmongChosen,
+    /// All add up to 1.
+    AmongAll,
+}
+
+/// `sigmoid(weight(x)) * network(x)`.
+#[derive(Debug, PartialEq)]
+pub struct SharedExpert {
+    /// Its gate.
+    pub weight: Linear,
+    /// Itself.
+    pub network: Network,
+}
+
+/// Matrices of all experts in one tensor.
+#[derive(Debug, PartialEq)]
+pub struct Stack {
+    /// GGUF name of the tensor.
+    pub name: &'static str,
+    /// The source's name of expert `{e}`'s matrix, without `.weight`.
+    pub each: &'static str,
+    /// Where the source has all experts in one tensor: its name, and which of how many parts of each expert's rows this is.
+    pub packed: (&'static str, [u32; 2]),
+    /// Rows and columns of each.
+    pub shape: [Dim; 2],
+}
+
+/// A linear map: a matrix, maybe with a bias.
+#[derive(Debug, PartialEq)]
+pub struct Linear {
+    /// GGUF name without `.weight`.
+    pub name: &'static str,
+    /// The source's names without `.weight`: the first that is there counts.
+    pub source: &'static [&'static str],
+    /// Rows and columns.
+    pub shape: [Dim; 2],
+    /// What happens to rows, of matrix and bias alike.
+    pub rows: Rows,
+    /// Whether there is a bias.
+    pub bias: Need,
+}
+
+/// A tensor of its own.
+#[derive(Debug, PartialEq)]
+pub struct Weight {
+    /// GGUF name.
+    pub name: &'static str,
+    /// The source's name.
+    pub source: &'static str,
+    /// Row-major.
+    pub shape: &'static [Dim],
+    /// What happens to its elements.
+    pub edit: Edit,
+    /// Whether it must be there.
+    pub need: Need,
+}
+
+/// A norm.
+#[derive(Debug, PartialEq)]
+pub enum Norm {
+    /// There is none.
+    None,
+    /// `x / rms(x) * gain`.
+    Rms(Weight),
+    /// `(x - mean(x)) / deviation(x) * gain + bias`.
+    Layer(Weight, Weight),
+}
+
+/// How the rows of a matrix come from the source's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// As they are.
+    Same,
+    /// The two rotary halves of each query head, which the source keeps apart, are interleaved.
+    RopeHeads,
+    /// The same for the key heads.
+    RopeHeadsKv,
+    /// The source holds the transpose: GPT-2's Conv1D.
+    Transposed,
+}
+
+/// What happens to elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// Nothing.
+    Same,
+    /// `x + 1`: gains that are stored less 1.
+    AddOne,
+}
+
+/// Whether a tensor must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Always.
+    Required,
+    /// When this flag of config.json is true; taken if it is there anyway.
+    If(&'static str),
+    /// Unless the output is the token embedding.
+    UnlessTied,
+    /// Taken where it is there.
+    IfThere,
+    /// Never: a source that has one is of another kind.
+    Never,
+}
+
+/// A dimension, in terms of the hyperparameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dim {
+    /// Tokens of the vocabulary.
+    Vocab,
+    /// Width of states.
+    Embd,
+    /// Inner width of the feed-forward network.
+    Ff,
+    /// All query heads side by side.
+    Q,
+    /// All key heads side by side.
+    K,
+    /// All value heads side by side.
+    V,
+    /// Queries, keys and values.
+    Qkv,
+    /// Gate and up.
+    GateUp,
+    /// A key head.
+    HeadDim,
+    /// Experts.
+    Experts,
+    /// Inner width of an expert.
+    ExpertFf,
+    /// Inner width of the expert that every token uses.
+    SharedFf,
+    /// Positions that are learned.
+    Ctx,
+    /// 1.
+    One,
+}
+
+/// A hyperparameter: its key in GGUF, its names in config.json, what holds where neither says anything.
+#[derive(Debug, PartialEq)]
+pub struct Number {
+    /// Without the architecture's name before it.
+    pub key: &'static str,
+    /// Names in config.json, the newest first.
+    pub config: &'static [&'static str],
+    /// What it is.
+    pub kind: Kind,
+    /// What holds where nothing is said.
+    pub default: Default,
+}
+
+/// What a hyperparameter is, and its bounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// A whole number of these.
+    Count(u64, u64),
+    /// One for all layers, or one for each.
+    PerLayer(u64, u64),
+    /// A float above zero.
+    Positive,
+    /// A float from zero on; zero for none.
+    NotNegative,
+    /// True or false.
+    Flag,
+}
+
+/// What holds where nothing is said.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Default {
+    /// It must be said.
+    Required,
+    /// There is none.
+    Absent,
+    /// This.
+    Is(f64),
+    /// What another key says.
+    As(&'static str),
+}

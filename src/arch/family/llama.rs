@@ -1,0 +1,65 @@
+//! Llama 1, 2, 3, 3.x, TinyLlama, SmolLM, Vicuna, Mistral, Mixtral: RMSNorm, rotary positions with neighbouring pairs, grouped queries, a
+//! SwiGLU network or a mixture of them.
+
+use super::parts::*;
+use crate::arch::describe::*;
+use crate::arch::numbers::*;
+
+pub const LLAMA: Family = Family {
+    name: "llama",
+    models: "Llama 1 to 3.3, TinyLlama, SmolLM 1 and 2, Vicuna, Mistral, Mixtral",
+    classes: &[
+        Class { defaults: &[("max_position_embeddings", 2048.0)], ..class("LlamaForCausalLM") },
+        // The spelling of the first conversions of Llama 1.
+        Class { defaults: &[("max_position_embeddings", 2048.0)], ..class("LLaMAForCausalLM") },
+        Class { defaults: &[("max_position_embeddings", 131_072.0), ("num_key_value_heads", 8.0)], ..class("MistralForCausalLM") },
+        Class { defaults: &[("max_position_embeddings", 131_072.0), ("num_key_value_heads", 8.0)], ..class("MixtralForCausalLM") },
+    ],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &WINDOW, &EXPERT_COUNT, &EXPERT_USED_COUNT],
+    embedding: embedding(Scale::One),
+    source_layers: "model.layers",
+    layers: Layers::Mixture { dense: &DENSE, experts: &MIXTURE },
+    output_norm: OUTPUT_NORM,
+    output: OUTPUT,
+    ignored_ends: &[".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"],
+    left_out: &[],
+};
+
+const ATTENTION: Step = step(
+    ATTN_NORM,
+    Body::Attention(Attention {
+        sees: Sees::Window,
+        ..attention(
+            qkv_interleaved(Need::If("attention_bias")),
+            Positions::Rope(RopeLayout::Neighbours),
+            attn_output(Need::If("attention_bias")),
+        )
+    }),
+);
+const DENSE: Layer = Layer { steps: &[ATTENTION, step(FFN_NORM, Body::Network(gated(Activation::Silu, Need::If("mlp_bias"))))] };
+const MIXTURE: Layer = Layer { steps: &[ATTENTION, step(FFN_NORM, Body::Experts(EXPERTS))] };
+
+const EXPERTS: Experts = Experts {
+    router: linear("ffn_gate_inp", &["block_sparse_moe.gate", "mlp.gate"], [Dim::Experts, Dim::Embd]),
+    gate: Stack {
+        name: "ffn_gate_exps.weight",
+        each: "block_sparse_moe.experts.{e}.w1",
+        packed: ("mlp.experts.gate_up_proj", [0, 2]),
+        shape: [Dim::ExpertFf, Dim::Embd],
+    },
+    up: Stack {
+        name: "ffn_up_exps.weight",
+        each: "block_sparse_moe.experts.{e}.w3",
+        packed: ("mlp.experts.gate_up_proj", [1, 2]),
+        shape: [Dim::ExpertFf, Dim::Embd],
+    },
+    down: Stack {
+        name: "ffn_down_exps.weight",
+        each: "block_sparse_moe.experts.{e}.w2",
+        packed: ("mlp.experts.down_proj", [0, 1]),
+        shape: [Dim::Embd, Dim::ExpertFf],
+    },
+    weighing: Weighing::AmongChosen,
+    shared: None,
+    activation: Activation::Silu,
+};

@@ -1,0 +1,30 @@
+//! One file per family of architectures.
+
+mod gemma;
+mod gpt2;
+mod granite;
+mod llama;
+mod parts;
+mod phi;
+mod qwen;
+mod smollm3;
+
+use super::describe::Family;
+
+/// Every architecture, one line each.
+pub const FAMILIES: &[Family] = &[
+    llama::LLAMA,
+    qwen::QWEN2,
+    qwen::QWEN2VL,
+    qwen::QWEN2MOE,
+    qwen::QWEN3,
+    qwen::QWEN3VL,
+    qwen::QWEN3MOE,
+    gemma::GEMMA,
+    gemma::GEMMA2,
+    gemma::GEMMA3,
+    phi::PHI3,
+    gpt2::GPT2,
+    granite::GRANITE,
+    smollm3::SMOLLM3,
+];

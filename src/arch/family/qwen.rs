@@ -1,0 +1,124 @@
+//! Qwen 2, 2.5, 3 and their mixtures: rotary pairs half a head apart; Qwen 2 has biases of q, k and v, Qwen 3 norms of heads instead.
+
+use super::parts::*;
+use crate::arch::describe::*;
+use crate::arch::numbers::*;
+
+pub const QWEN2: Family = Family {
+    name: "qwen2",
+    models: "Qwen 2 and 2.5, QwQ, DeepSeek-R1-Distill-Qwen",
+    classes: &[class("Qwen2ForCausalLM"), Class { head: Head::States, ..class("Qwen2Model") }],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE],
+    embedding: embedding(Scale::One),
+    source_layers: "model.layers",
+    layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(WITH_BIAS)), NETWORK] }),
+    output_norm: OUTPUT_NORM,
+    output: OUTPUT,
+    ignored_ends: &[".rotary_emb.inv_freq"],
+    left_out: &[],
+};
+
+pub const QWEN2VL: Family = Family {
+    name: "qwen2vl",
+    models: "Qwen 2.5-VL, text part",
+    classes: &[class("Qwen2_5_VLForConditionalGeneration")],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &ROPE_SECTIONS],
+    left_out: VISION,
+    ..QWEN2
+};
+
+pub const QWEN2MOE: Family = Family {
+    name: "qwen2moe",
+    models: "Qwen 1.5-MoE, Qwen 2-57B-A14B",
+    classes: &[class("Qwen2MoeForCausalLM")],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &EXPERT_COUNT, &EXPERT_USED_COUNT, &EXPERT_FF, &SHARED_EXPERT_FF],
+    layers: Layers::All(&Layer {
+        steps: &[
+            step(ATTN_NORM, Body::Attention(WITH_BIAS)),
+            step(FFN_NORM, Body::Experts(experts(Weighing::AmongAll, Some(SHARED)))),
+        ],
+    }),
+    ..QWEN2
+};
+
+pub const QWEN3: Family = Family {
+    name: "qwen3",
+    models: "Qwen 3, Qwen 3 Embedding",
+    classes: &[class("Qwen3ForCausalLM"), Class { head: Head::States, ..class("Qwen3Model") }],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH],
+    layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(WITH_HEAD_NORMS)), NETWORK] }),
+    ..QWEN2
+};
+
+pub const QWEN3VL: Family = Family {
+    name: "qwen3vl",
+    models: "Qwen 3-VL, text part",
+    classes: &[class("Qwen3VLForConditionalGeneration")],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH, &ROPE_SECTIONS, &DEEPSTACK_LAYERS],
+    left_out: VISION,
+    ..QWEN3
+};
+
+pub const QWEN3MOE: Family = Family {
+    name: "qwen3moe",
+    models: "Qwen 3 30B-A3B, 235B-A22B, Qwen 3 Coder",
+    classes: &[class("Qwen3MoeForCausalLM")],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH, &EXPERT_COUNT, &EXPERT_USED_COUNT, &EXPERT_FF],
+    layers: Layers::All(&Layer {
+        steps: &[
+            step(ATTN_NORM, Body::Attention(WITH_HEAD_NORMS)),
+            step(FFN_NORM, Body::Experts(experts(Weighing::AmongChosen, None))),
+        ],
+    }),
+    ..QWEN2
+};
+
+const VISION: &[&str] = &["visual.", "model.visual."];
+
+const ROPE: Positions = Positions::Rope(RopeLayout::Halves);
+const WITH_BIAS: Attention = attention(qkv(Need::Required), ROPE, attn_output(Need::Never));
+const WITH_HEAD_NORMS: Attention = Attention {
+    q_norm: head_rms("attn_q_norm.weight", "self_attn.q_norm.weight"),
+    k_norm: head_rms("attn_k_norm.weight", "self_attn.k_norm.weight"),
+    ..attention(qkv(Need::If("attention_bias")), ROPE, attn_output(Need::If("attention_bias")))
+};
+const NETWORK: Step = step(FFN_NORM, Body::Network(gated(Activation::Silu, Need::Never)));
+
+const fn experts(weighing: Weighing, shared: Option<SharedExpert>) -> Experts {
+    Experts {
+        router: linear("ffn_gate_inp", &["mlp.gate"], [Dim::Experts, Dim::Embd]),
+        gate: Stack {
+            name: "ffn_gate_exps.weight",
+            each: "mlp.experts.{e}.gate_proj",
+            packed: ("mlp.experts.gate_up_proj", [0, 2]),
+            shape: [Dim::ExpertFf, Dim::Embd],
+        },
+        up: Stack {
+            name: "ffn_up_exps.weight",
+            each: "mlp.experts.{e}.up_proj",
+            packed: ("mlp.experts.gate_up_proj", [1, 2]),
+            shape: [Dim::ExpertFf, Dim::Embd],
+        },
+        down: Stack {
+            name: "ffn_down_exps.weight",
+            each: "mlp.experts.{e}.down_proj",
+            packed: ("mlp.experts.down_proj", [0, 1]),
+            shape: [Dim::Embd, Dim::ExpertFf],
+        },
+        weighing,
+        shared,
+        activation: Activation::Silu,
+    }
+}
+
+const SHARED: SharedExpert = SharedExpert {
+    weight: linear("ffn_gate_inp_shexp", &["mlp.shared_expert_gate"], [Dim::One, Dim::Embd]),
+    network: Network {
+        inner: Inner::Gated(Projections::Apart([
+            linear("ffn_gate_shexp", &["mlp.shared_expert.gate_proj"], [Dim::SharedFf, Dim::Embd]),
+            linear("ffn_up_shexp", &["mlp.shared_expert.up_proj"], [Dim::SharedFf, Dim::Embd]),
+        ])),
+        down: linear("ffn_down_shexp", &["mlp.shared_expert.down_proj"], [Dim::Embd, Dim::SharedFf]),
+        activation: Activation::Silu,
+    },
+};

@@ -1,0 +1,88 @@
+//! Hyperparameters, each said once: its GGUF key, its names in config.json, its bounds, what holds where nothing is said.
+
+use super::describe::{Default, Kind, Number};
+use crate::gguf::keys;
+
+/// Layers, as llama.cpp bounds them; the deepest known model has 126.
+pub const LAYERS_MAX: u64 = 512;
+/// Experts of a layer, as llama.cpp bounds them.
+pub const EXPERTS_MAX: u64 = 1024;
+/// Widths: the largest known is 53 248. A bound on products of two of them.
+pub const WIDTH_MAX: u64 = 1 << 24;
+/// Tokens of context; the longest known is 10 million.
+pub const CTX_MAX: u64 = 1 << 30;
+
+const fn number(key: &'static str, config: &'static [&'static str], kind: Kind, default: Default) -> Number {
+    Number { key, config, kind, default }
+}
+
+// Those that every family has.
+pub const BLOCK_COUNT: Number =
+    number(keys::BLOCK_COUNT, &["num_hidden_layers", "n_layer", "n_layers"], Kind::Count(1, LAYERS_MAX), Default::Required);
+pub const CONTEXT_LENGTH: Number = number(
+    keys::CONTEXT_LENGTH,
+    &["max_position_embeddings", "n_positions", "n_ctx", "max_length"],
+    Kind::Count(1, CTX_MAX),
+    Default::Required,
+);
+pub const EMBEDDING_LENGTH: Number =
+    number(keys::EMBEDDING_LENGTH, &["hidden_size", "n_embd", "dim"], Kind::Count(1, WIDTH_MAX), Default::Required);
+pub const FEED_FORWARD_LENGTH: Number = number(
+    keys::FEED_FORWARD_LENGTH,
+    &["intermediate_size", "n_inner", "hidden_dim"],
+    Kind::PerLayer(1, WIDTH_MAX),
+    Default::Required,
+);
+pub const HEAD_COUNT: Number = number(
+    keys::ATTENTION_HEAD_COUNT,
+    &["num_attention_heads", "n_head", "n_heads"],
+    Kind::PerLayer(1, WIDTH_MAX),
+    Default::Required,
+);
+pub const HEAD_COUNT_KV: Number = number(
+    keys::ATTENTION_HEAD_COUNT_KV,
+    &["num_key_value_heads"],
+    Kind::PerLayer(1, WIDTH_MAX),
+    Default::As(keys::ATTENTION_HEAD_COUNT),
+);
+
+// Those that some have.
+pub const RMS_EPS: Number = number(keys::ATTENTION_LAYER_NORM_RMS_EPSILON, &["rms_norm_eps"], Kind::Positive, Default::Is(1e-6));
+pub const LAYER_NORM_EPS: Number = number(
+    keys::ATTENTION_LAYER_NORM_EPSILON,
+    &["layer_norm_eps", "layer_norm_epsilon", "norm_eps"],
+    Kind::Positive,
+    Default::Is(1e-5),
+);
+pub const KEY_LENGTH: Number = number(keys::ATTENTION_KEY_LENGTH, &["head_dim"], Kind::Count(2, WIDTH_MAX), Default::Absent);
+pub const VALUE_LENGTH: Number = number(keys::ATTENTION_VALUE_LENGTH, &["head_dim"], Kind::Count(2, WIDTH_MAX), Default::Absent);
+pub const ROPE_DIMENSION_COUNT: Number = number(keys::ROPE_DIMENSION_COUNT, &[], Kind::Count(2, WIDTH_MAX), Default::Absent);
+pub const ROPE_FREQ_BASE: Number = number(keys::ROPE_FREQ_BASE, &["rope_theta"], Kind::Positive, Default::Is(10_000.0));
+pub const ROPE_FREQ_BASE_SWA: Number =
+    number(keys::ROPE_FREQ_BASE_SWA, &["rope_local_base_freq"], Kind::Positive, Default::Is(10_000.0));
+pub const ROPE_SECTIONS: Number = number("rope.dimension_sections", &["mrope_section"], Kind::Count(0, WIDTH_MAX), Default::Absent);
+pub const WINDOW: Number = number(keys::ATTENTION_SLIDING_WINDOW, &["sliding_window"], Kind::Count(0, CTX_MAX), Default::Absent);
+pub const ATTN_SOFTCAP: Number = number("attn_logit_softcapping", &["attn_logit_softcapping"], Kind::NotNegative, Default::Absent);
+pub const FINAL_SOFTCAP: Number =
+    number(keys::FINAL_LOGIT_SOFTCAPPING, &["final_logit_softcapping"], Kind::NotNegative, Default::Absent);
+pub const EXPERT_COUNT: Number = number(
+    keys::EXPERT_COUNT,
+    &["num_local_experts", "num_experts", "n_routed_experts"],
+    Kind::Count(0, EXPERTS_MAX),
+    Default::Absent,
+);
+pub const EXPERT_USED_COUNT: Number =
+    number(keys::EXPERT_USED_COUNT, &["num_experts_per_tok"], Kind::Count(1, EXPERTS_MAX), Default::Absent);
+pub const EXPERT_FF: Number =
+    number(keys::EXPERT_FEED_FORWARD_LENGTH, &["moe_intermediate_size"], Kind::Count(1, WIDTH_MAX), Default::Absent);
+pub const SHARED_EXPERT_FF: Number = number(
+    keys::EXPERT_SHARED_FEED_FORWARD_LENGTH,
+    &["shared_expert_intermediate_size"],
+    Kind::Count(1, WIDTH_MAX),
+    Default::Absent,
+);
+pub const ATTENTION_SCALE: Number = number("attention.scale", &["attention_multiplier"], Kind::Positive, Default::Absent);
+pub const EMBEDDING_SCALE: Number = number("embedding_scale", &["embedding_multiplier"], Kind::Positive, Default::Absent);
+pub const RESIDUAL_SCALE: Number = number("residual_scale", &["residual_multiplier"], Kind::Positive, Default::Absent);
+pub const LOGIT_SCALE: Number = number("logit_scale", &["logits_scaling"], Kind::Positive, Default::Absent);
+pub const DEEPSTACK_LAYERS: Number = number("n_deepstack_layers", &[], Kind::Count(0, LAYERS_MAX), Default::Absent);
