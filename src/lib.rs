@@ -86,7 +86,7 @@
 //! Each module imports only from those before it in this list:
 #![cfg_attr(
     feature = "convert",
-    doc = "[`error`] < [`simd`], [`report`] < [`quant`] < [`source`] < [`gguf`], [`hf`] < [`tokenizer`], [`arch`],"
+    doc = "[`error`] < [`simd`], [`report`], [`names`] < [`quant`] < [`source`] < [`gguf`], [`hf`], [`rows`] < [`tokenizer`], [`arch`],"
 )]
 #![cfg_attr(all(feature = "convert", not(feature = "eval")), doc = "[`imatrix`] < [`plan`] < [`pipeline`].")]
 #![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`] < [`model`] < [`eval`].")]
@@ -114,11 +114,15 @@ pub mod matmul;
 #[cfg(feature = "eval")]
 pub mod model;
 #[cfg(feature = "convert")]
+pub mod names;
+#[cfg(feature = "convert")]
 pub mod pipeline;
 #[cfg(feature = "convert")]
 pub mod plan;
 #[cfg(feature = "convert")]
 pub mod report;
+#[cfg(feature = "convert")]
+pub mod rows;
 #[cfg(feature = "convert")]
 mod threads;
 #[cfg(feature = "convert")]

@@ -5,11 +5,12 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use ggforge::arch::{self, Facts, MappedTensor, Origin, Transform};
+use ggforge::arch::{self, Facts, MappedTensor};
 use ggforge::error::{Error, Fault, Place};
 use ggforge::gguf::{Metadata, Value};
 use ggforge::hf::{Config, Folder, UnreadableTensor};
 use ggforge::quant::Format;
+use ggforge::rows::{Origin, RowMap};
 use ggforge::source::{SourceTensor, TensorSource};
 use serde_json::{Value as Json, json};
 
@@ -177,17 +178,17 @@ fn llama_3_8b_has_the_tensors_that_llama_cpp_expects() {
     assert_eq!(mapped.iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<BTreeSet<_>>(), expected);
 
     for tensor in &mapped {
-        let Origin::Source { tensor: index, transform } = &tensor.origin else { panic!("{} is computed", tensor.name) };
+        let Origin::Parts(parts) = &tensor.origin else { panic!("{} is computed", tensor.name) };
         let expected = match tensor.name.rsplit('.').nth(1).unwrap() {
-            "attn_q" => Transform::PermuteRope { n_head: 32 },
-            "attn_k" => Transform::PermuteRope { n_head: 8 },
-            _ => Transform::Copy,
+            "attn_q" => RowMap::RopeHeads { n_head: 32 },
+            "attn_k" => RowMap::RopeHeads { n_head: 8 },
+            _ => RowMap::Range { first: 0 },
         };
-        assert_eq!(*transform, expected, "{}", tensor.name);
-        assert_eq!(source[*index].shape, tensor.shape);
+        assert!(parts.len() == 1 && parts[0].rows == expected, "{}", tensor.name);
+        assert_eq!(source[parts[0].tensor].shape, tensor.shape);
     }
     // The order is the source's: layer 10 comes before layer 2.
-    let indices = mapped.iter().map(|t| if let Origin::Source { tensor, .. } = t.origin { tensor } else { 0 });
+    let indices = mapped.iter().map(|t| t.origin.tensors().next().unwrap_or(0));
     assert!(indices.is_sorted());
 }
 
@@ -269,14 +270,14 @@ fn biases_are_permuted_like_their_weights() {
         }
     }
     let mapped = map(small_config(), &tensors).unwrap();
-    let transform = |name: &str| match mapped.iter().find(|tensor| tensor.name == name).map(|tensor| &tensor.origin) {
-        Some(Origin::Source { transform, .. }) => *transform,
+    let rows_of = |name: &str| match mapped.iter().find(|tensor| tensor.name == name).map(|tensor| &tensor.origin) {
+        Some(Origin::Parts(parts)) => parts[0].rows,
         other => panic!("{name}: {other:?}"),
     };
-    assert_eq!(transform("blk.1.attn_q.bias"), Transform::PermuteRope { n_head: 4 });
-    assert_eq!(transform("blk.1.attn_k.bias"), Transform::PermuteRope { n_head: 2 });
+    assert_eq!(rows_of("blk.1.attn_q.bias"), RowMap::RopeHeads { n_head: 4 });
+    assert_eq!(rows_of("blk.1.attn_k.bias"), RowMap::RopeHeads { n_head: 2 });
     for name in ["attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"] {
-        assert_eq!(transform(&format!("blk.0.{name}.bias")), Transform::Copy);
+        assert_eq!(rows_of(&format!("blk.0.{name}.bias")), RowMap::Range { first: 0 });
     }
     // The flags make them obligatory.
     for (flag, first) in [("attention_bias", "self_attn.q_proj"), ("mlp_bias", "mlp.gate_proj")] {

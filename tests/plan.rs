@@ -9,7 +9,7 @@ use ggforge::gguf::{Header, Metadata, Model, TensorSpec, Value, keys};
 use ggforge::hf::Folder;
 use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Entry, Imatrix};
 use ggforge::plan::recipe::{PRESETS, preset};
-use ggforge::plan::{ConvertOptions, NameOverride, Origin, Overrides, Plan, QuantizeOptions, convert, output_paths, quantize};
+use ggforge::plan::{ConvertOptions, NameOverride, Overrides, Plan, QuantizeOptions, convert, output_paths, quantize};
 use ggforge::quant::Format;
 use ggforge::{Error, Result, error::Fault};
 
@@ -71,14 +71,7 @@ fn what_is_in_its_type_already_is_copied() {
     assert_eq!(output.file_type, "F32");
     let names: Vec<&str> = output.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
     assert_eq!(names, ["output_norm.weight", "token_embd.weight", "blk.0.attn_norm.weight", "blk.0.attn_q.weight"]);
-    let sources: Vec<usize> = output
-        .tensors
-        .iter()
-        .map(|tensor| match tensor.origin {
-            Origin::Source { tensor, .. } => tensor,
-            Origin::Computed(_) => panic!("computed"),
-        })
-        .collect();
+    let sources: Vec<usize> = output.tensors.iter().flat_map(|tensor| tensor.origin.tensors()).collect();
     assert_eq!(sources, [3, 0, 2, 1]);
     assert!(output.tensors.iter().all(|tensor| tensor.format == Format::F32));
 }

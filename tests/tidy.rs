@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 /// Modules by rank, lowest first. Modules of one group do not import each other.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["simd", "report", "threads"],
+    &["simd", "report", "threads", "names"],
     &["quant"],
     &["source"],
-    &["gguf", "hf"],
+    &["gguf", "hf", "rows"],
     &["tokenizer", "arch", "imatrix"],
     &["plan"],
     &["pipeline", "matmul"],

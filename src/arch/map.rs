@@ -3,15 +3,14 @@
 use std::collections::HashMap;
 
 use super::rope::rope_freqs;
-use super::rule::{MappedTensor, Need, Origin, TensorRule};
+use super::rule::{MappedTensor, Need, TensorRule};
 use super::{Arch, Hparams};
 use crate::error::{Error, Fault, Place, Result};
 use crate::hf::{Config, UnreadableTensor};
+use crate::names::{ROPE_FREQS, TOKEN_EMBD};
 use crate::quant::Format;
+use crate::rows::Origin;
 use crate::source::SourceTensor;
-
-const TOKEN_EMBD: &str = "token_embd.weight";
-const ROPE_FREQS: &str = "rope_freqs.weight";
 
 impl Arch {
     /// Maps every tensor of the source: computed tensors first, then the source's in its own order.
@@ -88,7 +87,7 @@ impl Mapping<'_> {
             let detail = format!("shape {:?}, config.json makes it {shape:?}", found.shape);
             return Err(self.fault(&found.name, Fault::ShapeMismatch, detail));
         }
-        let origin = Origin::Source { tensor, transform: rule.rows.transform(self.hparams) };
+        let origin = rule.rows.origin(tensor, &shape, self.hparams);
         self.taken.push((tensor, MappedTensor { name, shape, origin }));
         Ok(())
     }

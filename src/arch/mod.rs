@@ -18,7 +18,7 @@ pub mod rule;
 
 pub use general::{Facts, general};
 pub use hparams::{Class, Hparams};
-pub use rule::{MappedTensor, Origin, Transform};
+pub use rule::MappedTensor;
 
 use crate::error::{Error, Result};
 use crate::gguf::Value;

@@ -156,7 +156,7 @@ pub fn run(
     for (file, sink) in files.iter().zip(&sinks) {
         sink.write_at(&file.layout.header, 0)?;
     }
-    let bench = piece::Bench { source, jobs: &jobs, sinks: &sinks, level: options.level };
+    let bench = piece::Bench { jobs: &jobs, sinks: &sinks, level: options.level };
     let total_bytes = jobs.iter().map(Job::source_bytes).sum();
     let advanced = |done_bytes| progress(Progress::Converted { done_bytes, total_bytes });
     workers::run(&bench, &pieces, threads, stop, &advanced)?;

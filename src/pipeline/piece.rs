@@ -2,15 +2,14 @@
 
 use crate::error::{Error, Fault, Place, Result};
 use crate::quant::{BlockFault, BlockFaultKind, Format};
+use crate::rows::{self, Origins};
 use crate::simd::Level;
-use crate::source::TensorSource;
 
 use super::sink::Sink;
-use super::work::{Input, Job, Piece, Target, is_integer};
+use super::work::{Job, Piece, Target, is_integer};
 
 /// What all workers share.
 pub(super) struct Bench<'a> {
-    pub(super) source: &'a dyn TensorSource,
     pub(super) jobs: &'a [Job<'a>],
     pub(super) sinks: &'a [Sink],
     pub(super) level: Level,
@@ -21,6 +20,8 @@ pub(super) struct Bench<'a> {
 pub(super) struct Buffers {
     /// Rows as the source stores them, in output order.
     source: Vec<u8>,
+    /// For rows that have to be made of what the source stores.
+    reader: rows::Buffers,
     /// The same rows as f32.
     weights: Vec<f32>,
     /// The same rows in one target format.
@@ -31,16 +32,20 @@ impl Buffers {
     /// Room for the largest of `pieces`; `None` when the memory cannot be had.
     pub(super) fn for_largest(pieces: &[Piece], jobs: &[Job]) -> Option<Buffers> {
         let (mut source, mut weights, mut blocks) = (0, 0, 0);
+        let mut reader = rows::Buffers::default();
         for piece in pieces {
             let job = &jobs[piece.job];
             let rows = |row_bytes: u64| usize::try_from(row_bytes.checked_mul(piece.n_rows)?).ok();
-            source = source.max(rows(job.source_format().row_bytes(job.row_len)?)?);
-            weights = weights.max(rows(job.row_len)?);
+            match job.rows.stored() {
+                Some(format) => source = source.max(rows(format.row_bytes(job.rows.row_len())?)?),
+                None => reader.reserve(&job.rows, piece.n_rows)?,
+            }
+            weights = weights.max(rows(job.rows.row_len())?);
             for target in &job.targets {
                 blocks = blocks.max(rows(target.row_bytes)?);
             }
         }
-        Some(Buffers { source: zeroed(source)?, weights: zeroed(weights)?, blocks: zeroed(blocks)? })
+        Some(Buffers { source: zeroed(source)?, reader, weights: zeroed(weights)?, blocks: zeroed(blocks)? })
     }
 }
 
@@ -55,96 +60,96 @@ impl Bench<'_> {
     /// Carries out one piece; returns how many bytes of the source it used up.
     pub(super) fn convert(&self, piece: Piece, buffers: &mut Buffers) -> Result<u64> {
         let job = &self.jobs[piece.job];
-        let format = job.source_format();
         let rows = |row_bytes: u64| (row_bytes * piece.n_rows) as usize;
+        let (wanted, columns) = (piece.row..piece.row + piece.n_rows, 0..job.rows.row_len());
 
-        let row_bytes = format.row_bytes(job.row_len).expect("checked when the job was made");
-        let source = &mut buffers.source[..rows(row_bytes)];
-        let weights = &mut buffers.weights[..rows(job.row_len)];
-        match job.input {
-            Input::Source { .. } => self.read(job, piece, row_bytes, source)?,
-            Input::Computed { weights: computed, .. } => {
-                let start = (piece.row * job.row_len) as usize;
-                for (bytes, weight) in source.as_chunks_mut().0.iter_mut().zip(&computed[start..]) {
-                    *bytes = weight.to_le_bytes();
+        let weights = &mut buffers.weights[..rows(job.rows.row_len())];
+        let stored = job.rows.stored();
+        let mut source: &[u8] = &[];
+        match stored {
+            Some(format) => {
+                let row_bytes = format.row_bytes(job.rows.row_len()).expect("checked when the job was made");
+                let bytes = &mut buffers.source[..rows(row_bytes)];
+                job.rows.read_stored(wanted.clone(), columns, bytes)?;
+                if !is_integer(format) {
+                    format.dequantize(self.level, bytes, weights);
                 }
+                source = bytes;
             }
+            None => job.rows.read(self.level, wanted.clone(), columns, &mut buffers.reader, weights)?,
         }
-        if !is_integer(format) {
-            format.dequantize(self.level, source, weights);
-            if let Some(index) = first_non_finite(weights) {
-                let fault = BlockFault { index, value: weights[index], kind: BlockFaultKind::NonFinite };
-                return Err(self.fault(job, piece, format, source, fault));
-            }
+        if !stored.is_some_and(is_integer)
+            && let Some(index) = first_non_finite(weights)
+        {
+            let fault = BlockFault { index, value: weights[index], kind: BlockFaultKind::NonFinite };
+            return Err(fault_in_source(job, piece, job.rows.format(), fault));
         }
         for target in &job.targets {
-            let bytes = if target.format == format {
-                &*source
+            let bytes = if Some(target.format) == stored {
+                source
             } else {
                 let blocks = &mut buffers.blocks[..rows(target.row_bytes)];
                 let quantized = self.quantize(job, piece, target, weights, blocks);
-                quantized.map_err(|fault| self.fault(job, piece, target.format, source, fault))?;
+                quantized.map_err(|fault| fault_in_source(job, piece, target.format, fault))?;
                 &*blocks
             };
             for place in &target.places {
                 self.sinks[place.file].write_at(bytes, place.offset_bytes + piece.row * target.row_bytes)?;
             }
         }
-        Ok(source.len() as u64)
+        Ok(job.rows.source_bytes(wanted))
     }
 
     /// Quantizes the rows of a piece, those of each expert by the importance of its own columns.
     fn quantize(&self, job: &Job, piece: Piece, target: &Target, weights: &[f32], blocks: &mut [u8]) -> Result<(), BlockFault> {
-        let row_len = job.row_len as usize;
+        let row_len = job.rows.row_len() as usize;
         let Some(importance) = target.importance else {
             return target.format.quantize_rows(self.level, weights, row_len, None, blocks);
         };
-        let n_rows_of_expert = job.n_rows / importance.n_experts() as u64;
+        let n_rows_of_expert = job.rows.n_rows() / importance.n_experts() as u64;
         for Run { expert, first, n_rows } in runs_of_experts(piece, n_rows_of_expert) {
             let range = |row_len: u64| (first * row_len) as usize..((first + n_rows) * row_len) as usize;
-            let (weights, blocks) = (&weights[range(job.row_len)], &mut blocks[range(target.row_bytes)]);
+            let (weights, blocks) = (&weights[range(job.rows.row_len())], &mut blocks[range(target.row_bytes)]);
             let columns = importance.expert(expert as usize);
             let quantized = target.format.quantize_rows(self.level, weights, row_len, Some(columns), blocks);
-            quantized.map_err(|fault| BlockFault { index: fault.index + (first * job.row_len) as usize, ..fault })?;
+            quantized.map_err(|fault| BlockFault { index: fault.index + (first * job.rows.row_len()) as usize, ..fault })?;
         }
         Ok(())
     }
+}
 
-    /// Reads the rows of a piece in output order; rows that are neighbours in the source are read together.
-    fn read(&self, job: &Job, piece: Piece, row_bytes: u64, bytes: &mut [u8]) -> Result<()> {
-        let Input::Source { tensor, transform } = job.input else { return Ok(()) };
-        let file = &self.source.files()[tensor.file];
-        let mut done = 0;
-        while done < piece.n_rows {
-            let first = transform.source_row(piece.row + done, job.n_rows);
-            let mut run = 1;
-            while done + run < piece.n_rows && transform.source_row(piece.row + done + run, job.n_rows) == first + run {
-                run += 1;
-            }
-            let into = (done * row_bytes) as usize..((done + run) * row_bytes) as usize;
-            file.read_exact_at(&mut bytes[into], tensor.offset_bytes + first * row_bytes)?;
-            done += run;
+/// Says which weight of the input cannot be written, in the input's own terms.
+fn fault_in_source(job: &Job, piece: Piece, target: Format, fault: BlockFault) -> Error {
+    let row_len = job.rows.row_len();
+    let (row, column) = (fault.index as u64 / row_len, fault.index as u64 % row_len);
+    let Some(origin) = job.rows.locate(piece.row + row, column) else {
+        return Error::Internal(format!("{}: computed weight {} is {}", job.name, fault.index, fault.value));
+    };
+    let Origins { file, tensor, row, column } = origin;
+    let place = Place::Weight { tensor: tensor.name.clone(), row, column };
+    let value = match exact_value(origin) {
+        Ok(exact) => exact.unwrap_or(f64::from(fault.value)),
+        Err(error) => return error,
+    };
+    let (kind, detail) = match fault.kind {
+        BlockFaultKind::NonFinite if !value.is_finite() => {
+            (Fault::NonFinite, format!("{value} is not a number that can be stored"))
         }
-        Ok(())
-    }
+        _ => (Fault::ScaleOverflow, format!("{value:e} is beyond what {target} can hold")),
+    };
+    Error::malformed(file.path(), place, kind, detail)
+}
 
-    /// Says which weight of the input cannot be written, in the input's own terms.
-    fn fault(&self, job: &Job, piece: Piece, target: Format, source: &[u8], fault: BlockFault) -> Error {
-        let (row, column) = (fault.index as u64 / job.row_len, fault.index as u64 % job.row_len);
-        let Input::Source { tensor, transform } = job.input else {
-            return Error::Internal(format!("computed weight {} is {}", fault.index, fault.value));
-        };
-        let row = transform.source_row(piece.row + row, job.n_rows);
-        let place = Place::Weight { tensor: tensor.name.clone(), row, column };
-        let value = exact_value(job.source_format(), source, fault);
-        let (kind, detail) = match fault.kind {
-            BlockFaultKind::NonFinite if !value.is_finite() => {
-                (Fault::NonFinite, format!("{value} is not a number that can be stored"))
-            }
-            _ => (Fault::ScaleOverflow, format!("{value:e} is beyond what {target} can hold")),
-        };
-        Error::malformed(self.source.files()[tensor.file].path(), place, kind, detail)
+/// The value as the source has it: an f64 can be finite where its f32 is not.
+fn exact_value(origin: Origins) -> Result<Option<f64>> {
+    let Origins { file, tensor, row, column } = origin;
+    if tensor.format != Format::F64 {
+        return Ok(None);
     }
+    let mut bytes = [0; 8];
+    let row_len = tensor.shape.last().copied().unwrap_or(1);
+    file.read_exact_at(&mut bytes, tensor.offset_bytes + (row * row_len + column) * 8)?;
+    Ok(Some(f64::from_le_bytes(bytes)))
 }
 
 /// Neighbouring rows of a piece that belong to one expert.
@@ -163,14 +168,6 @@ fn runs_of_experts(piece: Piece, n_rows_of_expert: u64) -> impl Iterator<Item = 
         let n_rows = ((expert + 1) * n_rows_of_expert).min(end) - first;
         Run { expert, first: first - piece.row, n_rows }
     })
-}
-
-/// The value as the source has it: an f64 can be finite where its f32 is not.
-fn exact_value(format: Format, source: &[u8], fault: BlockFault) -> f64 {
-    match source.as_chunks::<8>().0.get(fault.index) {
-        Some(bytes) if format == Format::F64 => f64::from_le_bytes(*bytes),
-        _ => f64::from(fault.value),
-    }
 }
 
 fn first_non_finite(weights: &[f32]) -> Option<usize> {

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 use super::*;
-use crate::arch::Transform;
 use crate::error::{Fault, Place};
 use crate::gguf::Value;
 use crate::plan::{Origin, OutputPlan, PlannedTensor};
 use crate::quant::Format;
+use crate::rows::{Edit, Part, RowMap};
 use crate::source::{InputFile, SourceTensor};
 
 /// Rows that fill whole blocks of every format used here.
@@ -23,8 +23,6 @@ const ROW_LEN: u64 = 256;
 struct RawSource {
     tensors: Vec<SourceTensor>,
     files: Vec<InputFile>,
-    /// Panic at this call of `files`, counted down.
-    panic_in: AtomicUsize,
 }
 
 impl TensorSource for RawSource {
@@ -33,7 +31,6 @@ impl TensorSource for RawSource {
     }
 
     fn files(&self) -> &[InputFile] {
-        assert!(self.panic_in.fetch_sub(1, Ordering::Relaxed) != 0, "a planned panic");
         &self.files
     }
 }
@@ -72,7 +69,7 @@ impl Case {
             offset_bytes += size_bytes;
         }
         let files = vec![InputFile::new(&path, File::open(&path).unwrap()).unwrap()];
-        Case { dir, source: RawSource { tensors, files, panic_in: AtomicUsize::new(usize::MAX) }, weights: Vec::new() }
+        Case { dir, source: RawSource { tensors, files }, weights: Vec::new() }
     }
 
     /// An output with every tensor in one format.
@@ -81,7 +78,7 @@ impl Case {
             name: format!("blk.{t}.weight"),
             shape: tensor.shape.clone(),
             format,
-            origin: Origin::Source { tensor: t, transform: Transform::Copy },
+            origin: Origin::copy(t, &tensor.shape),
             importance: None,
             reason: None,
         });
@@ -183,12 +180,16 @@ fn one_reading_writes_every_output_whatever_the_threads_and_the_memory() {
     }
 }
 
+/// The rows of two heads, interleaved.
+fn in_heads() -> Origin {
+    Origin::Parts(vec![Part { tensor: 0, n_rows: 8, rows: RowMap::RopeHeads { n_head: 2 }, edit: Edit::Same }])
+}
+
 #[test]
 fn rows_are_permuted_and_computed_tensors_are_written() {
     let case = Case::new(&[8]);
     let mut plan = case.plan(&[Format::F32]);
-    let transform = Transform::PermuteRope { n_head: 2 };
-    plan.outputs[0].tensors[0].origin = Origin::Source { tensor: 0, transform };
+    plan.outputs[0].tensors[0].origin = in_heads();
     let computed = PlannedTensor {
         name: "rope_freqs.weight".into(),
         shape: vec![3],
@@ -295,7 +296,7 @@ fn a_scale_that_is_not_finite_is_refused_even_where_blocks_are_only_copied() {
 fn a_fault_in_a_permuted_row_is_named_as_in_the_input() {
     let case = Case::with(&[8], |weights| weights[0][2 * 256 + 9] = f32::NEG_INFINITY);
     let mut plan = case.plan(&[Format::Q8_0]);
-    plan.outputs[0].tensors[0].origin = Origin::Source { tensor: 0, transform: Transform::PermuteRope { n_head: 2 } };
+    plan.outputs[0].tensors[0].origin = in_heads();
     let error = case.run(&plan, &["a.gguf"], &Options::default()).unwrap_err();
     assert!(error.to_string().contains("t0: row 2, column 9: -inf"), "{error}");
 }
@@ -432,8 +433,13 @@ fn a_bit_that_turns_before_the_output_has_its_name_is_found_where_all_is_read_ba
 #[test]
 fn a_panic_in_a_worker_is_an_error_and_leaves_nothing() {
     let case = Case::new(&[4000]);
-    case.source.panic_in.store(3, Ordering::Relaxed);
-    let error = case.run(&case.plan(&[Format::F32]), &["a.gguf"], &threads(3)).unwrap_err();
+    let panic_in = AtomicUsize::new(3);
+    let watch = |progress| {
+        let is_work = matches!(progress, Progress::Converted { .. });
+        assert!(!is_work || panic_in.fetch_sub(1, Ordering::Relaxed) != 0, "a planned panic");
+    };
+    let plan = case.plan(&[Format::F32]);
+    let error = case.run_watched(&plan, &["a.gguf"], &threads(3), &watch, &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(&error, Error::Internal(what) if what.contains("a planned panic")), "{error}");
     assert!(case.left_behind().is_empty());
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 use super::choose::{Candidate, Choice, Overrides, choose};
 use super::importance::{self, Importances};
 use super::recipe::{Facts, Preset};
-use super::role::file_order;
 use super::{Origin, OutputPlan, Plan, PlannedTensor};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Metadata, Value, keys};
 use crate::imatrix::Imatrix;
+use crate::names::file_order;
 use crate::quant::{Format, SizeFault};
 use crate::source::significant_dims;
 

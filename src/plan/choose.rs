@@ -4,9 +4,10 @@
 
 use regex::{Regex, RegexBuilder};
 
+use super::kept::{never_quantized, wants_eight_bits};
 use super::recipe::{Facts, Position, Preset};
-use super::role::{Role, block_of, file_order, never_quantized, wants_eight_bits};
 use crate::error::{Error, Result};
+use crate::names::{PER_LAYER_TOKEN_EMBD, Role, block_of, file_order};
 use crate::quant::Format;
 use crate::quant::Format::{
     F16, IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4_NL, IQ4_XS, Q2_0, Q2_K, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K,
@@ -153,7 +154,7 @@ fn decider(tensor: &Candidate, preset: &Preset, overrides: &Overrides, facts: &F
     match (role, named) {
         (Role::Output, _) if overrides.keep_output => Decider::Kept("left as it is"),
         // The table per layer is a tensor of its own kind: an override that names it is meant for it.
-        (Role::TokenEmbd, Some(index)) if tensor.name == "per_layer_token_embd.weight" => Decider::Name(index),
+        (Role::TokenEmbd, Some(index)) if tensor.name == PER_LAYER_TOKEN_EMBD => Decider::Name(index),
         (Role::TokenEmbd, _) if overrides.token_embd.is_some() => overrides.token_embd.map_or(Decider::Base, Decider::TokenEmbd),
         (Role::Output, _) if overrides.output.is_some() => overrides.output.map_or(Decider::Base, Decider::Output),
         (_, Some(index)) => Decider::Name(index),

@@ -6,8 +6,8 @@
 
 use super::assemble::{Draft, Model};
 use super::choose::Overrides;
+use super::kept::never_quantized;
 use super::recipe::{Preset, preset};
-use super::role::never_quantized;
 use super::{Origin, Plan};
 use crate::arch::{self, MappedTensor};
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::gguf::Metadata;
 use crate::hf::Folder;
 use crate::imatrix::Imatrix;
 use crate::quant::Format;
-use crate::source::TensorSource;
+use crate::source::{SourceTensor, TensorSource};
 use crate::tokenizer;
 
 /// What to make of a model folder.
@@ -79,14 +79,18 @@ fn general(folder: &Folder, arch: &arch::Arch, mapped: &[MappedTensor], options:
 
 fn draft(mapped: MappedTensor, folder: &Folder, arch: &str) -> Draft {
     let MappedTensor { name, shape, origin } = mapped;
-    let stored = match origin {
-        Origin::Source { tensor, .. } => folder.tensors()[tensor].format,
-        Origin::Computed(_) => Format::F32,
-    };
+    let stored = stored_format(&origin, folder.tensors());
     // llama.cpp has no kernels for F64.
     let is_plain = matches!(stored, Format::F32 | Format::F16 | Format::BF16);
     let kept = if is_plain && never_quantized(&name, &shape, arch).is_none() { stored } else { Format::F32 };
     Draft { name, shape, stored, kept, origin }
+}
+
+/// The format of all parts; F32 for what is computed, and where parts differ, which then takes all.
+fn stored_format(origin: &Origin, tensors: &[SourceTensor]) -> Format {
+    let mut formats = origin.tensors().map(|tensor| tensors[tensor].format);
+    let first = formats.next().unwrap_or(Format::F32);
+    if formats.all(|format| format == first) { first } else { Format::F32 }
 }
 
 /// The plain type that holds most of the weights without loss.

@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use super::recipe::Facts;
-use super::role::{Role, block_of};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{self, Array, Metadata, Value, keys};
+use crate::names::{Role, TOKEN_EMBD, block_of};
 
 /// llama.cpp's own bound; the largest real model has 126 layers.
 const LAYERS_MAX: u32 = 512;
@@ -151,7 +151,7 @@ impl Hparams<'_> {
             let key_length = self.number(keys::ATTENTION_KEY_LENGTH)?.unwrap_or(0);
             self.in_range(keys::ROPE_DIMENSION_COUNT, n_rot, 0, width.max(key_length))?;
         }
-        let rows = tensors.iter().find(|(name, _)| *name == "token_embd.weight").and_then(|(_, shape)| shape.first());
+        let rows = tensors.iter().find(|(name, _)| *name == TOKEN_EMBD).and_then(|(_, shape)| shape.first());
         if let (Some(vocab_size), Some(&rows)) = (self.number(keys::VOCAB_SIZE)?, rows) {
             self.in_range(keys::VOCAB_SIZE, vocab_size, 0, u32::try_from(rows).unwrap_or(u32::MAX))?;
         }

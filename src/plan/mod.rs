@@ -14,18 +14,18 @@ mod choose;
 mod convert;
 mod facts;
 mod importance;
+mod kept;
 mod naming;
 mod quantize;
 pub mod recipe;
-pub mod role;
 mod summary;
 
 use std::sync::Arc;
 
-pub use crate::arch::Origin;
 use crate::gguf::Metadata;
 use crate::imatrix::{Coverage, Importance};
 use crate::quant::Format;
+pub use crate::rows::Origin;
 
 pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
 pub use convert::{ConvertOptions, convert};

@@ -6,7 +6,6 @@ use super::assemble::{Draft, Model};
 use super::choose::{Choice, Overrides};
 use super::recipe::Preset;
 use super::{Origin, Plan};
-use crate::arch::Transform;
 use crate::error::{Error, Result};
 use crate::gguf;
 use crate::imatrix::Imatrix;
@@ -60,7 +59,7 @@ fn draft(tensor: usize, source: &SourceTensor) -> Draft {
         shape: significant_dims(&source.shape).to_vec(),
         stored: source.format,
         kept: source.format,
-        origin: Origin::Source { tensor, transform: Transform::Copy },
+        origin: Origin::copy(tensor, &source.shape),
     }
 }
 
@@ -70,13 +69,10 @@ fn is_quantized(format: Format) -> bool {
 }
 
 fn is_requantized(model: &gguf::Model, tensor: &super::PlannedTensor) -> bool {
-    match tensor.origin {
-        Origin::Source { tensor: source, .. } => {
-            let stored = model.tensors()[source].format;
-            is_quantized(stored) && stored != tensor.format
-        }
-        Origin::Computed(_) => false,
-    }
+    tensor.origin.tensors().any(|source| {
+        let stored = model.tensors()[source].format;
+        is_quantized(stored) && stored != tensor.format
+    })
 }
 
 fn refuse_requantization(draft: &Draft, choice: &Choice) -> Result<()> {

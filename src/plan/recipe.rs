@@ -6,8 +6,9 @@
 
 use std::str::FromStr;
 
-use super::role::Role;
+use crate::arch::family::{Queries, Recipe, Stacks, quirks};
 use crate::error::{Error, Result};
+use crate::names::Role;
 use crate::quant::Format;
 use crate::quant::Format::{
     BF16, F16, F32, IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4_NL, IQ4_XS, MXFP4, Q1_0, Q2_0, Q2_K, Q3_K, Q4_0,
@@ -122,16 +123,13 @@ impl Facts {
     /// True for those that llama.cpp classes as 70B: for llama only with grouped queries.
     fn is_70b(&self) -> bool {
         let n_layer = self.n_layer.saturating_sub(self.n_layer_nextn);
-        match self.arch.as_str() {
-            "llama" | "llama-embed" => n_layer == 80 && self.n_head != self.n_head_kv,
-            "deci" | "olmo" | "qwen2" => n_layer == 80,
-            "jais2" => n_layer == 68,
-            _ => false,
-        }
+        let quirks = quirks(&self.arch);
+        let is_grouped = quirks.queries_of_70b == Queries::Any || self.n_head != self.n_head_kv;
+        quirks.layers_of_70b == Some(n_layer) && is_grouped
     }
 
     fn is_falcon(&self) -> bool {
-        self.arch == "falcon"
+        quirks(&self.arch).recipe == Recipe::Falcon
     }
 }
 
@@ -154,7 +152,7 @@ impl When {
             When::Falcon => facts.is_falcon(),
             When::NotFalcon => !facts.is_falcon(),
             When::Stacked => stacked,
-            When::OnlyExpertsStack => facts.arch != "bailingmoe3",
+            When::OnlyExpertsStack => quirks(&facts.arch).stacks == Stacks::Experts,
         }
     }
 }

@@ -6,10 +6,13 @@ mod granite;
 mod llama;
 mod parts;
 mod phi;
+mod quirks;
 mod qwen;
 mod smollm3;
 
 use super::describe::Family;
+
+pub use quirks::{Queries, Quirks, Recipe, Stacks, quirks};
 
 /// Every architecture, one line each.
 pub const FAMILIES: &[Family] = &[

@@ -34,7 +34,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::error::Result;
 use crate::imatrix::Imatrix;
-use crate::plan::role::Role;
+use crate::names::{Role, block_of};
 use crate::quant::{Format, bits_per_weight};
 use crate::simd::Level;
 
@@ -156,11 +156,11 @@ pub fn measure(base: &Weights<'_>, files: &[Weights<'_>], options: &Options<'_>,
             error.tensors.push(TensorError {
                 name: pair.name.to_owned(),
                 role: Role::of(pair.name),
-                block: crate::plan::role::block_of(pair.name),
+                block: block_of(pair.name),
                 shape: pair.shape.to_vec(),
                 base_format: pair.base.format(),
                 format: tensor.format(),
-                size_bytes: tensor.size_bytes(),
+                size_bytes: tensor.source_bytes(0..tensor.n_rows()),
                 sums: found.sums,
                 weighted: pair.importance.as_ref().map(|_| found.weighted),
                 worst_rows: found.worst_rows,

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::Options;
-use crate::arch::Transform;
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf;
 use crate::imatrix::{Importance, Wanted};
-use crate::plan::role::file_order;
-use crate::plan::{Origin, OutputPlan};
+use crate::names::file_order;
+use crate::plan::OutputPlan;
 use crate::quant::Format;
-use crate::source::{InputFile, SourceTensor, TensorSource, significant_dims};
+use crate::rows::{Origin, Rows};
+use crate::source::{InputFile, TensorSource, significant_dims};
 
 /// The weights of a model under their GGUF names: those of a GGUF file, or those of a model folder as a plan would write them.
 pub struct Weights<'a> {
@@ -22,15 +22,17 @@ pub struct Weights<'a> {
 
 /// Where the weights of one tensor are.
 #[derive(Clone, Copy)]
-pub(super) struct Tensor<'a> {
-    pub shape: &'a [u64],
-    pub stored: Stored<'a>,
+struct Tensor<'a> {
+    shape: &'a [u64],
+    stored: Stored<'a>,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Stored<'a> {
-    InFile { file: &'a InputFile, tensor: &'a SourceTensor, transform: Transform },
-    Computed(&'a [f32]),
+enum Stored<'a> {
+    /// All of a tensor of the source.
+    Whole(usize),
+    /// What a plan says.
+    Planned(&'a Origin),
 }
 
 /// One tensor in the base and in every other file.
@@ -39,9 +41,9 @@ pub(super) struct Pair<'a> {
     pub shape: &'a [u64],
     pub n_rows: u64,
     pub row_len: u64,
-    pub base: Tensor<'a>,
+    pub base: Rows<'a>,
     /// One per file.
-    pub others: Vec<Tensor<'a>>,
+    pub others: Vec<Rows<'a>>,
     pub importance: Option<Importance>,
 }
 
@@ -52,10 +54,9 @@ impl<'a> Weights<'a> {
     /// `Malformed` for a file without weights.
     pub fn of_gguf(model: &'a gguf::Model) -> Result<Weights<'a>> {
         model.check_has_weights()?;
-        let tensors = model.tensors().iter().map(|tensor| {
-            let stored = Stored::InFile { file: &model.files()[tensor.file], tensor, transform: Transform::Copy };
-            (tensor.name.as_str(), Tensor { shape: &tensor.shape, stored })
-        });
+        let tensors = model.tensors().iter().enumerate();
+        let tensors =
+            tensors.map(|(index, tensor)| (tensor.name.as_str(), Tensor { shape: &tensor.shape, stored: Stored::Whole(index) }));
         Ok(Weights { path: path_of(model), source: model, tensors: tensors.collect() })
     }
 
@@ -65,14 +66,9 @@ impl<'a> Weights<'a> {
     /// `Internal` for a plan that was made for another source.
     pub fn of_plan(path: &Path, source: &'a dyn TensorSource, plan: &'a OutputPlan) -> Result<Weights<'a>> {
         let tensors = plan.tensors.iter().map(|planned| {
-            let stored = match &planned.origin {
-                Origin::Source { tensor, transform } => {
-                    let tensor = source.tensors().get(*tensor)?;
-                    Stored::InFile { file: source.files().get(tensor.file)?, tensor, transform: *transform }
-                }
-                Origin::Computed(weights) => Stored::Computed(weights),
-            };
-            Some((planned.name.as_str(), Tensor { shape: &planned.shape, stored }))
+            let is_there = planned.origin.tensors().all(|tensor| tensor < source.tensors().len());
+            let tensor = Tensor { shape: &planned.shape, stored: Stored::Planned(&planned.origin) };
+            is_there.then_some((planned.name.as_str(), tensor))
         });
         let tensors = tensors.collect::<Option<_>>();
         let tensors = tensors.ok_or_else(|| Error::Internal("the plan names no tensor of the source".to_owned()))?;
@@ -98,18 +94,28 @@ fn path_of(model: &gguf::Model) -> PathBuf {
     model.files().first().map_or_else(PathBuf::new, |file| file.path().to_owned())
 }
 
-impl Tensor<'_> {
-    pub(super) fn format(&self) -> Format {
+impl<'a> Tensor<'a> {
+    /// How it divides into rows: their number, and the weights in each.
+    fn rows(&self) -> (u64, u64) {
         match self.stored {
-            Stored::InFile { tensor, .. } => tensor.format,
-            Stored::Computed(_) => Format::F32,
+            Stored::Whole(tensor) => Origin::copy(tensor, self.shape).rows(self.shape),
+            Stored::Planned(origin) => origin.rows(self.shape),
         }
     }
 
-    pub(super) fn size_bytes(&self) -> u64 {
+    /// The formats that its weights are read in.
+    fn formats(&self, source: &dyn TensorSource) -> Vec<Format> {
+        let format = |tensor: usize| source.tensors()[tensor].format;
         match self.stored {
-            Stored::InFile { tensor, .. } => tensor.size_bytes,
-            Stored::Computed(weights) => size_of_val(weights) as u64,
+            Stored::Whole(tensor) => vec![format(tensor)],
+            Stored::Planned(origin) => origin.tensors().map(format).collect(),
+        }
+    }
+
+    fn divided(&self, name: &str, rows: (u64, u64), source: &'a dyn TensorSource) -> Result<Rows<'a>> {
+        match self.stored {
+            Stored::Whole(tensor) => Rows::whole(name, rows, tensor, source),
+            Stored::Planned(origin) => Rows::divided(name, rows, origin, source),
         }
     }
 }
@@ -149,14 +155,11 @@ fn refuse_missing(names: &[&str], lacking: &Weights<'_>, having: &Weights<'_>) -
 
 fn pair<'a>(name: &'a str, base: &Weights<'a>, files: &[Weights<'a>], options: &Options<'_>) -> Result<Pair<'a>> {
     let tensor = base.tensors[name];
-    let transform = match tensor.stored {
-        Stored::InFile { transform, .. } => transform,
-        Stored::Computed(_) => Transform::Copy,
-    };
-    // A transform moves rows, so its own division is the one that counts.
-    let (n_rows, row_len) = transform.rows(tensor.shape);
+    let all = || std::iter::once(base).chain(files);
+    // A vector of which one picks elements has rows of one, and so have the others.
+    let (n_rows, row_len) = all().map(|weights| weights.tensors[name].rows()).min_by_key(|(_, row_len)| *row_len).unwrap_or((0, 0));
     let mut others = Vec::with_capacity(files.len());
-    for weights in std::iter::once(base).chain(files) {
+    for weights in all() {
         let other = weights.tensors[name];
         // Quantizing drops dimensions of 1.
         if significant_dims(other.shape) != significant_dims(tensor.shape) {
@@ -164,7 +167,7 @@ fn pair<'a>(name: &'a str, base: &Weights<'a>, files: &[Weights<'a>], options: &
             return Err(Error::malformed(&weights.path, Place::Tensor(name.to_owned()), Fault::ShapeMismatch, detail));
         }
         check_readable(name, weights, &other, row_len)?;
-        others.push(other);
+        others.push(other.divided(name, (n_rows, row_len), weights.source)?);
     }
     let base_again = others.remove(0);
     let len = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -177,14 +180,15 @@ fn pair<'a>(name: &'a str, base: &Weights<'a>, files: &[Weights<'a>], options: &
 }
 
 fn check_readable(name: &str, weights: &Weights<'_>, tensor: &Tensor<'_>, row_len: u64) -> Result<()> {
-    let format = tensor.format();
-    if !format.can_dequantize() {
-        let what = format!("{}: {name} is {format}, which holds no weights", weights.path.display());
-        return Err(Error::unsupported(what, format!("leave it out with --skip {name}")));
-    }
-    if format.row_bytes(row_len).is_none() {
-        let what = format!("{}: rows of {row_len} weights of {name} are no whole {format} blocks", weights.path.display());
-        return Err(Error::unsupported(what, format!("leave it out with --skip {name}")));
+    for format in tensor.formats(weights.source) {
+        if !format.can_dequantize() {
+            let what = format!("{}: {name} is {format}, which holds no weights", weights.path.display());
+            return Err(Error::unsupported(what, format!("leave it out with --skip {name}")));
+        }
+        if format.row_bytes(row_len).is_none() {
+            let what = format!("{}: rows of {row_len} weights of {name} are no whole {format} blocks", weights.path.display());
+            return Err(Error::unsupported(what, format!("leave it out with --skip {name}")));
+        }
     }
     Ok(())
 }

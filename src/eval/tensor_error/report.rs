@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 
 use super::{FileError, Group, RowError, Sums, TensorError};
-use crate::plan::role::Role;
+use crate::names::Role;
 use crate::report::page::{Block, HeatMap, Page, Point, Scatter, Section, short_names};
 use crate::report::{Cell, Table};
 

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::pair::{Pair, Stored, Tensor};
+use super::pair::Pair;
 use super::sums::sums;
 use super::{Options, RowError, Sums, Watch};
 use crate::error::{Error, Fault, Place, Result};
+use crate::rows::{self, Rows};
 use crate::simd::Level;
 use crate::threads;
 
@@ -48,7 +49,7 @@ struct Bench<'a> {
 /// The working memory of a worker.
 #[derive(Debug, Default)]
 struct Buffers {
-    bytes: Vec<u8>,
+    reader: rows::Buffers,
     base: Vec<f32>,
     other: Vec<f32>,
 }
@@ -59,7 +60,7 @@ pub(super) fn walk(pairs: &[Pair<'_>], options: &Options<'_>, watch: Watch<'_>) 
     let pool = threads::pool(options.threads.unwrap_or_else(cores).get())?;
 
     let bench = Bench { pairs, level: options.level, worst_rows: options.worst_rows };
-    let total_bytes = pairs.iter().flat_map(|pair| std::iter::once(&pair.base).chain(&pair.others)).map(Tensor::size_bytes).sum();
+    let total_bytes = pairs.iter().map(|pair| bytes_of(pair, 0..pair.n_rows)).sum();
     let done_bytes = AtomicU64::new(0);
     let advanced = |bytes: u64| (watch.progress)(done_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes, total_bytes);
     let mut found: Vec<Vec<Found>> = pairs.iter().map(|pair| vec![Found::default(); pair.others.len()]).collect();
@@ -107,18 +108,12 @@ impl Bench<'_> {
             }
             let measured = self.measure(piece, buffers);
             match &measured {
-                Ok(_) => advanced(self.bytes_of(piece)),
+                Ok(_) => advanced(bytes_of(&self.pairs[piece.pair], piece.rows.clone())),
                 Err(_) => _ = first_failure.fetch_min(index, Ordering::Relaxed),
             }
             measured
         };
         pieces.par_iter().enumerate().map_init(Buffers::default, measure).collect()
-    }
-
-    fn bytes_of(&self, piece: &Piece) -> u64 {
-        let pair = &self.pairs[piece.pair];
-        let row_bytes = |tensor: &Tensor<'_>| tensor.size_bytes() / pair.n_rows.max(1);
-        (piece.rows.end - piece.rows.start) * (row_bytes(&pair.base) + pair.others.iter().map(row_bytes).sum::<u64>())
     }
 
     /// One piece of every file. A row that is longer than a piece is taken in parts.
@@ -129,10 +124,10 @@ impl Bench<'_> {
         let step = PIECE_WEIGHTS.min(pair.row_len).max(1);
         for start in (0..pair.row_len).step_by(step as usize) {
             let columns = start..(start + step).min(pair.row_len);
-            let Buffers { bytes, base, other } = buffers;
-            self.read(pair, &pair.base, piece, &columns, bytes, base)?;
+            let Buffers { reader, base, other } = buffers;
+            self.read(&pair.base, piece, &columns, reader, base)?;
             for (tensor, of_rows) in pair.others.iter().zip(&mut of_rows) {
-                self.read(pair, tensor, piece, &columns, bytes, other)?;
+                self.read(tensor, piece, &columns, reader, other)?;
                 let len = (columns.end - columns.start) as usize;
                 let rows = base.chunks_exact(len).zip(other.chunks_exact(len));
                 for ((row, (w, q)), (plain, weighted)) in piece.rows.clone().zip(rows).zip(of_rows) {
@@ -159,53 +154,32 @@ impl Bench<'_> {
         found
     }
 
-    /// The weights of some columns of the piece's rows: all columns, or the piece is one row.
+    /// The weights of some columns of the piece's rows.
     fn read(
         &self,
-        pair: &Pair<'_>,
-        tensor: &Tensor<'_>,
+        tensor: &Rows<'_>,
         piece: &Piece,
         columns: &Range<u64>,
-        bytes: &mut Vec<u8>,
+        reader: &mut rows::Buffers,
         weights: &mut Vec<f32>,
     ) -> Result<()> {
         let n_columns = columns.end - columns.start;
-        let n_rows = piece.rows.end - piece.rows.start;
-        weights.resize((n_rows * n_columns) as usize, 0.0);
-        let (file, stored, transform) = match tensor.stored {
-            Stored::InFile { file, tensor, transform } => (file, tensor, transform),
-            Stored::Computed(computed) => {
-                let start = (piece.rows.start * pair.row_len + columns.start) as usize;
-                let end = start + weights.len();
-                weights.copy_from_slice(&computed[start..end]);
-                return Ok(());
-            }
+        weights.resize(((piece.rows.end - piece.rows.start) * n_columns) as usize, 0.0);
+        tensor.read(self.level, piece.rows.clone(), columns.clone(), reader, weights)?;
+        let Some(at) = weights.iter().position(|weight| !weight.is_finite()) else { return Ok(()) };
+        let (row, column) = (piece.rows.start + at as u64 / n_columns, columns.start + at as u64 % n_columns);
+        let Some(origin) = tensor.locate(row, column) else {
+            return Err(Error::Internal(format!("computed weight {at} is {}", weights[at])));
         };
-        let size = |n_weights: u64| stored.format.row_bytes(n_weights).expect("whole blocks, as was checked");
-        let (row_bytes, run_bytes) = (size(pair.row_len), size(n_columns));
-        bytes.resize((n_rows * run_bytes) as usize, 0);
-        // Rows that are neighbours in the file are read together.
-        let mut done = 0;
-        while done < n_rows {
-            let row_of = |row: u64| transform.source_row(piece.rows.start + row, pair.n_rows);
-            let first = row_of(done);
-            let run = (1..n_rows - done).find(|&i| row_of(done + i) != first + i).unwrap_or(n_rows - done);
-            let into = (done * run_bytes) as usize..((done + run) * run_bytes) as usize;
-            file.read_exact_at(&mut bytes[into], stored.offset_bytes + first * row_bytes + size(columns.start))?;
-            done += run;
-        }
-        stored.format.dequantize(self.level, bytes, weights);
-        match weights.iter().position(|weight| !weight.is_finite()) {
-            None => Ok(()),
-            Some(at) => {
-                let (row, column) = (at as u64 / n_columns, columns.start + at as u64 % n_columns);
-                let row = transform.source_row(piece.rows.start + row, pair.n_rows);
-                let place = Place::Weight { tensor: stored.name.clone(), row, column };
-                let detail = format!("{} is no number that can be compared", weights[at]);
-                Err(Error::malformed(file.path(), place, Fault::NonFinite, detail))
-            }
-        }
+        let place = Place::Weight { tensor: origin.tensor.name.clone(), row: origin.row, column: origin.column };
+        let detail = format!("{} is no number that can be compared", weights[at]);
+        Err(Error::malformed(origin.file.path(), place, Fault::NonFinite, detail))
     }
+}
+
+/// Bytes of the sources that some rows of all files need.
+fn bytes_of(pair: &Pair<'_>, rows: Range<u64>) -> u64 {
+    std::iter::once(&pair.base).chain(&pair.others).map(|tensor| tensor.source_bytes(rows.clone())).sum()
 }
 
 /// The importance of some columns for a row; `None` where nothing is known of its expert.

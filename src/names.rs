@@ -1,11 +1,30 @@
-//! What a tensor is for, read from its GGUF name. Knows names and shapes; does not know formats.
+//! GGUF tensor names, spelled once, and what they say: the role of a tensor, its block, its place in a file. Knows no formats and no models.
 //!
-//! The classes are those that llama-quantize distinguishes, found by the same substrings, because its per-tensor choices are
-//! what we promise to reproduce. Finer roles (norm, router) exist for reports and for the reason "never quantized".
+//! The roles are those that llama-quantize distinguishes, found by the same substrings, because its per-tensor choices are what we
+//! promise to reproduce, for architectures too that nothing here describes. Finer roles (norm, router) exist for reports and for the
+//! reason "never quantized".
 
 use std::cmp::Ordering;
 
-use crate::source::significant_dims;
+/// The token embedding.
+pub const TOKEN_EMBD: &str = "token_embd.weight";
+/// The head, where it is not the token embedding.
+pub const OUTPUT: &str = "output.weight";
+/// Learned positions.
+pub const POSITION_EMBD: &str = "position_embd.weight";
+/// Divisors of the rotary frequencies.
+pub const ROPE_FREQS: &str = "rope_freqs.weight";
+/// The same for contexts longer than the first training's, where a model has two sets.
+pub const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
+/// The same for shorter contexts.
+pub const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
+/// A token embedding for each layer.
+pub const PER_LAYER_TOKEN_EMBD: &str = "per_layer_token_embd.weight";
+
+/// The name of a tensor of a layer: `blk.N.` before it.
+pub fn in_block(block: usize, name: &str) -> String {
+    format!("blk.{block}.{name}")
+}
 
 /// What a tensor does in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,9 +84,9 @@ impl Role {
     /// The role of the tensor with this GGUF name.
     pub fn of(name: &str) -> Role {
         match name {
-            "output.weight" => Role::Output,
-            "token_embd.weight" | "per_layer_token_embd.weight" => Role::TokenEmbd,
-            "position_embd.weight" | "token_types.weight" => Role::Position,
+            OUTPUT => Role::Output,
+            TOKEN_EMBD | PER_LAYER_TOKEN_EMBD => Role::TokenEmbd,
+            POSITION_EMBD | "token_types.weight" => Role::Position,
             _ => BY_SUBSTRING.iter().find(|(part, _)| name.contains(part)).map_or(Role::Other, |&(_, role)| role),
         }
     }
@@ -114,88 +133,6 @@ pub fn file_order(a: &str, b: &str) -> Ordering {
     block_of(a).cmp(&block_of(b)).then_with(|| a.cmp(b))
 }
 
-/// Parts of names whose tensors stay as they are: small, or harmed more than the bytes are worth. Mostly convolutions, low-rank
-/// state-space matrices, position tables and projectors of images and audio.
-const NEVER_BY_SUBSTRING: &[&str] = &[
-    "ffn_gate_tid2eid.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "indexer.k_proj.weight",
-    "indexer.q_proj.weight",
-    "time_mix_first.weight",
-    "time_mix_w0.weight",
-    "time_mix_w1.weight",
-    "time_mix_w2.weight",
-    "time_mix_v0.weight",
-    "time_mix_v1.weight",
-    "time_mix_v2.weight",
-    "time_mix_a0.weight",
-    "time_mix_a1.weight",
-    "time_mix_a2.weight",
-    "time_mix_g1.weight",
-    "time_mix_g2.weight",
-    "time_mix_decay_w1.weight",
-    "time_mix_decay_w2.weight",
-    "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight",
-    ".position_embd",
-    "sam.pos_embd",
-    "sam.neck.",
-    "sam.net_",
-    ".rel_pos",
-    ".patch_embd",
-    ".patch_merger",
-    "a.rvq.codebook",
-    "mm.a.code_embd",
-];
-
-/// The same for one architecture only.
-const NEVER_IN_ARCH: &[(&str, &[&str])] = &[(
-    "glm5-next",
-    &[
-        "hc_",
-        "indexer.attn_q_b",
-        "indexer.attn_k",
-        "indexer.proj",
-        "indexer_compressor_gate",
-        "indexer_compressor_ape",
-        "ssm_f_a.weight",
-        "ssm_f_b.weight",
-        "ssm_g_a.weight",
-        "ssm_g_b.weight",
-        "ssm_beta.weight",
-        "attn_kv_a_mqa.weight",
-        "attn_k_b.weight",
-        "attn_v_b.weight",
-    ],
-)];
-
-/// Why a tensor is never quantized, whatever the recipe; `None` when it may be.
-pub fn never_quantized(name: &str, shape: &[u64], arch: &str) -> Option<&'static str> {
-    if significant_dims(shape).len() < 2 {
-        return Some("one-dimensional");
-    }
-    if !name.ends_with("weight") {
-        return Some("not a weight");
-    }
-    match Role::of(name) {
-        Role::Norm => return Some("norm"),
-        Role::Router => return Some("router"),
-        Role::Position => return Some("position table"),
-        _ => {}
-    }
-    let in_arch = NEVER_IN_ARCH.iter().filter(|(of, _)| *of == arch).flat_map(|(_, parts)| *parts);
-    NEVER_BY_SUBSTRING.iter().chain(in_arch).any(|part| name.contains(part)).then_some("small or sensitive")
-}
-
-/// True for the few tensors that no recipe takes below Q8_0 by itself.
-pub fn wants_eight_bits(name: &str, arch: &str) -> bool {
-    arch == "glm5-next" && ["attn_q_a", "attn_q_b", "nextn.eh_proj"].iter().any(|part| name.contains(part))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,17 +171,5 @@ mod tests {
         let mut names = ["blk.10.a", "blk.2.b", "token_embd.weight", "blk.2.a", "output.weight"];
         names.sort_by(|a, b| file_order(a, b));
         assert_eq!(names, ["output.weight", "token_embd.weight", "blk.2.a", "blk.2.b", "blk.10.a"]);
-    }
-
-    #[test]
-    fn small_and_sensitive_tensors_are_kept() {
-        let kept = |name: &str, shape: &[u64]| never_quantized(name, shape, "llama");
-        assert_eq!(kept("blk.0.attn_norm.weight", &[256]), Some("one-dimensional"));
-        assert_eq!(kept("x.weight", &[1, 1, 256]), Some("one-dimensional"));
-        assert_eq!(kept("blk.0.attn_q.bias", &[4, 4]), Some("not a weight"));
-        assert_eq!(kept("blk.0.ffn_gate_inp.weight", &[8, 4096]), Some("router"));
-        assert_eq!(kept("blk.0.ssm_conv1d.weight", &[8192, 4]), Some("small or sensitive"));
-        assert_eq!(kept("blk.0.attn_k_b.weight", &[16, 512, 128]), None);
-        assert!(never_quantized("blk.0.attn_k_b.weight", &[16, 512, 128], "glm5-next").is_some());
     }
 }
