@@ -28,6 +28,8 @@ pub struct Family {
     pub source_layers: &'static str,
     /// What its layers do.
     pub layers: Layers,
+    /// What the scores of attention are divided by the root of.
+    pub attention_width: AttentionWidth,
     /// Before the output matrix.
     pub output_norm: Norm,
     /// States to scores of the vocabulary. Without a tensor the embedding is used.
@@ -36,6 +38,15 @@ pub struct Family {
     pub ignored_ends: &'static [&'static str],
     /// Names of source tensors that are left out and said so, by their beginnings: towers for images, draft layers.
     pub left_out: &'static [&'static str],
+}
+
+/// What the scores of attention are divided by the root of, where no factor is stated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionWidth {
+    /// The width of a key head.
+    KeyDim,
+    /// The same, but for models of so many layers, where it is the embedding's share of a head: llama.cpp knows Gemma 27B by that.
+    EmbdShareAt(u32),
 }
 
 /// A Hugging Face model class.
@@ -77,7 +88,7 @@ pub enum Scale {
     /// The root of the embedding's width.
     SqrtEmbd,
     /// A hyperparameter.
-    Said,
+    Stated,
 }
 
 /// Which layer is of which kind.
@@ -363,6 +374,8 @@ pub enum Dim {
     V,
     /// Queries, keys and values.
     Qkv,
+    /// What all heads have seen, side by side.
+    Attended,
     /// Gate and up.
     GateUp,
     /// A key head.
@@ -418,4 +431,54 @@ pub enum Default {
     Is(f64),
     /// What another key says.
     As(&'static str),
+}
+
+impl Family {
+    /// Every kind of layer that a model of it may have.
+    pub fn kinds(&self) -> Vec<&'static Layer> {
+        match self.layers {
+            Layers::All(layer) => vec![layer],
+            Layers::Mixture { dense, experts } => vec![dense, experts],
+            Layers::Periodic { last, others, .. } => vec![last, others],
+        }
+    }
+
+    /// True where some layer rotates queries and keys.
+    pub fn has_rope(&self) -> bool {
+        let rotates = |layer: &&Layer| layer.attention().is_some_and(|attention| attention.positions != Positions::None);
+        self.kinds().iter().any(rotates)
+    }
+}
+
+impl Layer {
+    /// Its attention.
+    pub fn attention(&self) -> Option<&Attention> {
+        self.steps.iter().find_map(|step| match &step.body {
+            Body::Attention(attention) => Some(attention),
+            _ => None,
+        })
+    }
+
+    /// True where it may see the last tokens only.
+    pub fn has_window(&self) -> bool {
+        self.attention().is_some_and(|attention| attention.sees == Sees::Window)
+    }
+
+    /// Its mixture of experts.
+    pub fn experts(&self) -> Option<&Experts> {
+        self.steps.iter().find_map(|step| match &step.body {
+            Body::Experts(experts) => Some(experts),
+            _ => None,
+        })
+    }
+}
+
+impl Network {
+    /// Matrices of inner width that a token is multiplied with.
+    pub fn n_matrices(&self) -> f64 {
+        match self.inner {
+            Inner::Gated(_) => 3.0,
+            Inner::Plain(_) => 2.0,
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::rope::rope_freqs;
 use super::rule::{MappedTensor, Need, TensorRule};
-use super::{Arch, Hparams};
+use super::{Arch, ConfigHparams as Hparams};
 use crate::error::{Error, Fault, Place, Result};
 use crate::hf::{Config, UnreadableTensor};
 use crate::names::{ROPE_FREQS, TOKEN_EMBD};

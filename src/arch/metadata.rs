@@ -1,6 +1,6 @@
 //! The `{arch}.*` keys, in the order and with the value types that llama.cpp's converter gives them.
 
-use super::{Arch, Hparams};
+use super::{Arch, ConfigHparams as Hparams};
 use crate::error::Result;
 use crate::gguf::{Metadata, Value, keys};
 use crate::hf::{Config, Scaling};

@@ -9,16 +9,18 @@ mod hparams;
 mod llama;
 mod map;
 mod metadata;
+mod metadata_numbers;
 mod naming;
-// The readers of both directions use all of them once they are written against `Family`.
-#[allow(dead_code)]
 pub(crate) mod numbers;
 mod rope;
 pub mod rule;
+pub mod sizes;
 
 pub use general::{Facts, general};
-pub use hparams::{Class, Hparams};
+pub use hparams::{Class, Hparams as ConfigHparams};
+pub use metadata_numbers::architectures;
 pub use rule::MappedTensor;
+pub use sizes::{ExpertHparams, Hparams, LayerHparams, Rope, RopeScaling};
 
 use crate::error::{Error, Result};
 use crate::gguf::Value;
@@ -44,7 +46,7 @@ pub struct Arch {
 }
 
 /// The suffix of a key, and its value.
-pub type KeyRule = (&'static str, fn(&Hparams) -> Value);
+pub type KeyRule = (&'static str, fn(&ConfigHparams) -> Value);
 
 /// The family of the model that `config` describes.
 ///
@@ -74,12 +76,12 @@ impl Arch {
     /// The hyperparameters of the model that `config` describes.
     ///
     /// # Errors
-    /// Those of [`Hparams::read`]; `Unsupported` when `config` is of another family.
-    pub fn hparams(&self, config: &Config) -> Result<Hparams> {
+    /// Those of [`ConfigHparams::read`]; `Unsupported` when `config` is of another family.
+    pub fn hparams(&self, config: &Config) -> Result<ConfigHparams> {
         let name = config.class()?;
         let class = self.class(name).ok_or_else(|| {
             Error::unsupported(format!("{name:?} is not a {} model", self.name), "ask arch::find for the family of a model")
         })?;
-        Hparams::read(config, class)
+        ConfigHparams::read(config, class)
     }
 }

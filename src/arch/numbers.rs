@@ -47,12 +47,12 @@ pub const HEAD_COUNT_KV: Number = number(
 );
 
 // Those that some have.
-pub const RMS_EPS: Number = number(keys::ATTENTION_LAYER_NORM_RMS_EPSILON, &["rms_norm_eps"], Kind::Positive, Default::Is(1e-6));
+pub const RMS_EPS: Number = number(keys::ATTENTION_LAYER_NORM_RMS_EPSILON, &["rms_norm_eps"], Kind::Positive, Default::Required);
 pub const LAYER_NORM_EPS: Number = number(
     keys::ATTENTION_LAYER_NORM_EPSILON,
     &["layer_norm_eps", "layer_norm_epsilon", "norm_eps"],
     Kind::Positive,
-    Default::Is(1e-5),
+    Default::Required,
 );
 pub const KEY_LENGTH: Number = number(keys::ATTENTION_KEY_LENGTH, &["head_dim"], Kind::Count(2, WIDTH_MAX), Default::Absent);
 pub const VALUE_LENGTH: Number = number(keys::ATTENTION_VALUE_LENGTH, &["head_dim"], Kind::Count(2, WIDTH_MAX), Default::Absent);

@@ -1,6 +1,6 @@
 //! Llama 3.1's frequency factors, which GGUF stores as a tensor.
 
-use super::Hparams;
+use super::ConfigHparams as Hparams;
 use crate::hf::Scaling;
 
 /// One divisor per rotary frequency, `head_dim / 2` of them; `None` unless the model stretches its frequencies Llama 3.1's way.

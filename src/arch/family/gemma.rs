@@ -13,6 +13,7 @@ pub const GEMMA: Family = Family {
     embedding: embedding(Scale::SqrtEmbd),
     source_layers: "model.layers",
     layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(PLAIN)), step(FFN_NORM_1, NETWORK)] }),
+    attention_width: AttentionWidth::KeyDim,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
     ignored_ends: &[".rotary_emb.inv_freq"],
@@ -22,8 +23,9 @@ pub const GEMMA: Family = Family {
 pub const GEMMA2: Family = Family {
     name: "gemma2",
     models: "Gemma 2",
+    attention_width: AttentionWidth::EmbdShareAt(46),
     classes: &[class("Gemma2ForCausalLM")],
-    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH, &ATTN_SOFTCAP, &FINAL_SOFTCAP, &WINDOW],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH, &ATTN_SOFTCAP, &FINAL_SOFTCAP, &WINDOW_OR_4096],
     layers: Layers::Periodic {
         period: 2,
         last: &Layer { steps: &[normed(PLAIN), NETWORK_STEP] },
@@ -35,6 +37,7 @@ pub const GEMMA2: Family = Family {
 pub const GEMMA3: Family = Family {
     name: "gemma3",
     models: "Gemma 3, MedGemma",
+    attention_width: AttentionWidth::EmbdShareAt(62),
     classes: &[class("Gemma3ForCausalLM"), class("Gemma3ForConditionalGeneration")],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH, &ROPE_FREQ_BASE_SWA, &WINDOW],
     layers: Layers::Periodic {
@@ -45,6 +48,9 @@ pub const GEMMA3: Family = Family {
     left_out: &["vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."],
     ..GEMMA
 };
+
+/// Files made before the key was written have Gemma 2's own.
+const WINDOW_OR_4096: Number = Number { default: Default::Is(4096.0), ..WINDOW };
 
 const PLAIN: Attention = attention(qkv(Need::If("attention_bias")), Positions::Rope(RopeLayout::Halves), attn_output(Need::Never));
 const NETWORK: Body = Body::Network(gated(Activation::GeluTanh, Need::Never));

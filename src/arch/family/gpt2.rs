@@ -21,6 +21,7 @@ pub const GPT2: Family = Family {
             step(norm("ffn_norm.weight", "ln_2.weight", "ffn_norm.bias", "ln_2.bias"), Body::Network(NETWORK)),
         ],
     }),
+    attention_width: AttentionWidth::KeyDim,
     output_norm: norm("output_norm.weight", "transformer.ln_f.weight", "output_norm.bias", "transformer.ln_f.bias"),
     output: super::parts::OUTPUT,
     // The causal mask.
@@ -42,7 +43,7 @@ const ATTENTION: Attention = Attention {
     k_norm: Norm::None,
     positions: Positions::None,
     sees: Sees::Past,
-    out: conv1d("attn_output", &["attn.c_proj"], [Dim::Embd, Dim::Q]),
+    out: conv1d("attn_output", &["attn.c_proj"], [Dim::Embd, Dim::Attended]),
 };
 const NETWORK: Network = Network {
     inner: Inner::Plain(conv1d("ffn_up", &["mlp.c_fc"], [Dim::Ff, Dim::Embd])),

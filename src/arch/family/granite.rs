@@ -10,7 +10,7 @@ pub const GRANITE: Family = Family {
     models: "Granite 3",
     classes: &[class("GraniteForCausalLM")],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &ATTENTION_SCALE, &EMBEDDING_SCALE, &RESIDUAL_SCALE, &LOGIT_SCALE],
-    embedding: embedding(Scale::Said),
+    embedding: embedding(Scale::Stated),
     layers: Layers::All(&Layer { steps: &[ATTENTION, NETWORK] }),
     ..llama::LLAMA
 };

@@ -19,6 +19,7 @@ pub const LLAMA: Family = Family {
     embedding: embedding(Scale::One),
     source_layers: "model.layers",
     layers: Layers::Mixture { dense: &DENSE, experts: &MIXTURE },
+    attention_width: AttentionWidth::KeyDim,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
     ignored_ends: &[".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"],

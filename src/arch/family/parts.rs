@@ -73,7 +73,7 @@ pub const fn qkv_interleaved(bias: Need) -> Projections<3> {
 
 /// `o_proj`.
 pub const fn attn_output(bias: Need) -> Linear {
-    linear("attn_output", &["self_attn.o_proj"], [Dim::Embd, Dim::Q]).bias(bias)
+    linear("attn_output", &["self_attn.o_proj"], [Dim::Embd, Dim::Attended]).bias(bias)
 }
 
 /// Attention without norms of heads, over everything before.

@@ -12,6 +12,7 @@ pub const PHI3: Family = Family {
     embedding: embedding(Scale::One),
     source_layers: "model.layers",
     layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(ATTENTION)), step(FFN_NORM, Body::Network(NETWORK))] }),
+    attention_width: AttentionWidth::KeyDim,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
     ignored_ends: &[".rotary_emb.inv_freq"],
