@@ -106,34 +106,78 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) row_scale[row] = scale.scale;
 }
 
-// An element of a row of heads after its pair is turned by the angles of the token's position: (a, b) -> (a cos - b sin, b cos + a sin).
-struct Turn {
-    const float *x, *angles;
+// Queries, keys or values of all tokens: products x, and what becomes of them.
+struct HeadRows {
+    const float *x, *bias, *gain; // bias and gain may be null
+    half* out;
+    float* row_scale;
+    u32 ld_x, ld_out, n_heads, rot_len;
+};
+
+// Heads that are normalised in one row.
+constexpr u32 NORMS_MAX = 1024;
+
+// The row of heads of one token.
+struct HeadRow {
+    const float *x, *bias, *gain, *norms, *angles;
     u32 head_len, rot_len, neox;
 
+    DEVICE float biased(u32 i) const { return bias ? x[i] + bias[i] : x[i]; }
+
+    // 1 / sqrt(mean of squares + eps) of a head, in the order of sums of a row (inverse_rms): a warp takes the part of each in turn.
+    DEVICE float inverse_rms(u32 head, float eps) const {
+        float sum = 0.0f;
+        for (u32 first = 0; first < THREADS && first < head_len; first += WARP) {
+            float part = 0.0f;
+            for (u32 i = first + threadIdx.x % WARP; i < head_len; i += THREADS) {
+                float value = biased(head * head_len + i);
+                part = fmaf(value, value, part);
+            }
+            sum += warp_sum(part);
+        }
+        return 1.0f / sqrtf(sum / (float)head_len + eps);
+    }
+
+    DEVICE float normalised(u32 i) const { return gain ? biased(i) * norms[i / head_len] * gain[i % head_len] : biased(i); }
+
+    // An element after its pair is turned by the angles of the token's position: (a, b) -> (a cos - b sin, b cos + a sin).
     DEVICE float operator()(u32 i) const {
         u32 at = i % head_len, pairs = rot_len / 2;
-        if (at >= rot_len) return x[i];
+        if (at >= rot_len) return normalised(i);
         u32 pair = neox ? at % pairs : at / 2, apart = neox ? pairs : 1;
         bool is_first = neox ? at < pairs : at % 2 == 0;
         float cosine = angles[2 * pair], sine = angles[2 * pair + 1];
-        return is_first ? x[i] * cosine - x[i + apart] * sine : x[i] * cosine + x[i - apart] * sine;
+        return is_first ? normalised(i) * cosine - normalised(i + apart) * sine : normalised(i) * cosine + normalised(i - apart) * sine;
     }
 };
 
-// out[slot, :] = the turned heads of x[token, :] as fp16 with row_scale[slot]
+// out[token, :] = the heads of x[token, :], with a bias, normalised and turned, as fp16 with row_scale[token]: up to three kinds at once
 //   x: [n_tokens, n_heads * head_len]; cos_sin: [n_positions, rot_len / 2, 2]; pairs are neighbours, or rot_len / 2 apart (neox)
 extern "C" __global__ void __launch_bounds__(THREADS)
-    rope_f16(const float* x, u32 ld_x, u32 n_heads, u32 head_len, u32 rot_len, const float* cos_sin, const i32* positions, u32 neox,
-             const i32* slots, half* out, u32 ld_out, float* row_scale) {
-    u32 token = blockIdx.x, row_len = n_heads * head_len;
-    u64 slot = slots ? slots[token] : token;
-    Turn turned{x + (u64)token * ld_x, rot_len ? cos_sin + (u64)positions[token] * rot_len : nullptr, head_len, rot_len, neox};
+    heads_f16(const float* x_0, const float* bias_0, const float* gain_0, half* out_0, float* row_scale_0, u32 ld_x_0, u32 ld_out_0,
+              u32 n_heads_0, u32 rot_len_0, const float* x_1, const float* bias_1, const float* gain_1, half* out_1, float* row_scale_1,
+              u32 ld_x_1, u32 ld_out_1, u32 n_heads_1, u32 rot_len_1, const float* x_2, const float* bias_2, const float* gain_2,
+              half* out_2, float* row_scale_2, u32 ld_x_2, u32 ld_out_2, u32 n_heads_2, u32 rot_len_2, u32 head_len, float eps,
+              const float* cos_sin, const i32* positions, u32 neox) {
+    __shared__ float norms[NORMS_MAX];
+    HeadRows rows{x_0, bias_0, gain_0, out_0, row_scale_0, ld_x_0, ld_out_0, n_heads_0, rot_len_0};
+    if (blockIdx.y == 1) rows = HeadRows{x_1, bias_1, gain_1, out_1, row_scale_1, ld_x_1, ld_out_1, n_heads_1, rot_len_1};
+    if (blockIdx.y == 2) rows = HeadRows{x_2, bias_2, gain_2, out_2, row_scale_2, ld_x_2, ld_out_2, n_heads_2, rot_len_2};
+    u32 token = blockIdx.x, row_len = rows.n_heads * head_len;
+    const float* angles = rows.rot_len ? cos_sin + (u64)positions[token] * rows.rot_len : nullptr;
+    HeadRow row{rows.x + (u64)token * rows.ld_x, rows.bias, rows.gain, norms, angles, head_len, rows.rot_len, neox};
+    if (rows.gain) {
+        for (u32 head = threadIdx.x / WARP; head < rows.n_heads; head += WARPS) {
+            float norm = row.inverse_rms(head, eps);
+            if (threadIdx.x % WARP == 0) norms[head] = norm;
+        }
+        __syncthreads();
+    }
     float largest = 0.0f;
-    for (u32 i = threadIdx.x; i < row_len; i += THREADS) largest = fmaxf(largest, fabsf(turned(i)));
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) largest = fmaxf(largest, fabsf(row(i)));
     RowScale scale(of_block<Max>(largest));
-    store_row(out + slot * ld_out, row_len, row_len, scale.inverse, turned);
-    if (threadIdx.x == 0) row_scale[slot] = scale.scale;
+    store_row(rows.out + (u64)token * rows.ld_out, row_len, row_len, scale.inverse, row);
+    if (threadIdx.x == 0) rows.row_scale[token] = scale.scale;
 }
 
 // to[rows[i], :] += factors[i] * x[i, :]; without rows to[i, :], without factors x as it is. No row is named twice.
@@ -183,7 +227,7 @@ KERNEL(rmsnorm_f16)
 KERNEL(rmsnorm_f32)
 KERNEL(rows_f16)
 KERNEL(swiglu_f16)
-KERNEL(rope_f16)
+KERNEL(heads_f16)
 KERNEL(add_rows_f32)
 KERNEL(magnitude)
 KERNEL(sum_squares)

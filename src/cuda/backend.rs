@@ -16,12 +16,12 @@ use std::sync::{Arc, OnceLock};
 use zerocopy::IntoBytes;
 
 use super::device::{Block, Device};
-use super::kernels::{self, Heads, Scaled, Selection, Sequences, Turn, View};
+use super::kernels::{self, HeadRows, Scaled, Selection, Sequences, Turn, View};
 use super::probe::Gpu;
 use crate::error::{Error, Result};
 use crate::model::{
-    Accumulate, Activation, AttentionShape, Backend, BatchLimits, Divergence, Family, HeadShape, Matrix, Norm, Residency,
-    RopeLayout, RopeShape, Score, Span,
+    Accumulate, Activation, AttentionShape, Backend, BatchLimits, Divergence, Family, HeadForm, Heads, Matrix, Norm, Places,
+    Residency, RopeLayout, Score, Span,
 };
 use crate::quant::Format;
 
@@ -62,11 +62,30 @@ enum Form {
 /// Of the powers of two behind rows of halves.
 const SCALES_ALIGNMENT: u64 = 16;
 
+/// Of a span: four u32.
+const SPAN_BYTES: usize = 16;
+
 /// Activations as halves: `[n_rows, n_cols]`, a row every `ld`, and behind them an f32 for each row that it is to be multiplied with.
 pub struct Operand {
     block: Block,
     n_rows: usize,
     n_cols: usize,
+}
+
+/// Where the rows of a pass stand.
+pub struct Pass {
+    /// Spans, as kernels read them, and behind them positions.
+    block: Block,
+    n_rows: usize,
+    n_spans: usize,
+    /// Behind the last position.
+    positions_end: usize,
+    /// Rows of queries of the longest span, and of all of them.
+    longest: usize,
+    n_queries: usize,
+    /// Behind the last row of queries, and of keys.
+    ends: [usize; 2],
+    kept_from: Option<usize>,
 }
 
 /// A matrix in blocks.
@@ -143,27 +162,6 @@ impl Cuda {
         Ok(block)
     }
 
-    /// Queries, keys or values as halves: themselves, or a copy of the first `n_rows` of them.
-    fn halves<'r>(&self, x: &'r Rows, n_rows: usize, head_dim: usize) -> Result<Halves<'r>> {
-        if x.form == Form::F16 {
-            return Ok(Halves::Own(x));
-        }
-        let out = self.new_rows(n_rows, x.n_cols, Form::F16)?;
-        self.device.launch(kernels::rope(View { n_rows, ..x.view() }, head_dim, None, out.heads()?))?;
-        Ok(Halves::Copy(out))
-    }
-
-    /// Writes keys or values to a place among others.
-    fn copy_heads(&self, from: &Rows, to: Scaled) -> Result<()> {
-        if from.form == Form::F32 {
-            return self.device.launch(kernels::rope(from.view(), from.n_cols, None, to));
-        }
-        let Scaled { values, row_scale } = from.heads()?;
-        self.device.copy(values.memory, to.values.memory, (from.n_rows * from.n_cols * 2) as u64)?;
-        let both = row_scale.zip(to.row_scale);
-        both.map_or(Ok(()), |(from_scale, to_scale)| self.device.copy(from_scale, to_scale, from.n_rows as u64 * 4))
-    }
-
     /// The numbers of rows in halves.
     fn download_halves(&self, rows: &Rows) -> Result<Vec<f32>> {
         let mut halves = vec![half::f16::ZERO; rows.n_rows * rows.n_cols];
@@ -172,22 +170,6 @@ impl Cuda {
         self.device.fetch(rows.row_scale()?, scales.as_mut_bytes())?;
         let rows = halves.chunks_exact(rows.n_cols.max(1)).zip(scales);
         Ok(rows.flat_map(|(row, scale)| row.iter().map(move |half| half.to_f32() * scale)).collect())
-    }
-}
-
-enum Halves<'r> {
-    Own(&'r Rows),
-    Copy(Rows),
-}
-
-impl Halves<'_> {
-    fn heads(&self, n_rows: usize) -> Result<Scaled> {
-        let rows = match self {
-            Halves::Own(rows) => rows,
-            Halves::Copy(rows) => rows,
-        };
-        let Scaled { values, row_scale } = rows.heads()?;
-        Ok(Scaled { values: View { n_rows, ..values }, row_scale })
     }
 }
 
@@ -207,7 +189,9 @@ impl Rows {
 
     /// As halves with their powers of two.
     fn heads(&self) -> Result<Scaled> {
-        assert_eq!(self.form, Form::F16, "rows as halves");
+        if self.form != Form::F16 {
+            return Err(Error::Internal("queries, keys or values that are none yet".to_owned()));
+        }
         Ok(Scaled { values: self.view(), row_scale: Some(self.row_scale()?) })
     }
 
@@ -222,6 +206,16 @@ impl Rows {
             Form::F32 => Ok(self.view()),
             Form::F16 => Err(Error::Internal("queries, keys or values where f32 is needed".to_owned())),
         }
+    }
+}
+
+impl Pass {
+    fn spans(&self) -> kernels::Memory {
+        self.block.memory()
+    }
+
+    fn positions(&self) -> Result<kernels::Memory> {
+        self.block.memory().from((self.n_spans * SPAN_BYTES) as u64)
     }
 }
 
@@ -259,6 +253,7 @@ impl Backend for Cuda {
     type Rows = Rows;
     type Operand = Operand;
     type Weight = Weight;
+    type Pass = Pass;
 
     fn batch_limits(&self) -> BatchLimits {
         let memory_bytes = usize::try_from(self.memory_bytes() / 4).unwrap_or(usize::MAX).min(BATCH_BYTES_MAX);
@@ -316,14 +311,31 @@ impl Backend for Cuda {
         Ok(out)
     }
 
-    /// Keys and values, which is what rows are copied for: they become halves, once.
-    fn copy_rows(&self, from: &Rows, to: &mut Rows, at: usize) -> Result<()> {
-        assert!(from.n_cols == to.n_cols && at + from.n_rows <= to.n_rows, "room for the rows");
-        if to.form == Form::F32 {
-            assert_eq!(at, 0, "the first rows come first");
-            *to = self.new_rows(to.n_rows, to.n_cols, Form::F16)?;
-        }
-        self.copy_heads(from, to.heads()?.rows(at, from.n_rows)?)
+    fn kept_rows(&self, n_rows: usize, n_cols: usize) -> Result<Rows> {
+        self.new_rows(n_rows, n_cols, Form::F16)
+    }
+
+    fn begin(&self, places: &Places<'_>) -> Result<Pass> {
+        let Places { positions, spans, kept_from } = *places;
+        assert!(
+            spans.iter().all(|span| span.q.len() <= span.kv.len() && span.q.end <= positions.len()),
+            "sequences within the rows"
+        );
+        let numbers = |span: &Span| [span.q.start, span.q.len(), span.kv.start, span.kv.len()].map(u32::try_from);
+        let numbers = spans.iter().flat_map(numbers).chain(positions.iter().map(|&position| Ok(position)));
+        let numbers: Vec<u32> =
+            numbers.collect::<std::result::Result<_, _>>().map_err(|_| Error::Internal("a sequence of 2^32 rows".to_owned()))?;
+        let largest = |rows: &mut dyn Iterator<Item = usize>| rows.max().unwrap_or(0);
+        Ok(Pass {
+            block: self.sent(numbers.as_bytes(), "positions and sequences")?,
+            n_rows: positions.len(),
+            n_spans: spans.len(),
+            positions_end: largest(&mut positions.iter().map(|&position| position as usize + 1)),
+            longest: largest(&mut spans.iter().map(|span| span.q.len())),
+            n_queries: spans.iter().map(|span| span.q.len()).sum(),
+            ends: [largest(&mut spans.iter().map(|span| span.q.end)), largest(&mut spans.iter().map(|span| span.kv.end))],
+            kept_from,
+        })
     }
 
     fn rms_norm(&self, x: &Rows, gain: &Rows, eps: f32) -> Result<Operand> {
@@ -359,6 +371,10 @@ impl Backend for Cuda {
         self.multiply_many(x.scaled()?, weight, accumulate == Accumulate::Add, out.floats()?)
     }
 
+    fn add(&self, from: &Rows, to: &mut Rows) -> Result<()> {
+        self.device.launch(kernels::add(from.floats()?, to.floats()?))
+    }
+
     fn add_rows(&self, from: &Rows, factors: &[f32], rows: &[u32], to: &mut Rows) -> Result<()> {
         assert_eq!((factors.len(), rows.len()), (from.n_rows, from.n_rows), "a factor and a place for every row");
         let rows = self.numbers(rows, to.n_rows, "row")?;
@@ -376,48 +392,59 @@ impl Backend for Cuda {
         Err(cpu_only("GELU on a GPU"))
     }
 
-    fn rope(&self, x: &mut Rows, shape: &RopeShape, table: &Rows, positions: &[u32]) -> Result<()> {
-        let RopeShape { heads: HeadShape { n_heads, head_dim }, n_rot, layout } = *shape;
-        assert_eq!((x.n_rows, x.n_cols), (positions.len(), n_heads * head_dim), "a position for each row");
-        let positions = self.numbers(positions, table.n_rows, "position")?;
-        let turn = Turn {
-            angles: self.angles(table)?,
-            n_positions: table.n_rows,
-            positions: positions.memory(),
-            n_rot,
-            is_neox: match layout {
-                RopeLayout::Halves => true,
-                RopeLayout::Neighbours => false,
-            },
-        };
-        let out = self.new_rows(x.n_rows, x.n_cols, Form::F16)?;
-        self.device.launch(kernels::rope(x.floats()?, head_dim, Some(turn), out.heads()?))?;
-        *x = out;
+    fn heads(&self, parts: &mut [Heads<'_, Rows>], form: &HeadForm<'_, Rows>, pass: &Pass) -> Result<()> {
+        let turn = form.rotation.as_ref().map(|rotation| {
+            assert!(pass.positions_end <= rotation.table.n_rows, "angles of every position");
+            Ok(Turn {
+                angles: self.angles(rotation.table)?,
+                n_positions: rotation.table.n_rows,
+                positions: pass.positions()?,
+                n_rot: rotation.n_rot,
+                is_neox: match rotation.layout {
+                    RopeLayout::Halves => true,
+                    RopeLayout::Neighbours => false,
+                },
+            })
+        });
+        let form = kernels::HeadForm { head_dim: form.head_dim, eps: form.norm_eps, turn: turn.transpose()? };
+        let mut outs = Vec::new();
+        let mut kinds = Vec::new();
+        for part in parts.iter() {
+            let x = part.rows.floats()?;
+            assert_eq!((x.n_rows, x.n_cols), (pass.n_rows, part.n_heads * form.head_dim), "heads of every row");
+            let out = match &part.kept {
+                Some(kept) => kept.heads()?.rows(pass.kept_from.expect("a pass that keeps"), x.n_rows)?,
+                None => {
+                    let out = self.new_rows(x.n_rows, x.n_cols, Form::F16)?;
+                    let heads = out.heads()?;
+                    outs.push(out);
+                    heads
+                }
+            };
+            let [bias, gain] = [part.bias, part.gain].map(|rows| rows.map(|rows| Ok(rows.floats()?.memory)).transpose());
+            kinds.push(HeadRows { x, bias: bias?, gain: gain?, rotates: part.rotates, out });
+        }
+        self.device.launch(kernels::heads(&kinds, form))?;
+        parts.iter_mut().filter(|part| part.kept.is_none()).zip(outs).for_each(|(part, out)| *part.rows = out);
         Ok(())
     }
 
-    fn attention(&self, q: &Rows, k: &Rows, v: &Rows, spans: &[Span], shape: &AttentionShape) -> Result<Operand> {
+    fn attention(&self, q: &Rows, k: &Rows, v: &Rows, shape: &AttentionShape, pass: &Pass) -> Result<Operand> {
         let AttentionShape { n_head, n_head_kv, head_dim, scale, window } = *shape;
         if window.is_some() {
             return Err(cpu_only("attention in windows on a GPU"));
         }
-        let inside = |span: &Span| span.q.end <= q.n_rows && span.kv.end <= k.n_rows.min(v.n_rows) && span.q.len() <= span.kv.len();
-        assert!(spans.iter().all(inside), "sequences within the rows");
-        let n_kv = spans.iter().map(|span| span.kv.end).max().unwrap_or(0);
-        let longest = spans.iter().map(|span| span.q.len()).max().unwrap_or(0);
+        let [q_end, n_kv] = pass.ends;
+        assert!(q_end <= q.n_rows && n_kv <= k.n_rows.min(v.n_rows), "sequences within the rows");
         let out = self.rows(q.n_rows, q.n_cols)?;
-        if spans.iter().map(|span| span.q.len()).sum::<usize>() < q.n_rows {
+        if pass.n_queries < q.n_rows {
             self.device.clear(out.block.memory())?;
         }
-        if longest > 0 {
-            let table: Vec<[u32; 4]> =
-                spans.iter().map(|span| [span.q.start, span.q.len(), span.kv.start, span.kv.len()].map(|n| n as u32)).collect();
-            let table = self.sent(table.as_bytes(), "sequences")?;
-            let halves = [self.halves(q, q.n_rows, head_dim)?, self.halves(k, n_kv, head_dim)?, self.halves(v, n_kv, head_dim)?];
-            let sequences = Sequences { spans: table.memory(), n: spans.len(), longest };
-            let heads = Heads { n_head, n_head_kv, head_dim };
-            let [q, k, v] = [halves[0].heads(q.n_rows)?, halves[1].heads(n_kv)?, halves[2].heads(n_kv)?];
-            self.device.launch(kernels::attention(q, k, v, sequences, heads, scale, out.view()))?;
+        if pass.longest > 0 {
+            let sequences = Sequences { spans: pass.spans(), n: pass.n_spans, longest: pass.longest };
+            let heads = kernels::Heads { n_head, n_head_kv, head_dim };
+            let [k, v] = [k.heads()?.rows(0, n_kv)?, v.heads()?.rows(0, n_kv)?];
+            self.device.launch(kernels::attention(q.heads()?, k, v, sequences, heads, scale, out.view()))?;
         }
         let operand = self.new_operand(out.n_rows, out.n_cols)?;
         self.device.launch(kernels::rows_f16(out.view(), operand.values(), operand.row_scale()?))?;

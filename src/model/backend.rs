@@ -28,6 +28,8 @@ pub trait Backend: Sync {
     type Operand: Send + Sync;
     /// A matrix in its file format.
     type Weight: Send + Sync;
+    /// What every layer of a pass has to know of its rows.
+    type Pass: Send + Sync;
 
     /// What a batch of an evaluation may take up here.
     fn batch_limits(&self) -> BatchLimits {
@@ -91,11 +93,18 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn select(&self, x: &Self::Rows, rows: &[u32]) -> Result<Self::Rows>;
 
-    /// Writes all rows of `from` into `to`, the first at row `at`.
+    /// Room for the keys or the values of `n_rows` tokens, as [`Backend::attention`] reads them; anything until [`Backend::heads`] writes
+    /// them.
+    ///
+    /// # Errors
+    /// When there is no memory left.
+    fn kept_rows(&self, n_rows: usize, n_cols: usize) -> Result<Self::Rows>;
+
+    /// Begins a pass.
     ///
     /// # Errors
     /// As for every operation.
-    fn copy_rows(&self, from: &Self::Rows, to: &mut Self::Rows, at: usize) -> Result<()>;
+    fn begin(&self, places: &Places<'_>) -> Result<Self::Pass>;
 
     /// Every row over its root mean square, times `gain` (`[1, n_cols]`): `x / sqrt(mean(x^2) + eps) * gain`.
     ///
@@ -128,6 +137,14 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn matmul(&self, x: &Self::Operand, weight: &Self::Weight, accumulate: Accumulate, out: &mut Self::Rows) -> Result<()>;
 
+    /// [`Backend::matmul`] with several matrices, each stored into the rows beside it.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn matmuls(&self, x: &Self::Operand, products: &mut [(&Self::Weight, &mut Self::Rows)]) -> Result<()> {
+        products.iter_mut().try_for_each(|(weight, out)| self.matmul(x, weight, Accumulate::Store, out))
+    }
+
     /// [`Backend::matmul`] of rows that are some of a batch: the same bits however many of its rows come along, one alone included.
     ///
     /// # Errors
@@ -141,6 +158,12 @@ pub trait Backend: Sync {
     ) -> Result<()> {
         self.matmul(x, weight, accumulate, out)
     }
+
+    /// Adds `from` to `to`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn add(&self, from: &Self::Rows, to: &mut Self::Rows) -> Result<()>;
 
     /// Adds row `i` of `from`, times `factors[i]`, to row `rows[i]` of `to`. No row of `to` is named twice.
     ///
@@ -161,18 +184,18 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn gelu(&self, gate: &Self::Rows, up: Option<&Self::Rows>) -> Result<Self::Operand>;
 
-    /// Rotates pairs of every head in place. Row `i` is at position `positions[i]`, whose angles are row `positions[i]` of `table`:
-    /// `[n_positions, n_rot]`, the cosines of all pairs first, then their sines.
+    /// Makes products with the matrices of queries, keys and values, at most three of them, what [`Backend::attention`] reads: adds
+    /// biases, normalises heads, rotates them by their positions. What has a place to be kept goes there, and leaves its own rows anything.
     ///
     /// # Errors
     /// As for every operation.
-    fn rope(&self, x: &mut Self::Rows, shape: &RopeShape, table: &Self::Rows, positions: &[u32]) -> Result<()>;
+    fn heads(&self, parts: &mut [Heads<'_, Self::Rows>], form: &HeadForm<'_, Self::Rows>, pass: &Self::Pass) -> Result<()>;
 
-    /// Causal attention within each span: `softmax(q k^T * scale) v`, `[n_rows of q, n_head * head_dim]`.
+    /// Causal attention within each span of the pass: `softmax(q k^T * scale) v`, `[n_rows of q, n_head * head_dim]`.
     ///
-    /// `q` is `[_, n_head * head_dim]`, `k` and `v` `[_, n_head_kv * head_dim]`. Query heads share key heads in equal, consecutive
-    /// groups. The last query of a span sees all of its keys, the one before it all but the last, and so on; of those only the last
-    /// `window` where there is one.
+    /// `q` is `[_, n_head * head_dim]`, `k` and `v` `[_, n_head_kv * head_dim]`, all from [`Backend::heads`]. Query heads share key heads
+    /// in equal, consecutive groups. The last query of a span sees all of its keys, the one before it all but the last, and so on; of
+    /// those only the last `window` where there is one.
     ///
     /// # Errors
     /// As for every operation.
@@ -181,8 +204,8 @@ pub trait Backend: Sync {
         q: &Self::Rows,
         k: &Self::Rows,
         v: &Self::Rows,
-        spans: &[Span],
         shape: &AttentionShape,
+        pass: &Self::Pass,
     ) -> Result<Self::Operand>;
 
     /// The sum of squares of every column, over all rows: what an importance matrix collects.
@@ -239,24 +262,55 @@ pub struct Matrix {
     pub bytes: Vec<u8>,
 }
 
-/// Heads of one width side by side in a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadShape {
+/// Queries, keys or values of all rows of a pass.
+#[derive(Debug)]
+pub struct Heads<'a, R> {
+    /// `[n_rows, n_heads * head_dim]`.
+    pub rows: &'a mut R,
     /// Heads in a row.
     pub n_heads: usize,
+    /// Added to every row first: `[1, n_heads * head_dim]`.
+    pub bias: Option<&'a R>,
+    /// Then every head is brought over its root mean square, times this: `[1, head_dim]`.
+    pub gain: Option<&'a R>,
+    /// Then it is rotated, where the form has a rotation.
+    pub rotates: bool,
+    /// Where the results are kept: from the row on that [`Places::kept_from`] says.
+    pub kept: Option<&'a mut R>,
+}
+
+/// What queries, keys and values have in common.
+#[derive(Debug)]
+pub struct HeadForm<'a, R> {
     /// Width of a head.
     pub head_dim: usize,
+    /// Added to the mean square of a head that is normalised.
+    pub norm_eps: f32,
+    /// How heads are rotated.
+    pub rotation: Option<Rotation<'a, R>>,
 }
 
 /// How heads are rotated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RopeShape {
-    /// The heads.
-    pub heads: HeadShape,
+#[derive(Debug)]
+pub struct Rotation<'a, R> {
     /// Leading dimensions of each head that are rotated: even, at most `head_dim`.
     pub n_rot: usize,
     /// Which two of them make a pair.
     pub layout: super::RopeLayout,
+    /// The angles of every position: `[n_positions, n_rot]`, the cosines of all pairs first, then their sines.
+    pub table: &'a R,
+}
+
+/// Where the rows of a pass stand.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// The position of each row in its sequence.
+    pub positions: &'a [u32],
+    /// The sequences.
+    pub spans: &'a [Span],
+    /// Where the pass goes on with a sequence whose keys and values are kept: the row of its first token among them. Its sums may have
+    /// another order than those of whole sequences, but no other bits the next time.
+    pub kept_from: Option<usize>,
 }
 
 /// Heads of an attention.

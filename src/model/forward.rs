@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use super::backend::{AttentionShape, Backend, HeadShape, RopeShape, Span};
+use super::backend::{AttentionShape, Backend, HeadForm, Heads, Places, Rotation, Span};
 use super::families::Activation;
 use super::hparams::{Hparams, LayerHparams};
 use super::layer::{Experts, FeedForward, Gated, Layer, Linear, Norm, SharedExpert};
@@ -123,9 +123,9 @@ impl<B: Backend> Cache<B> {
 }
 
 /// What is the same for every layer of a pass.
-struct Pass<'p> {
-    positions: &'p [u32],
-    spans: &'p [Span],
+struct Pass<B: Backend> {
+    n_rows: usize,
+    places: B::Pass,
 }
 
 impl<'a, B: Backend> Network<'a, B> {
@@ -222,7 +222,8 @@ impl<'a, B: Backend> Network<'a, B> {
             }
         }
         let spans: Vec<_> = batch.sequences.iter().map(|rows| Span { q: rows.clone(), kv: rows.clone() }).collect();
-        let pass = Pass { positions: &positions, spans: &spans };
+        let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: None })?;
+        let pass = Pass { n_rows: batch.tokens.len(), places };
         let mut x = self.embed(batch.tokens, &positions)?;
         self.for_each_layer(|index, layer| {
             self.layer(index, layer, &mut x, &pass, None, observer)?;
@@ -236,7 +237,7 @@ impl<'a, B: Backend> Network<'a, B> {
     /// # Errors
     /// No memory.
     pub fn cache(&self) -> Result<Cache<B>> {
-        let rows = |layer: &LayerHparams| self.backend.rows(self.n_ctx, layer.n_head_kv * self.hparams.head_dim);
+        let rows = |layer: &LayerHparams| self.backend.kept_rows(self.n_ctx, layer.n_head_kv * self.hparams.head_dim);
         let layers = self.hparams.layers.iter().map(|layer| Ok([rows(layer)?, rows(layer)?]));
         Ok(Cache { layers: layers.collect::<Result<_>>()?, len: 0 })
     }
@@ -251,12 +252,13 @@ impl<'a, B: Backend> Network<'a, B> {
         self.check_length(n_kv)?;
         let positions: Vec<u32> = (cache.len as u32..n_kv as u32).collect();
         let spans = [Span { q: 0..tokens.len(), kv: 0..n_kv }];
-        let pass = Pass { positions: &positions, spans: &spans };
         self.backend.chain(|| {
+            let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: Some(cache.len) })?;
+            let pass = Pass { n_rows: tokens.len(), places };
             let mut x = self.embed(tokens, &positions)?;
             self.for_each_layer(|index, layer| {
                 let kept = &mut cache.layers[index];
-                self.layer(index, layer, &mut x, &pass, Some((kept, cache.len)), &mut ())
+                self.layer(index, layer, &mut x, &pass, Some(kept), &mut ())
             })?;
             cache.len = n_kv;
             Ok(x)
@@ -283,7 +285,7 @@ impl<'a, B: Backend> Network<'a, B> {
             x = scaled;
         }
         if let Some(table) = &self.position_embd {
-            backend.add_rows(&backend.embed(table, positions)?, &vec![1.0; n_rows], &all(n_rows), &mut x)?;
+            backend.add(&backend.embed(table, positions)?, &mut x)?;
         }
         Ok(x)
     }
@@ -300,38 +302,14 @@ impl<'a, B: Backend> Network<'a, B> {
         index: usize,
         layer: &LayerOf<B>,
         x: &mut B::Rows,
-        pass: &Pass<'_>,
-        cache: Option<(&mut [B::Rows; 2], usize)>,
+        pass: &Pass<B>,
+        kept: Option<&mut [B::Rows; 2]>,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
-        let backend = self.backend;
-        let n_rows = pass.positions.len();
+        let n_rows = pass.n_rows;
         let h = self.norm(x, &layer.attn_norm)?;
         tap(observer, &[&layer.attn_q, &layer.attn_k, &layer.attn_v], n_rows, &h)?;
-        let mut q = self.linear(&layer.attn_q, &h, n_rows)?;
-        let mut k = self.linear(&layer.attn_k, &h, n_rows)?;
-        let v = self.linear(&layer.attn_v, &h, n_rows)?;
-        drop(h);
-        for (rows, norm) in [(&mut q, &layer.attn_q_norm), (&mut k, &layer.attn_k_norm)] {
-            if let Some(gain) = norm {
-                backend.rms_norm_heads(rows, gain, self.hparams.norm_eps)?;
-            }
-        }
-        let shape = self.attention_shape(index);
-        if !self.hparams.family.learns_positions {
-            let table = self.local_rope_table.as_ref().filter(|_| shape.window.is_some()).unwrap_or(&self.rope_table);
-            backend.rope(&mut q, &self.rope_shape(shape.n_head), table, pass.positions)?;
-            backend.rope(&mut k, &self.rope_shape(shape.n_head_kv), table, pass.positions)?;
-        }
-        let attended = match cache {
-            None => backend.attention(&q, &k, &v, pass.spans, &shape)?,
-            Some(([keys, values], at)) => {
-                backend.copy_rows(&k, keys, at)?;
-                backend.copy_rows(&v, values, at)?;
-                backend.attention(&q, keys, values, pass.spans, &shape)?
-            }
-        };
-        drop((q, k, v));
+        let attended = self.attend(index, layer, h, pass, kept)?;
         tap(observer, &[&layer.attn_output], n_rows, &attended)?;
         self.add_result(&layer.attn_output, &attended, &layer.attn_post_norm, x, n_rows)?;
         drop(attended);
@@ -346,12 +324,65 @@ impl<'a, B: Backend> Network<'a, B> {
         }
     }
 
+    /// What the heads of a layer see.
+    fn attend(
+        &self,
+        index: usize,
+        layer: &LayerOf<B>,
+        h: B::Operand,
+        pass: &Pass<B>,
+        kept: Option<&mut [B::Rows; 2]>,
+    ) -> Result<B::Operand> {
+        let (backend, shape) = (self.backend, self.attention_shape(index));
+        let [mut q, mut k, mut v] = self.products([&layer.attn_q, &layer.attn_k, &layer.attn_v], &h, pass.n_rows)?;
+        drop(h);
+        let (mut kept_k, mut kept_v) = kept.map(|[k, v]| (k, v)).unzip();
+        let mut parts = [
+            Heads {
+                rows: &mut q,
+                n_heads: shape.n_head,
+                bias: layer.attn_q.bias.as_ref(),
+                gain: layer.attn_q_norm.as_ref(),
+                rotates: true,
+                kept: None,
+            },
+            Heads {
+                rows: &mut k,
+                n_heads: shape.n_head_kv,
+                bias: layer.attn_k.bias.as_ref(),
+                gain: layer.attn_k_norm.as_ref(),
+                rotates: true,
+                kept: kept_k.as_deref_mut(),
+            },
+            Heads {
+                rows: &mut v,
+                n_heads: shape.n_head_kv,
+                bias: layer.attn_v.bias.as_ref(),
+                gain: None,
+                rotates: false,
+                kept: kept_v.as_deref_mut(),
+            },
+        ];
+        let rotation = self.rotation(shape.window.is_some());
+        let form = HeadForm { head_dim: shape.head_dim, norm_eps: self.hparams.norm_eps, rotation };
+        backend.heads(&mut parts, &form, &pass.places)?;
+        let (k, v) = (kept_k.as_deref().unwrap_or(&k), kept_v.as_deref().unwrap_or(&v));
+        backend.attention(&q, k, v, &shape, &pass.places)
+    }
+
     /// `silu(gate(h)) * up(h)`, or what the family has instead.
     fn gated(&self, network: &GatedOf<B>, h: B::Operand, n_rows: usize, observer: &mut dyn Observer<B>) -> Result<B::Operand> {
         let linears: Vec<_> = network.gate.iter().chain([&network.up]).collect();
         tap(observer, &linears, n_rows, &h)?;
-        let gate = network.gate.as_ref().map(|gate| self.linear(gate, &h, n_rows)).transpose()?;
-        let up = self.linear(&network.up, &h, n_rows)?;
+        let (gate, up) = match &network.gate {
+            None => (None, self.linear(&network.up, &h, n_rows)?),
+            Some(gate) => {
+                let [mut of_gate, mut up] = self.products([gate, &network.up], &h, n_rows)?;
+                self.add_bias(gate, &mut of_gate)?;
+                self.add_bias(&network.up, &mut up)?;
+                (Some(of_gate), up)
+            }
+        };
         drop(h);
         let inner = match (self.hparams.family.activation, &gate) {
             (Activation::Silu, gate) => self.backend.swiglu(gate.as_ref().expect("SiLU comes with a gate"), &up)?,
@@ -363,12 +394,22 @@ impl<'a, B: Backend> Network<'a, B> {
     }
 
     fn linear(&self, linear: &LinearOf<B>, x: &B::Operand, n_rows: usize) -> Result<B::Rows> {
-        let mut out = self.backend.rows(n_rows, linear.n_out)?;
-        self.backend.matmul(x, &linear.weight, Accumulate::Store, &mut out)?;
-        if let Some(bias) = &linear.bias {
-            self.backend.add_bias(&mut out, bias)?;
-        }
+        let [mut out] = self.products([linear], x, n_rows)?;
+        self.add_bias(linear, &mut out)?;
         Ok(out)
+    }
+
+    /// Several products, without their biases.
+    fn products<const N: usize>(&self, linears: [&LinearOf<B>; N], x: &B::Operand, n_rows: usize) -> Result<[B::Rows; N]> {
+        let outs: Vec<_> = linears.iter().map(|linear| self.backend.rows(n_rows, linear.n_out)).collect::<Result<_>>()?;
+        let mut outs: [B::Rows; N] = outs.try_into().unwrap_or_else(|_| unreachable!("rows for each"));
+        let mut products: Vec<_> = linears.iter().zip(&mut outs).map(|(linear, out)| (&linear.weight, out)).collect();
+        self.backend.matmuls(x, &mut products)?;
+        Ok(outs)
+    }
+
+    fn add_bias(&self, linear: &LinearOf<B>, out: &mut B::Rows) -> Result<()> {
+        linear.bias.as_ref().map_or(Ok(()), |bias| self.backend.add_bias(out, bias))
     }
 
     /// Adds a product to `x`, normalised where the family does that.
@@ -383,15 +424,12 @@ impl<'a, B: Backend> Network<'a, B> {
         let Some(gain) = post_norm else { return self.add_linear(linear, h, x) };
         let mut out = self.linear(linear, h, n_rows)?;
         self.backend.rms_norm_heads(&mut out, gain, self.hparams.norm_eps)?;
-        self.backend.add_rows(&out, &vec![1.0; n_rows], &all(n_rows), x)
+        self.backend.add(&out, x)
     }
 
     fn add_linear(&self, linear: &LinearOf<B>, x: &B::Operand, out: &mut B::Rows) -> Result<()> {
         self.backend.matmul(x, &linear.weight, Accumulate::Add, out)?;
-        match &linear.bias {
-            Some(bias) => self.backend.add_bias(out, bias),
-            None => Ok(()),
-        }
+        self.add_bias(linear, out)
     }
 
     fn attention_shape(&self, index: usize) -> AttentionShape {
@@ -400,9 +438,11 @@ impl<'a, B: Backend> Network<'a, B> {
         AttentionShape { n_head, n_head_kv, head_dim, scale: (1.0 / (scale_width as f64).sqrt()) as f32, window }
     }
 
-    fn rope_shape(&self, n_heads: usize) -> RopeShape {
-        let heads = HeadShape { n_heads, head_dim: self.hparams.head_dim };
-        RopeShape { heads, n_rot: self.hparams.rope.n_rot, layout: self.hparams.rope.layout }
+    /// How a layer rotates heads, with a window or without; `None` where positions are learned.
+    fn rotation(&self, has_window: bool) -> Option<Rotation<'_, B::Rows>> {
+        let table = self.local_rope_table.as_ref().filter(|_| has_window).unwrap_or(&self.rope_table);
+        let rotation = Rotation { n_rot: self.hparams.rope.n_rot, layout: self.hparams.rope.layout, table };
+        Some(rotation).filter(|_| !self.hparams.family.learns_positions)
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<()> {

@@ -26,7 +26,7 @@ mod sample;
 mod weights;
 
 pub use crate::matmul::Accumulate;
-pub use backend::{AttentionShape, Backend, BatchLimits, Divergence, HeadShape, Matrix, RopeShape, Score, Span};
+pub use backend::{AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Matrix, Places, Rotation, Score, Span};
 pub use cpu::{Activations, Ceilings, Cpu};
 pub use families::{Activation, Family, Mixture, Norm, RopeLayout, architectures};
 pub use forward::{Batch, Cache, Network, Observed, Observer};

@@ -9,7 +9,8 @@
 //   copies-last    the other way round: a computation that does not wait for its weights shows
 //
 // Device memory starts as NaN, and every copy must lie in it. FAKE_CUDA_MEMORY is its size in MiB, FAKE_CUDA_CAPABILITY the compute
-// capability (8.0; from 9.0 on products go the way of wgmma and TMA). A mistake ends the process.
+// capability (8.0; from 9.0 on products go the way of wgmma and TMA). A mistake ends the process. FAKE_CUDA_LOG is a file to which every
+// launch, copy and fill is added as a line when it is asked for.
 
 #include <deque>
 #include <dlfcn.h>
@@ -33,6 +34,16 @@ typedef unsigned long long u64;
 static std::string setting(const char* name, const char* otherwise) {
     const char* value = getenv(name);
     return value ? value : otherwise;
+}
+
+// Notes what the program asks for.
+static void note(const std::string& what) {
+    static const std::string path = setting("FAKE_CUDA_LOG", "");
+    if (path.empty()) return;
+    static FILE* file = fopen(path.c_str(), "a");
+    if (!file) fail("cannot write " + path);
+    fprintf(file, "%s\n", what.c_str());
+    fflush(file);
 }
 
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_READY = 600 };
@@ -224,6 +235,7 @@ int cuMemFreeHost(void* at) { return free(at), SUCCESS; }
 // As a page-locked copy does it, the host's bytes are read when the copy happens.
 int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t len, void* stream) {
     LOCKED;
+    note("copy to the device");
     check_range(to, len, "a copy");
     of(stream)->give([=] { memcpy((void*)to, from, len); });
     return SUCCESS;
@@ -231,6 +243,7 @@ int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t len, void* stream) {
 
 int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t len, void* stream) {
     LOCKED;
+    note("copy to the host");
     check_range(from, len, "a copy");
     of(stream)->give([=] { memcpy(to, (void*)from, len); });
     return SUCCESS;
@@ -238,6 +251,7 @@ int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t len, void* stream) {
 
 int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t len, void* stream) {
     LOCKED;
+    note("copy within the device");
     check_range(from, len, "a copy");
     check_range(to, len, "a copy");
     if (to < from + len && from < to + len) fail("copies a range onto itself");
@@ -247,6 +261,7 @@ int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t len, void* stream) {
 
 int cuMemsetD8Async(u64 at, unsigned char value, size_t len, void* stream) {
     LOCKED;
+    note("fill");
     check_range(at, len, "a fill");
     of(stream)->give([=] { memset((void*)at, value, len); });
     return SUCCESS;
@@ -282,6 +297,7 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
         if (n_bytes > sizeof(Slot)) fail("an argument that is too large");
         memcpy(values[i].bytes, arguments[i], n_bytes);
     }
+    note("launch " + kernel.name);
     of(stream)->give([=, &kernel]() mutable {
         std::vector<void*> pointers;
         for (Slot& value : values) pointers.push_back(value.bytes);

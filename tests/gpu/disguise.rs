@@ -24,13 +24,14 @@ pub fn is_small() -> bool {
     is_disguised() || std::env::var_os("GGFORGE_GPU_SMALL").is_some()
 }
 
-struct Disguise {
+/// What makes a child see a GPU.
+pub struct Disguise {
     folder: PathBuf,
     kernels: PathBuf,
 }
 
 /// The driver and the kernels, compiled; `None`, with a word about it, where there is no g++, and in children.
-fn disguise() -> Option<&'static Disguise> {
+pub fn disguise() -> Option<&'static Disguise> {
     static DISGUISE: OnceLock<Option<Disguise>> = OnceLock::new();
     let build = || {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("driver");
@@ -52,7 +53,7 @@ fn disguise() -> Option<&'static Disguise> {
 
 impl Disguise {
     /// This test binary again, running the tests of these names.
-    fn child(&self, tests: &[&str]) -> Command {
+    pub fn child(&self, tests: &[&str]) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("a test binary"));
         command.args(["--exact", "--include-ignored", "--nocapture"]).args(tests);
         command.env("LD_LIBRARY_PATH", &self.folder).env(KERNELS, &self.kernels);

@@ -99,66 +99,117 @@ fn rows_become_halves() {
     }
 }
 
+/// Queries, keys or values, on the device.
+struct Kind {
+    n_heads: usize,
+    x: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    gain: Option<Vec<f32>>,
+    rot_len: usize,
+    on_device: HeadBuffers,
+}
+
+struct HeadBuffers {
+    x: Buffer<f32>,
+    bias: Buffer<f32>,
+    gain: Buffer<f32>,
+    out: Buffer<f16>,
+    row_scale: Buffer<f32>,
+}
+
+impl Kind {
+    fn width(&self, head_len: usize) -> usize {
+        self.n_heads * head_len
+    }
+
+    fn new(n_tokens: usize, n_heads: usize, head_len: usize, rot_len: usize, size: f64, paint: &mut Paint) -> Kind {
+        let width = n_heads * head_len;
+        let mut random = |len, size: f64| paint.weights(len, |p| size as f32 * p.gaussian());
+        let (x, bias) = (random(n_tokens * (width + 5), size), random(width, size));
+        let gain = random(head_len, 1.0);
+        let on_device = HeadBuffers {
+            x: Buffer::new(&x),
+            bias: Buffer::new(&bias),
+            gain: Buffer::new(&gain),
+            out: Buffer::unwritten(n_tokens * (width + 8)),
+            row_scale: Buffer::unwritten(n_tokens),
+        };
+        Kind { n_heads, x, bias: Some(bias), gain: Some(gain), rot_len, on_device }
+    }
+
+    /// The heads of a token with bias and norm, which have not been turned.
+    fn normalised(&self, token: usize, head_len: usize, eps: f64) -> Vec<f64> {
+        let width = self.width(head_len);
+        let x = self.x[token * (width + 5)..][..width].iter().enumerate();
+        let mut x: Vec<f64> = x.map(|(i, x)| f64::from(*x) + self.bias.as_ref().map_or(0.0, |bias| bias[i].into())).collect();
+        if let Some(gain) = &self.gain {
+            for head in x.chunks_mut(head_len) {
+                let norm = 1.0 / (head.iter().map(|x| x * x).sum::<f64>() / head_len as f64 + eps).sqrt();
+                head.iter_mut().zip(gain).for_each(|(x, gain)| *x *= norm * f64::from(*gain));
+            }
+        }
+        x
+    }
+}
+
 #[test]
-fn rope_equals_f64() {
+fn heads_equal_f64() {
     let Some(shim) = shim() else { return };
     let mut paint = Paint::new(3);
-    let (n_tokens, n_heads, n_positions) = (7, 3, 40);
-    for (head_len, rot_len) in [(8, 8), (64, 64), (80, 32), (128, 0)] {
-        let (width, ld, ld_out) = (n_heads * head_len, n_heads * head_len + 5, n_heads * head_len + 8);
+    let (n_tokens, n_positions, eps) = (7, 40, 1e-6f32);
+    for (head_len, rot_len) in [(8, 8), (64, 64), (80, 32), (128, 0), (320, 64)] {
         // Far beyond what halves hold, and far below.
         let size = if head_len == 64 { 1e9 } else { 1e-9 };
-        let x: Vec<f32> = paint.weights(n_tokens * ld, |p| size as f32 * p.gaussian());
         let angle = |position: usize, pair: usize| position as f64 * 10000f64.powf(-2.0 * pair as f64 / rot_len as f64);
         let cos_sin: Vec<f32> = (0..n_positions)
             .flat_map(|position| (0..rot_len / 2).map(move |pair| angle(position, pair)))
             .flat_map(|angle| [angle.cos() as f32, angle.sin() as f32])
             .collect();
         let positions: Vec<i32> = (0..n_tokens as i32).map(|i| (i * 11) % n_positions as i32).collect();
-        let slots: Vec<i32> = (0..n_tokens as i32).rev().collect();
-        for (neox, with_slots) in [(0u32, false), (1, true)] {
-            let (x_on, angles_on, positions_on, slots_on) =
-                (Buffer::new(&x), Buffer::new(&cos_sin), Buffer::new(&positions), Buffer::new(&slots));
-            let (out, scale_on) = (Buffer::<f16>::unwritten(n_tokens * ld_out), Buffer::<f32>::unwritten(n_tokens));
-            let slots_or_null = if with_slots { (&slots_on).into() } else { NULL };
-            let arguments = arguments![
-                &x_on,
-                ld,
-                n_heads,
-                head_len,
-                rot_len,
-                &angles_on,
-                &positions_on,
-                neox,
-                slots_or_null,
-                &out,
-                ld_out,
-                &scale_on
-            ];
-            shim.launch("rope_f16", &[n_tokens as u32], 256, 0, &arguments);
-            let (out, row_scale) = (out.to_vec(), scale_on.to_vec());
-            for token in 0..n_tokens {
-                let slot = if with_slots { slots[token] as usize } else { token };
-                for i in 0..width {
-                    let at = i % head_len;
-                    let value = |i: usize| f64::from(x[token * ld + i]);
-                    let expected = if at >= rot_len {
-                        value(i)
-                    } else {
-                        let (pair, is_first, apart) = match neox {
-                            0 => (at / 2, at % 2 == 0, 1),
-                            _ => (at % (rot_len / 2), at < rot_len / 2, rot_len / 2),
-                        };
-                        let (sin, cos) = angle(positions[token] as usize, pair).sin_cos();
-                        if is_first { value(i) * cos - value(i + apart) * sin } else { value(i) * cos + value(i - apart) * sin }
-                    };
-                    let got = out[slot * ld_out + i].to_f64() * f64::from(row_scale[slot]);
-                    assert!(
-                        (got - expected).abs() <= HALF_ERROR * expected.abs() + 1e-6 * size,
-                        "rope_f16 heads of {head_len}, {rot_len} turned, neox {neox}: token {token} [{i}] is {got}, expected {expected}"
-                    );
-                }
+        for (neox, n_kinds) in [(0u32, 1), (1, 3)] {
+            let mut kinds = [3, 2, 1].map(|n_heads| Kind::new(n_tokens, n_heads, head_len, rot_len, size, &mut paint));
+            (kinds[0].gain, kinds[1].bias, kinds[2].rot_len) = (None, None, 0);
+            let (angles_on, positions_on) = (Buffer::new(&cos_sin), Buffer::new(&positions));
+            let mut arguments = Vec::new();
+            for kind in &kinds {
+                let HeadBuffers { x, bias, gain, out, row_scale } = &kind.on_device;
+                let width = kind.width(head_len);
+                let bias = if kind.bias.is_some() { bias.into() } else { NULL };
+                let gain = if kind.gain.is_some() { gain.into() } else { NULL };
+                arguments.extend(arguments![x, bias, gain, out, row_scale, width + 5, width + 8, kind.n_heads, kind.rot_len]);
             }
+            arguments.extend(arguments![head_len, eps, &angles_on, &positions_on, neox]);
+            shim.launch("heads_f16", &[n_tokens as u32, n_kinds as u32], 256, 0, &arguments);
+            for kind in &kinds[..n_kinds] {
+                check_heads(kind, head_len, eps.into(), neox, &positions, angle);
+            }
+        }
+    }
+}
+
+fn check_heads(kind: &Kind, head_len: usize, eps: f64, neox: u32, positions: &[i32], angle: impl Fn(usize, usize) -> f64) {
+    let (width, rot_len) = (kind.width(head_len), kind.rot_len);
+    let (out, row_scale) = (kind.on_device.out.to_vec(), kind.on_device.row_scale.to_vec());
+    for (token, position) in positions.iter().enumerate() {
+        let x = kind.normalised(token, head_len, eps);
+        let largest = x.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+        for i in 0..width {
+            let at = i % head_len;
+            let expected = if at >= rot_len {
+                x[i]
+            } else {
+                let (pair, is_first, apart) = match neox {
+                    0 => (at / 2, at.is_multiple_of(2), 1),
+                    _ => (at % (rot_len / 2), at < rot_len / 2, rot_len / 2),
+                };
+                let (sin, cos) = angle(*position as usize, pair).sin_cos();
+                if is_first { x[i] * cos - x[i + apart] * sin } else { x[i] * cos + x[i - apart] * sin }
+            };
+            let got = out[token * (width + 8) + i].to_f64() * f64::from(row_scale[token]);
+            assert!(
+                (got - expected).abs() <= HALF_ERROR * expected.abs() + 1e-6 * largest,
+                "heads of {head_len}, {rot_len} turned, neox {neox}: token {token} [{i}] is {got}, expected {expected}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Attention, and the rotation before it.
+//! Attention, and what makes products its queries, keys and values.
 
 use super::{Argument, Launch, Memory, Scaled, View, internal, number};
 use crate::error::{Error, Result};
@@ -9,6 +9,27 @@ pub(in crate::cuda) struct Heads {
     pub n_head: usize,
     pub n_head_kv: usize,
     pub head_dim: usize,
+}
+
+/// Queries, keys or values, and what becomes of them.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cuda) struct HeadRows {
+    /// f32 `[n_rows, n_heads * head_dim]`.
+    pub x: View,
+    /// `[n_heads * head_dim]`.
+    pub bias: Option<Memory>,
+    /// `[head_dim]`.
+    pub gain: Option<Memory>,
+    pub rotates: bool,
+    pub out: Scaled,
+}
+
+/// What all of them have in common.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::cuda) struct HeadForm {
+    pub head_dim: usize,
+    pub eps: f32,
+    pub turn: Option<Turn>,
 }
 
 /// What turns heads.
@@ -24,6 +45,10 @@ pub(in crate::cuda) struct Turn {
     /// True where pairs are half of `n_rot` apart, false where they are neighbours.
     pub is_neox: bool,
 }
+
+/// Kinds of heads that one launch takes, and heads of a row that it normalises.
+const KINDS_MAX: usize = 3;
+const NORMS_MAX: usize = 1024;
 
 /// The entries of `attn.cu` by the widest head: dynamic shared bytes.
 const ENTRIES: &[(usize, u32)] = &[(64, 46_080), (80, 56_320), (96, 66_560), (128, 87_040), (256, 101_376)];
@@ -42,18 +67,14 @@ fn entry(head_dim: usize) -> Result<(usize, u32)> {
     })
 }
 
-/// Heads as halves with a power of two for each row, turned or, without `turn`, as they are.
-pub(in crate::cuda) fn rope(x: View, head_dim: usize, turn: Option<Turn>, out: Scaled) -> Result<Launch> {
-    if turn.is_some() {
-        entry(head_dim)?;
+/// Heads of the same rows as halves with a power of two for each row: with a bias, normalised and turned.
+pub(in crate::cuda) fn heads(kinds: &[HeadRows], form: HeadForm) -> Result<Launch> {
+    let HeadForm { head_dim, eps, turn } = form;
+    entry(head_dim)?;
+    let n_rows = kinds.first().map_or(0, |kind| kind.x.n_rows);
+    if kinds.len() > KINDS_MAX || kinds.iter().any(|kind| kind.x.n_rows != n_rows) {
+        return Err(internal(format!("{} kinds of heads", kinds.len())));
     }
-    let Scaled { values: out, row_scale } = out;
-    x.same_shape(out, "turned heads")?;
-    if head_dim == 0 || !x.n_cols.is_multiple_of(head_dim) {
-        return Err(internal(format!("rows of {} with heads of {head_dim}", x.n_cols)));
-    }
-    let [x_at, ld_x] = x.floats("heads")?;
-    let [out_at, ld_out] = out.halves("turned heads")?;
     let null = Argument::Pointer(0);
     let (angles, positions, n_rot, is_neox) = match turn {
         None => (null, null, 0, false),
@@ -63,24 +84,39 @@ pub(in crate::cuda) fn rope(x: View, head_dim: usize, turn: Option<Turn>, out: S
             }
             let elements = turn.n_positions.checked_mul(turn.n_rot).ok_or_else(|| internal("too many angles"))?;
             let angles = turn.angles.holds(elements, 4, "angles")?;
-            (angles, turn.positions.holds(x.n_rows, 4, "positions")?, turn.n_rot, turn.is_neox)
+            (angles, turn.positions.holds(n_rows, 4, "positions")?, turn.n_rot, turn.is_neox)
         }
     };
-    let arguments = vec![
-        x_at,
-        ld_x,
-        number(x.n_cols / head_dim)?,
-        number(head_dim)?,
-        number(n_rot)?,
-        angles,
-        positions,
-        Argument::U32(is_neox.into()),
-        null,
-        out_at,
-        ld_out,
-        scales(row_scale, x.n_rows)?,
-    ];
-    Launch::new("rope_f16", x.n_rows as u64, arguments)
+    let mut arguments = Vec::new();
+    for kind in kinds {
+        let n_rot = if kind.rotates { n_rot } else { 0 };
+        arguments.extend(kind.arguments(head_dim, n_rot)?);
+    }
+    for _ in kinds.len()..KINDS_MAX {
+        arguments.extend([null; 5].into_iter().chain([Argument::U32(0); 4]));
+    }
+    arguments.extend([number(head_dim)?, Argument::F32(eps), angles, positions, Argument::U32(is_neox.into())]);
+    Launch::shaped("heads_f16", [n_rows as u64, kinds.len() as u64, 1], 256, 0, arguments)
+}
+
+impl HeadRows {
+    fn arguments(self, head_dim: usize, n_rot: usize) -> Result<[Argument; 9]> {
+        let HeadRows { x, bias, gain, out: Scaled { values: out, row_scale }, .. } = self;
+        x.same_shape(out, "heads")?;
+        let n_heads = x.n_cols / head_dim.max(1);
+        if n_heads * head_dim != x.n_cols {
+            return Err(internal(format!("rows of {} with heads of {head_dim}", x.n_cols)));
+        }
+        if gain.is_some() && n_heads > NORMS_MAX {
+            let what = format!("norms of {n_heads} heads on a GPU");
+            return Err(Error::unsupported(what, format!("up to {NORMS_MAX} are possible; use --device cpu")));
+        }
+        let optional = |memory: Option<Memory>, n, what| memory.map_or(Ok(Argument::Pointer(0)), |memory| memory.holds(n, 4, what));
+        let [x_at, ld_x] = x.floats("heads")?;
+        let [out_at, ld_out] = out.halves("heads as halves")?;
+        let (bias, gain) = (optional(bias, x.n_cols, "bias of heads")?, optional(gain, head_dim, "gain of heads")?);
+        Ok([x_at, bias, gain, out_at, scales(row_scale, x.n_rows)?, ld_x, ld_out, number(n_heads)?, number(n_rot)?])
+    }
 }
 
 /// The powers of two of rows, which heads always have; a cache's from any row on.

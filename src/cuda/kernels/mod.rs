@@ -8,11 +8,11 @@ mod attention;
 mod products;
 mod rows;
 
-pub(super) use attention::{Heads, Sequences, Turn, attention, rope};
+pub(super) use attention::{HeadForm, HeadRows, Heads, Sequences, Turn, attention, heads};
 pub(super) use products::{Maps, Matrix16, Scaled, gemm, gemm_sm90, gemv, gemv_rows_max};
 pub(super) use rows::{
-    DIVERGENCE_BYTES, SCORE_BYTES, Selection, add_bias, add_rows, dequant_f16, dequant_f32, divergences, fold_columns, magnitude,
-    rms_norm_f16, rms_norm_f32, rows_f16, scores, sum_squares, swiglu,
+    DIVERGENCE_BYTES, SCORE_BYTES, Selection, add, add_bias, add_rows, dequant_f16, dequant_f32, divergences, fold_columns,
+    magnitude, rms_norm_f16, rms_norm_f32, rows_f16, scores, sum_squares, swiglu,
 };
 
 use crate::error::{Error, Result};

@@ -125,6 +125,16 @@ pub(in crate::cuda) fn add_rows(x: View, rows: Memory, factors: Memory, to: View
     Launch::new("add_rows_f32", x.n_rows as u64, arguments)
 }
 
+/// `to[i, :] += x[i, :]`.
+pub(in crate::cuda) fn add(x: View, to: View) -> Result<Launch> {
+    x.same_shape(to, "rows to add to")?;
+    let [x_at, ld_x] = x.floats("rows to add")?;
+    let [to_at, ld_to] = to.floats("rows to add to")?;
+    let null = Argument::Pointer(0);
+    let arguments = vec![x_at, ld_x, null, null, number(x.n_cols)?, to_at, ld_to];
+    Launch::new("add_rows_f32", x.n_rows as u64, arguments)
+}
+
 /// Adds one row to every row.
 pub(in crate::cuda) fn add_bias(bias: Memory, to: View) -> Result<Launch> {
     let [to_at, ld_to] = to.floats("rows with a bias")?;

@@ -134,14 +134,24 @@ fn attention_takes_the_narrowest_entry_that_holds_a_head() {
 #[test]
 fn heads_are_turned_within_their_width() {
     let turn = Turn { angles: memory(256), n_positions: 512, positions: memory(512), n_rot: 64, is_neox: true };
-    let of = |turn| rope(view(4096, 10, 512), 128, Some(turn), scaled(8192, 10, 512));
-    let launch = of(turn).expect("a launch");
-    assert_eq!((launch.kernel.as_str(), launch.grid), ("rope_f16", [10, 1, 1]));
-    assert_eq!(launch.arguments[2..5], [4, 128, 64].map(Argument::U32));
-    assert!(is_internal(of(Turn { n_rot: 130, ..turn })));
-    assert!(is_internal(of(Turn { n_rot: 63, ..turn })));
-    assert!(is_internal(rope(view(4096, 10, 504), 128, None, scaled(8192, 10, 504))), "half a head");
+    let kind =
+        |n_cols| HeadRows { x: view(4096, 10, n_cols), bias: None, gain: None, rotates: true, out: scaled(8192, 10, n_cols) };
+    let form = HeadForm { head_dim: 128, eps: 1e-5, turn: Some(turn) };
+    let values = HeadRows { rotates: false, gain: Some(memory(4096)), ..kind(256) };
+    let launch = heads(&[kind(512), values], form).expect("a launch");
+    assert_eq!((launch.kernel.as_str(), launch.grid), ("heads_f16", [10, 2, 1]));
+    // Strides, heads and what is turned of them; there is no third kind.
+    assert_eq!(launch.arguments[5..9], [512, 512, 4, 64].map(Argument::U32));
+    assert_eq!(launch.arguments[14..18], [256, 256, 2, 0].map(Argument::U32));
+    assert_eq!((launch.arguments.len(), launch.arguments[18]), (32, Argument::Pointer(0)));
+    let turning = |n_rot| HeadForm { turn: Some(Turn { n_rot, ..turn }), ..form };
+    assert!(is_internal(heads(&[kind(512)], turning(130))));
+    assert!(is_internal(heads(&[kind(512)], turning(63))));
+    assert!(is_internal(heads(&[kind(504)], form)), "half a head");
+    assert!(is_internal(heads(&[kind(512); 4], form)), "more kinds than there are");
     let unscaled = Scaled { row_scale: None, ..scaled(8192, 10, 512) };
-    assert!(is_internal(rope(view(4096, 10, 512), 128, None, unscaled)));
-    assert!(is_unsupported(rope(view(4096, 10, 480), 12, Some(Turn { n_rot: 12, ..turn }), scaled(8192, 10, 480))));
+    assert!(is_internal(heads(&[HeadRows { out: unscaled, ..kind(512) }], form)));
+    assert!(is_unsupported(heads(&[kind(480)], HeadForm { head_dim: 12, ..turning(12) })));
+    let many = HeadRows { gain: Some(memory(4096)), ..kind(8 * 1025) };
+    assert!(is_unsupported(heads(&[many], HeadForm { head_dim: 8, ..turning(8) })), "more norms than fit");
 }

@@ -280,7 +280,7 @@ fn add_some_values<S: Simd, const N: usize>(
 mod tests {
     use super::*;
     use crate::matmul::Engine;
-    use crate::model::backend::Backend;
+    use crate::model::backend::{Backend, Places};
     use crate::model::{Activations, Cpu};
 
     fn wave(n: usize, step: f64) -> Vec<f32> {
@@ -308,7 +308,8 @@ mod tests {
             for engine in Engine::available() {
                 let cpu = Cpu::new(engine, 2, Activations::F32).unwrap();
                 let rows = [cpu.upload(&xq, q).unwrap(), cpu.upload(&xk, kv).unwrap(), cpu.upload(&xv, kv).unwrap()];
-                let out = cpu.attention(&rows[0], &rows[1], &rows[2], &spans, &shape).unwrap();
+                let pass = cpu.begin(&Places { positions: &[0; 75], spans: &spans, kept_from: None }).unwrap();
+                let out = cpu.attention(&rows[0], &rows[1], &rows[2], &shape, &pass).unwrap();
                 for span in &spans {
                     for (row, head) in span.q.clone().flat_map(|row| (0..n_head).map(move |head| (row, head))) {
                         let n_seen = span.kv.len() - (span.q.end - row) + 1;

@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::backend::{AttentionShape, Backend, Divergence, Matrix, RopeShape, Score, Span};
+use super::backend::{AttentionShape, Backend, Divergence, HeadForm, Heads, Matrix, Places, Score, Span};
 use crate::error::Result;
 use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
 use crate::simd::Level;
@@ -65,6 +65,13 @@ pub struct Rows {
 pub struct Operand {
     rows: Rows,
     packed: OnceLock<Packed>,
+}
+
+/// What a pass knows of its rows.
+pub struct Pass {
+    positions: Vec<u32>,
+    spans: Vec<Span>,
+    kept_from: Option<usize>,
 }
 
 impl From<Rows> for Operand {
@@ -158,6 +165,7 @@ impl Backend for Cpu {
     type Rows = Rows;
     type Operand = Operand;
     type Weight = Matrix;
+    type Pass = Pass;
 
     /// On a thread of the pool: from any other, every operation would wake the pool and wait for it.
     fn chain<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
@@ -195,10 +203,13 @@ impl Backend for Cpu {
         self.fill_rows(rows.len(), x.n_cols, |index, row| row.copy_from_slice(x.row(rows[index] as usize)))
     }
 
-    fn copy_rows(&self, from: &Rows, to: &mut Rows, at: usize) -> Result<()> {
-        assert_eq!(from.n_cols, to.n_cols, "rows of one length");
-        to.values[at * from.n_cols..][..from.values.len()].copy_from_slice(&from.values);
-        Ok(())
+    fn kept_rows(&self, n_rows: usize, n_cols: usize) -> Result<Rows> {
+        self.new_rows(n_rows, n_cols)
+    }
+
+    fn begin(&self, places: &Places<'_>) -> Result<Pass> {
+        let Places { positions, spans, kept_from } = *places;
+        Ok(Pass { positions: positions.to_vec(), spans: spans.to_vec(), kept_from })
     }
 
     fn rms_norm(&self, x: &Rows, gain: &Rows, eps: f32) -> Result<Operand> {
@@ -247,6 +258,12 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn add(&self, from: &Rows, to: &mut Rows) -> Result<()> {
+        assert_eq!((from.n_rows(), from.n_cols), (to.n_rows(), to.n_cols), "rows of one shape");
+        self.each_row(to, |index, to| to.iter_mut().zip(from.row(index)).for_each(|(to, x)| *to += x));
+        Ok(())
+    }
+
     fn add_rows(&self, from: &Rows, factors: &[f32], rows: &[u32], to: &mut Rows) -> Result<()> {
         assert_eq!((from.n_rows(), from.n_cols), (factors.len(), to.n_cols), "a factor for every row");
         assert_eq!(factors.len(), rows.len(), "a place for every row");
@@ -279,18 +296,42 @@ impl Backend for Cpu {
         Ok(rows.into())
     }
 
-    fn rope(&self, x: &mut Rows, shape: &RopeShape, table: &Rows, positions: &[u32]) -> Result<()> {
-        assert_eq!((x.n_rows(), table.n_cols), (positions.len(), shape.n_rot), "a position for every row, an angle for every pair");
-        self.each_row(x, |index, row| rope::rotate(row, shape, table.row(positions[index] as usize)));
+    fn heads(&self, parts: &mut [Heads<'_, Rows>], form: &HeadForm<'_, Rows>, pass: &Pass) -> Result<()> {
+        let HeadForm { head_dim, norm_eps, ref rotation } = *form;
+        for part in parts {
+            let Heads { rows, n_heads, bias, gain, rotates, kept } = part;
+            let (bias, gain) = (*bias, *gain);
+            assert_eq!((rows.n_rows(), rows.n_cols), (pass.positions.len(), *n_heads * head_dim), "heads of every row");
+            let rotation = rotation.as_ref().filter(|_| *rotates);
+            assert!(rotation.is_none_or(|rotation| rotation.table.n_cols == rotation.n_rot), "an angle for every pair");
+            if bias.is_some() || gain.is_some() || rotation.is_some() {
+                self.each_row(rows, |index, row| {
+                    if let Some(bias) = bias {
+                        row.iter_mut().zip(bias.values.iter()).for_each(|(x, b)| *x += b);
+                    }
+                    if let Some(gain) = gain {
+                        row.chunks_exact_mut(head_dim).for_each(|head| norm::rms_norm(self.level(), head, &gain.values, norm_eps));
+                    }
+                    if let Some(rotation) = rotation {
+                        rope::rotate(row, head_dim, rotation, pass.positions[index]);
+                    }
+                });
+            }
+            if let Some(kept) = kept {
+                assert_eq!(rows.n_cols, kept.n_cols, "rows of one length");
+                let first = pass.kept_from.expect("a pass that keeps") * rows.n_cols;
+                kept.values[first..][..rows.values.len()].copy_from_slice(&rows.values);
+            }
+        }
         Ok(())
     }
 
-    fn attention(&self, q: &Rows, k: &Rows, v: &Rows, spans: &[Span], shape: &AttentionShape) -> Result<Operand> {
+    fn attention(&self, q: &Rows, k: &Rows, v: &Rows, shape: &AttentionShape, pass: &Pass) -> Result<Operand> {
         let mut out = self.new_rows(q.n_rows(), q.n_cols)?;
         let rounded = self.rounded_heads([q, k, v])?;
         let [q, k, v] = rounded.as_ref().map_or([q, k, v], |rows| rows.each_ref());
         let inputs = attention::Inputs { q, k, v, shape };
-        self.pool.install(|| attention::attention(self.level(), &inputs, spans, &mut out));
+        self.pool.install(|| attention::attention(self.level(), &inputs, &pass.spans, &mut out));
         Ok(out.into())
     }
 
