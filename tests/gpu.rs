@@ -6,8 +6,6 @@
 //! probe, cudarc, the memory, every launch.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-#[path = "gpu/decode.rs"]
-mod decode;
 #[path = "gpu/disguise.rs"]
 mod disguise;
 #[path = "gpu/layers.rs"]

@@ -230,8 +230,8 @@ fn impossible_models_are_refused_by_the_rule_they_break() {
 fn what_cannot_be_run_is_named() {
     let scratch = common::scratch();
     let cases: [(&str, Change, &str); 10] = [
-        ("mamba", |_| {}, "llama, qwen2, qwen2moe, qwen3, qwen3moe, phi3, gemma, gemma3, gpt2 can be run"),
-        ("%s%n%s%n", |_| {}, "llama, qwen2, qwen2moe, qwen3, qwen3moe, phi3, gemma, gemma3, gpt2 can be run"),
+        ("mamba", |_| {}, "llama, qwen2, qwen2vl, qwen2moe, qwen3, qwen3vl, qwen3moe, gemma, gemma2, gemma3, phi3, gpt2,"),
+        ("%s%n%s%n", |_| {}, "granite, smollm3 can be run"),
         ("gemma3", |m| m.set("gemma3.final_logit_softcapping", Value::F32(30.0)), "no bound can be run"),
         ("qwen2", |m| m.set("qwen2.expert_count", Value::U32(8)), "one network in each layer"),
         ("llama", |m| experts_apart(m), "convert the original model anew"),

@@ -111,14 +111,6 @@ impl Loaded {
         if windows.ctx() > trained {
             warn(&format!("{}: trained for contexts of {trained} tokens, --ctx is {}", self.name(), windows.ctx()));
         }
-        let hparams = network.hparams();
-        if let Some(window) = hparams.window.filter(|window| !hparams.family.has_windows && windows.ctx() > *window) {
-            let name = self.name();
-            warn(&format!(
-                "{name}: trained to see {window} tokens back; here, as in llama.cpp, it sees all of --ctx {}",
-                windows.ctx()
-            ));
-        }
     }
 
     /// All its files together.

@@ -186,8 +186,7 @@ impl Numbers for InMetadata<'_> {
 
     fn last_of_periods(&self, n_layer: usize, period: usize) -> Result<Vec<bool>> {
         let key = keys::ATTENTION_SLIDING_WINDOW_PATTERN;
-        let array = self.get(key).and_then(ValueRef::as_array);
-        if let Some(array) = array.filter(|array| array.iter().any(|value| value.as_bool().is_some())) {
+        if let Some(array) = self.get(key).and_then(ValueRef::as_array) {
             let is_local: Option<Vec<bool>> =
                 if array.len() == n_layer { array.iter().map(ValueRef::as_bool).collect() } else { None };
             let Some(is_local) = is_local else {

@@ -18,9 +18,10 @@ use zerocopy::IntoBytes;
 use super::device::{Block, Device};
 use super::kernels::{self, HeadRows, Scaled, Selection, Sequences, Turn, View};
 use super::probe::Gpu;
+use crate::arch::describe::{Activation, Body, Norm, Step};
 use crate::error::{Error, Result};
 use crate::model::{
-    Accumulate, Activation, AttentionShape, Backend, BatchLimits, Divergence, Family, HeadForm, Heads, Matrix, Norm, Places,
+    Accumulate, AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Hparams, LayerHparams, Matrix, Places,
     Residency, RopeLayout, Score, Span,
 };
 use crate::quant::Format;
@@ -264,11 +265,19 @@ impl Backend for Cuda {
         if weights_bytes <= self.memory_bytes() / 2 { Residency::Resident } else { Residency::Streamed }
     }
 
-    fn check_family(&self, family: &Family) -> Result<()> {
-        if family.norm == Norm::Rms && family.activation == Activation::Silu && !family.has_windows {
+    fn check(&self, hparams: &Hparams) -> Result<()> {
+        let can = |layer: &LayerHparams| {
+            let is_plain = |step: &Step| match &step.body {
+                Body::Attention(_) => true,
+                Body::Network(network) => network.activation == Activation::Silu,
+                Body::Experts(experts) => experts.activation == Activation::Silu,
+            };
+            layer.layer.steps.iter().all(|step| matches!(step.before, Norm::Rms(_)) && is_plain(step)) && layer.window.is_none()
+        };
+        if hparams.layers.iter().all(can) {
             return Ok(());
         }
-        Err(cpu_only(&format!("running architecture {} on a GPU", family.name)))
+        Err(cpu_only(&format!("running architecture {} on a GPU", hparams.family.name)))
     }
 
     fn rows(&self, n_rows: usize, n_cols: usize) -> Result<Rows> {
@@ -373,6 +382,13 @@ impl Backend for Cuda {
 
     fn add(&self, from: &Rows, to: &mut Rows) -> Result<()> {
         self.device.launch(kernels::add(from.floats()?, to.floats()?))
+    }
+
+    fn scaled(&self, x: &Rows, factor: f32) -> Result<Rows> {
+        let out = self.rows(x.n_rows, x.n_cols)?;
+        let from = Selection { blocks: x.floats()?.memory, format: Format::F32, rows: None, scale: factor };
+        self.device.launch(kernels::dequant_f32(from, out.view()))?;
+        Ok(out)
     }
 
     fn add_rows(&self, from: &Rows, factors: &[f32], rows: &[u32], to: &mut Rows) -> Result<()> {

@@ -93,7 +93,7 @@ pub(super) fn scored_states<B: Backend>(network: &Network<'_, B>, batch: &Batch,
 pub(super) fn windows_per_batch<B: Backend>(network: &Network<'_, B>, windows: &Windows) -> usize {
     let (hparams, limits) = (network.hparams(), network.backend().batch_limits());
     let widest = hparams.layers.iter().map(|layer| {
-        let attention = (2 * layer.n_head + 2 * layer.n_head_kv) * hparams.head_dim;
+        let attention = (2 * layer.n_head + 2 * layer.n_head_kv) * layer.key_dim;
         let feed_forward = match layer.experts {
             None => 3 * layer.n_ff,
             // What all experts read, and if all tokens choose one, its input and its result.

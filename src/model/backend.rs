@@ -14,8 +14,8 @@
 
 use std::ops::Range;
 
-use super::families::Family;
 use super::weights::Residency;
+use crate::arch::Hparams;
 use crate::error::Result;
 use crate::matmul::Accumulate;
 use crate::quant::Format;
@@ -43,12 +43,12 @@ pub trait Backend: Sync {
         Residency::Streamed
     }
 
-    /// Refuses a family that has operations which this machine does not.
+    /// Refuses a model that takes operations which this machine lacks.
     ///
     /// # Errors
     /// `Unsupported`, with a machine that can.
-    fn check_family(&self, family: &Family) -> Result<()> {
-        let _ = family;
+    fn check(&self, hparams: &Hparams) -> Result<()> {
+        let _ = hparams;
         Ok(())
     }
 
@@ -164,6 +164,12 @@ pub trait Backend: Sync {
     /// # Errors
     /// As for every operation.
     fn add(&self, from: &Self::Rows, to: &mut Self::Rows) -> Result<()>;
+
+    /// `x * factor`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn scaled(&self, x: &Self::Rows, factor: f32) -> Result<Self::Rows>;
 
     /// Adds row `i` of `from`, times `factors[i]`, to row `rows[i]` of `to`. No row of `to` is named twice.
     ///

@@ -2,31 +2,31 @@
 //!
 //! ```text
 //! x = embed(tokens)
-//! for each layer:  h = norm(x);  x += o(attention(rope(q(h)), rope(k(h)), v(h)))
-//!                  h = norm(x);  x += down(silu(gate(h)) * up(h)), or what its experts make of it
+//! for each layer, for each of its steps:  x += after(block(before(x)))      attention, a network, a mixture of experts
 //! norm(x) -> output
 //! ```
 //!
-//! A family may differ: learned positions instead of rotations, GELU, no gate, norms of what is added, windows ([`super::Family`]).
+//! Which steps a layer has, and how they are computed, is the family's description ([`crate::arch::describe`]); a block is a file in
+//! `block/`.
 //!
 //! Evaluation takes thousands of tokens of many sequences through one layer before it goes on to the next, so that every weight is read
 //! and dequantized once for all of them, and keys and values exist for one layer at a time. Generation takes a few tokens at a time and
 //! keeps the keys and values of all layers in a [`Cache`]. Both run the same function for a layer.
 
-mod experts;
-
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use super::backend::{AttentionShape, Backend, HeadForm, Heads, Places, Rotation, Span};
-use super::families::Activation;
-use super::hparams::{Hparams, LayerHparams};
-use super::layer::{Experts, FeedForward, Gated, Layer, Linear, Norm, SharedExpert};
+use super::backend::{Backend, Places, Span};
+use super::block::Block;
+use super::layer::{Layer, Linear, Norm, Step};
 use super::weights::{Plan, ReadLayer, Residency, Slice};
+use crate::arch::describe::Positions;
+use crate::arch::{Hparams, LayerHparams, Rope};
 use crate::error::{Error, Result};
 use crate::gguf::Model;
 use crate::matmul::Accumulate;
+use crate::names;
 
 /// A model that can be run on a backend.
 pub struct Network<'a, B: Backend> {
@@ -39,20 +39,15 @@ pub struct Network<'a, B: Backend> {
     output_norm: NormOf<B>,
     /// Vectors of positions, where they are learned.
     position_embd: Option<B::Weight>,
-    /// Angles of all positions below `n_ctx`.
-    rope_table: B::Rows,
-    /// Those of layers with a window.
-    local_rope_table: Option<B::Rows>,
+    /// Angles of all positions below `n_ctx`, for every way in which layers rotate.
+    rope_tables: Vec<(Rope, B::Rows)>,
     /// Empty where layers are streamed.
     layers: Vec<LayerOf<B>>,
 }
 
 type LayerOf<B> = Layer<<B as Backend>::Weight, <B as Backend>::Rows>;
-type NormOf<B> = Norm<<B as Backend>::Rows>;
-type ExpertsOf<B> = Experts<<B as Backend>::Weight, <B as Backend>::Rows>;
-type SharedExpertOf<B> = SharedExpert<<B as Backend>::Weight, <B as Backend>::Rows>;
-type GatedOf<B> = Gated<<B as Backend>::Weight, <B as Backend>::Rows>;
-type LinearOf<B> = Linear<<B as Backend>::Weight, <B as Backend>::Rows>;
+pub(super) type NormOf<B> = Norm<<B as Backend>::Rows>;
+pub(super) type LinearOf<B> = Linear<<B as Backend>::Weight, <B as Backend>::Rows>;
 
 /// Tokens of several sequences, one after the other.
 #[derive(Debug, Clone, Copy)]
@@ -123,9 +118,9 @@ impl<B: Backend> Cache<B> {
 }
 
 /// What is the same for every layer of a pass.
-struct Pass<B: Backend> {
-    n_rows: usize,
-    places: B::Pass,
+pub(super) struct Pass<B: Backend> {
+    pub n_rows: usize,
+    pub places: B::Pass,
 }
 
 impl<'a, B: Backend> Network<'a, B> {
@@ -137,18 +132,16 @@ impl<'a, B: Backend> Network<'a, B> {
     pub fn open(backend: &'a B, model: &'a Model, n_ctx: usize, residency: Residency) -> Result<Network<'a, B>> {
         model.check_has_weights()?;
         let hparams = Hparams::read(model)?;
-        backend.check_family(hparams.family)?;
+        backend.check(&hparams)?;
         let plan = Plan::new(model, &hparams)?;
         if n_ctx == 0 {
             return Err(Error::usage("a context of no tokens"));
         }
-        if hparams.family.learns_positions && n_ctx > hparams.n_ctx_train {
+        if hparams.family.embedding.positions.is_some() && n_ctx > hparams.n_ctx_train {
             let known = hparams.n_ctx_train;
             return Err(Error::usage(format!("a context of {n_ctx} tokens; this model has learned {known} positions")));
         }
-        let factors = plan.rope_factors(&hparams, n_ctx)?;
-        let table = hparams.rope.table(n_ctx, factors.as_deref());
-        let local_table = hparams.local_rope.as_ref().map(|rope| backend.upload(&rope.table(n_ctx, None), rope.n_rot));
+        let rope_tables = rope_tables(backend, &hparams, &plan, n_ctx)?;
         let upload = |slice: Slice| backend.upload(&plan.vector(&slice)?, hparams.n_embd);
         let mut network = Network {
             backend,
@@ -157,8 +150,7 @@ impl<'a, B: Backend> Network<'a, B> {
             output: plan.output.as_ref().map(|slice| backend.weight(plan.matrix(slice)?)).transpose()?,
             output_norm: plan.output_norm.clone().try_map(&mut { upload })?,
             position_embd: plan.position_embd.as_ref().map(|slice| backend.weight(plan.matrix(slice)?)).transpose()?,
-            rope_table: backend.upload(&table, hparams.rope.n_rot)?,
-            local_rope_table: local_table.transpose()?,
+            rope_tables,
             layers: Vec::new(),
             hparams,
             plan,
@@ -196,7 +188,7 @@ impl<'a, B: Backend> Network<'a, B> {
 
     /// The name of the tensor that [`Network::output`] is.
     pub fn output_name(&self) -> &'static str {
-        if self.output.is_some() { "output.weight" } else { super::weights::TOKEN_EMBD }
+        if self.output.is_some() { names::OUTPUT } else { names::TOKEN_EMBD }
     }
 
     /// The file to name in messages about the model.
@@ -237,7 +229,7 @@ impl<'a, B: Backend> Network<'a, B> {
     /// # Errors
     /// No memory.
     pub fn cache(&self) -> Result<Cache<B>> {
-        let rows = |layer: &LayerHparams| self.backend.kept_rows(self.n_ctx, layer.n_head_kv * self.hparams.head_dim);
+        let rows = |layer: &LayerHparams| self.backend.kept_rows(self.n_ctx, layer.n_head_kv * layer.key_dim);
         let layers = self.hparams.layers.iter().map(|layer| Ok([rows(layer)?, rows(layer)?]));
         Ok(Cache { layers: layers.collect::<Result<_>>()?, len: 0 })
     }
@@ -276,13 +268,10 @@ impl<'a, B: Backend> Network<'a, B> {
     }
 
     fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
-        let (backend, n_rows) = (self.backend, tokens.len());
+        let backend = self.backend;
         let mut x = backend.embed(&self.token_embd, tokens)?;
-        if self.hparams.family.scales_embedding {
-            let n_embd = self.hparams.n_embd;
-            let mut scaled = backend.upload(&vec![0.0; n_rows * n_embd], n_embd)?;
-            backend.add_rows(&x, &vec![(n_embd as f32).sqrt(); n_rows], &all(n_rows), &mut scaled)?;
-            x = scaled;
+        if self.hparams.embedding_scale != 1.0 {
+            x = backend.scaled(&x, self.hparams.embedding_scale)?;
         }
         if let Some(table) = &self.position_embd {
             backend.add(&backend.embed(table, positions)?, &mut x)?;
@@ -290,7 +279,7 @@ impl<'a, B: Backend> Network<'a, B> {
         Ok(x)
     }
 
-    fn norm(&self, x: &B::Rows, norm: &NormOf<B>) -> Result<B::Operand> {
+    pub(super) fn norm(&self, x: &B::Rows, norm: &NormOf<B>) -> Result<B::Operand> {
         match &norm.bias {
             None => self.backend.rms_norm(x, &norm.gain, self.hparams.norm_eps),
             Some(bias) => self.backend.layer_norm(x, &norm.gain, bias, self.hparams.norm_eps),
@@ -306,101 +295,43 @@ impl<'a, B: Backend> Network<'a, B> {
         kept: Option<&mut [B::Rows; 2]>,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
-        let n_rows = pass.n_rows;
-        let h = self.norm(x, &layer.attn_norm)?;
-        tap(observer, &[&layer.attn_q, &layer.attn_k, &layer.attn_v], n_rows, &h)?;
-        let attended = self.attend(index, layer, h, pass, kept)?;
-        tap(observer, &[&layer.attn_output], n_rows, &attended)?;
-        self.add_result(&layer.attn_output, &attended, &layer.attn_post_norm, x, n_rows)?;
-        drop(attended);
-
-        let h = self.norm(x, &layer.ffn_norm)?;
-        match &layer.ffn {
-            FeedForward::Dense(network) => {
-                let inner = self.gated(network, h, n_rows, observer)?;
-                self.add_result(&network.down, &inner, &layer.ffn_post_norm, x, n_rows)
+        let (n_rows, mut kept) = (pass.n_rows, kept);
+        for Step { before, block, after } in &layer.steps {
+            let h = self.norm(x, before)?;
+            match block {
+                Block::Attention(attention) => {
+                    let attended = self.attend(index, attention, h, pass, kept.take(), observer)?;
+                    self.add_result(&attention.out, &attended, after, x, n_rows)?;
+                }
+                Block::Network(network) => {
+                    let inner = self.inner(network, h, n_rows, observer)?;
+                    self.add_result(&network.down, &inner, after, x, n_rows)?;
+                }
+                Block::Experts(experts) => self.mix((experts, before), h, x, n_rows, observer)?,
             }
-            FeedForward::Experts(mixture) => self.mix((index, layer, mixture), h, x, n_rows, observer),
         }
+        Ok(())
     }
 
-    /// What the heads of a layer see.
-    fn attend(
-        &self,
-        index: usize,
-        layer: &LayerOf<B>,
-        h: B::Operand,
-        pass: &Pass<B>,
-        kept: Option<&mut [B::Rows; 2]>,
-    ) -> Result<B::Operand> {
-        let (backend, shape) = (self.backend, self.attention_shape(index));
-        let [mut q, mut k, mut v] = self.products([&layer.attn_q, &layer.attn_k, &layer.attn_v], &h, pass.n_rows)?;
-        drop(h);
-        let (mut kept_k, mut kept_v) = kept.map(|[k, v]| (k, v)).unzip();
-        let mut parts = [
-            Heads {
-                rows: &mut q,
-                n_heads: shape.n_head,
-                bias: layer.attn_q.bias.as_ref(),
-                gain: layer.attn_q_norm.as_ref(),
-                rotates: true,
-                kept: None,
-            },
-            Heads {
-                rows: &mut k,
-                n_heads: shape.n_head_kv,
-                bias: layer.attn_k.bias.as_ref(),
-                gain: layer.attn_k_norm.as_ref(),
-                rotates: true,
-                kept: kept_k.as_deref_mut(),
-            },
-            Heads {
-                rows: &mut v,
-                n_heads: shape.n_head_kv,
-                bias: layer.attn_v.bias.as_ref(),
-                gain: None,
-                rotates: false,
-                kept: kept_v.as_deref_mut(),
-            },
-        ];
-        let rotation = self.rotation(shape.window.is_some());
-        let form = HeadForm { head_dim: shape.head_dim, norm_eps: self.hparams.norm_eps, rotation };
-        backend.heads(&mut parts, &form, &pass.places)?;
-        let (k, v) = (kept_k.as_deref().unwrap_or(&k), kept_v.as_deref().unwrap_or(&v));
-        backend.attention(&q, k, v, &shape, &pass.places)
+    /// The angles by which a layer rotates.
+    pub(super) fn rope_table(&self, rope: &Rope) -> &B::Rows {
+        let table = self.rope_tables.iter().find(|(known, _)| known == rope);
+        &table.expect("a table for every layer that rotates").1
     }
 
-    /// `silu(gate(h)) * up(h)`, or what the family has instead.
-    fn gated(&self, network: &GatedOf<B>, h: B::Operand, n_rows: usize, observer: &mut dyn Observer<B>) -> Result<B::Operand> {
-        let linears: Vec<_> = network.gate.iter().chain([&network.up]).collect();
-        tap(observer, &linears, n_rows, &h)?;
-        let (gate, up) = match &network.gate {
-            None => (None, self.linear(&network.up, &h, n_rows)?),
-            Some(gate) => {
-                let [mut of_gate, mut up] = self.products([gate, &network.up], &h, n_rows)?;
-                self.add_bias(gate, &mut of_gate)?;
-                self.add_bias(&network.up, &mut up)?;
-                (Some(of_gate), up)
-            }
-        };
-        drop(h);
-        let inner = match (self.hparams.family.activation, &gate) {
-            (Activation::Silu, gate) => self.backend.swiglu(gate.as_ref().expect("SiLU comes with a gate"), &up)?,
-            (Activation::Gelu, Some(gate)) => self.backend.gelu(gate, Some(&up))?,
-            (Activation::Gelu, None) => self.backend.gelu(&up, None)?,
-        };
-        tap(observer, &[&network.down], n_rows, &inner)?;
-        Ok(inner)
-    }
-
-    fn linear(&self, linear: &LinearOf<B>, x: &B::Operand, n_rows: usize) -> Result<B::Rows> {
+    pub(super) fn linear(&self, linear: &LinearOf<B>, x: &B::Operand, n_rows: usize) -> Result<B::Rows> {
         let [mut out] = self.products([linear], x, n_rows)?;
         self.add_bias(linear, &mut out)?;
         Ok(out)
     }
 
     /// Several products, without their biases.
-    fn products<const N: usize>(&self, linears: [&LinearOf<B>; N], x: &B::Operand, n_rows: usize) -> Result<[B::Rows; N]> {
+    pub(super) fn products<const N: usize>(
+        &self,
+        linears: [&LinearOf<B>; N],
+        x: &B::Operand,
+        n_rows: usize,
+    ) -> Result<[B::Rows; N]> {
         let outs: Vec<_> = linears.iter().map(|linear| self.backend.rows(n_rows, linear.n_out)).collect::<Result<_>>()?;
         let mut outs: [B::Rows; N] = outs.try_into().unwrap_or_else(|_| unreachable!("rows for each"));
         let mut products: Vec<_> = linears.iter().zip(&mut outs).map(|(linear, out)| (&linear.weight, out)).collect();
@@ -408,41 +339,36 @@ impl<'a, B: Backend> Network<'a, B> {
         Ok(outs)
     }
 
-    fn add_bias(&self, linear: &LinearOf<B>, out: &mut B::Rows) -> Result<()> {
+    pub(super) fn add_bias(&self, linear: &LinearOf<B>, out: &mut B::Rows) -> Result<()> {
         linear.bias.as_ref().map_or(Ok(()), |bias| self.backend.add_bias(out, bias))
     }
 
-    /// Adds a product to `x`, normalised where the family does that.
+    /// Adds a product to `x`, normalised and scaled where the family does that.
     fn add_result(
         &self,
         linear: &LinearOf<B>,
         h: &B::Operand,
-        post_norm: &Option<B::Rows>,
+        after: &Option<B::Rows>,
         x: &mut B::Rows,
         n_rows: usize,
     ) -> Result<()> {
-        let Some(gain) = post_norm else { return self.add_linear(linear, h, x) };
+        let scale = self.hparams.residual_scale;
+        if after.is_none() && scale == 1.0 {
+            return self.add_linear(linear, h, x);
+        }
         let mut out = self.linear(linear, h, n_rows)?;
-        self.backend.rms_norm_heads(&mut out, gain, self.hparams.norm_eps)?;
+        if let Some(gain) = after {
+            self.backend.rms_norm_heads(&mut out, gain, self.hparams.norm_eps)?;
+        }
+        if scale != 1.0 {
+            out = self.backend.scaled(&out, scale)?;
+        }
         self.backend.add(&out, x)
     }
 
     fn add_linear(&self, linear: &LinearOf<B>, x: &B::Operand, out: &mut B::Rows) -> Result<()> {
         self.backend.matmul(x, &linear.weight, Accumulate::Add, out)?;
         self.add_bias(linear, out)
-    }
-
-    fn attention_shape(&self, index: usize) -> AttentionShape {
-        let LayerHparams { n_head, n_head_kv, window, .. } = self.hparams.layers[index];
-        let Hparams { head_dim, scale_width, .. } = self.hparams;
-        AttentionShape { n_head, n_head_kv, head_dim, scale: (1.0 / (scale_width as f64).sqrt()) as f32, window }
-    }
-
-    /// How a layer rotates heads, with a window or without; `None` where positions are learned.
-    fn rotation(&self, has_window: bool) -> Option<Rotation<'_, B::Rows>> {
-        let table = self.local_rope_table.as_ref().filter(|_| has_window).unwrap_or(&self.rope_table);
-        let rotation = Rotation { n_rot: self.hparams.rope.n_rot, layout: self.hparams.rope.layout, table };
-        Some(rotation).filter(|_| !self.hparams.family.learns_positions)
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
@@ -496,13 +422,31 @@ impl<'a, B: Backend> Network<'a, B> {
     }
 }
 
+/// A table for every way in which layers rotate. The file's factors are those of the model's own base, not of windows.
+fn rope_tables<B: Backend>(backend: &B, hparams: &Hparams, plan: &Plan<'_>, n_ctx: usize) -> Result<Vec<(Rope, B::Rows)>> {
+    let factors = plan.rope_factors(hparams, n_ctx)?;
+    let mut tables: Vec<(Rope, B::Rows)> = Vec::new();
+    for layer in &hparams.layers {
+        let Some(rope) = layer.rope.filter(|rope| tables.iter().all(|(known, _)| known != rope)) else { continue };
+        let is_local = layer.attention().is_some_and(|attention| matches!(attention.positions, Positions::LocalRope(_)));
+        let factors = factors.as_deref().filter(|_| !is_local);
+        tables.push((rope, backend.upload(&super::rope::table(&rope, n_ctx, factors), rope.n_rot)?));
+    }
+    Ok(tables)
+}
+
 /// The numbers of all rows.
-fn all(n_rows: usize) -> Vec<u32> {
+pub(super) fn all(n_rows: usize) -> Vec<u32> {
     (0..n_rows as u32).collect()
 }
 
 /// Shows the observer an operand with the names of the tensors it is multiplied with, each once.
-fn tap<B: Backend>(observer: &mut dyn Observer<B>, linears: &[&LinearOf<B>], n_rows: usize, x: &B::Operand) -> Result<()> {
+pub(super) fn tap<B: Backend>(
+    observer: &mut dyn Observer<B>,
+    linears: &[&LinearOf<B>],
+    n_rows: usize,
+    x: &B::Operand,
+) -> Result<()> {
     let mut names: Vec<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
     names.dedup();
     observer.operand(Observed { names: &names, n_rows, matrix: (0, 1) }, x)

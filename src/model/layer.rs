@@ -1,21 +1,21 @@
-//! The weights of one transformer block, whatever they are held as: places in a file, bytes, or matrices of a backend.
+//! The weights of one layer, whatever they are held as: places in a file, bytes, or matrices of a backend.
 
+use super::block::Block;
 use crate::error::Result;
 
-/// One block: matrices of type `M`, vectors of type `V`.
+/// A layer: matrices of type `M`, vectors of type `V`.
 #[derive(Debug, Clone)]
 pub(super) struct Layer<M, V> {
-    pub attn_norm: Norm<V>,
-    pub attn_q: Linear<M, V>,
-    pub attn_k: Linear<M, V>,
-    pub attn_v: Linear<M, V>,
-    pub attn_q_norm: Option<V>,
-    pub attn_k_norm: Option<V>,
-    pub attn_output: Linear<M, V>,
-    pub attn_post_norm: Option<V>,
-    pub ffn_norm: Norm<V>,
-    pub ffn: FeedForward<M, V>,
-    pub ffn_post_norm: Option<V>,
+    pub steps: Vec<Step<M, V>>,
+}
+
+/// `x += after(block(before(x)))`.
+#[derive(Debug, Clone)]
+pub(super) struct Step<M, V> {
+    pub before: Norm<V>,
+    pub block: Block<M, V>,
+    /// The gain of the norm of what is added, where it is normalised.
+    pub after: Option<V>,
 }
 
 /// What brings states to one size, or with a bias to one mean too.
@@ -23,48 +23,6 @@ pub(super) struct Layer<M, V> {
 pub(super) struct Norm<V> {
     pub gain: V,
     pub bias: Option<V>,
-}
-
-/// What follows attention.
-#[derive(Debug, Clone)]
-pub(super) enum FeedForward<M, V> {
-    Dense(Gated<M, V>),
-    Experts(Box<Experts<M, V>>),
-}
-
-/// `down(silu(gate(x)) * up(x))`, or without a gate `down(gelu(up(x)))`.
-#[derive(Debug, Clone)]
-pub(super) struct Gated<M, V> {
-    pub gate: Option<Linear<M, V>>,
-    pub up: Linear<M, V>,
-    pub down: Linear<M, V>,
-}
-
-/// Networks of which every token uses a few.
-#[derive(Debug, Clone)]
-pub(super) struct Experts<M, V> {
-    /// Scores every expert.
-    pub router: Linear<M, V>,
-    pub gate: Stacked<M>,
-    pub up: Stacked<M>,
-    pub down: Stacked<M>,
-    pub shared: Option<SharedExpert<M, V>>,
-}
-
-/// Matrices that one tensor holds.
-#[derive(Debug, Clone)]
-pub(super) struct Stacked<M> {
-    pub name: String,
-    /// Rows of each.
-    pub n_out: usize,
-    pub matrices: Vec<M>,
-}
-
-/// An expert that works for every token: `sigmoid(weight(x)) * network(x)`.
-#[derive(Debug, Clone)]
-pub(super) struct SharedExpert<M, V> {
-    pub weight: Linear<M, V>,
-    pub network: Gated<M, V>,
 }
 
 /// `x * weight^T + bias`.
@@ -78,29 +36,20 @@ pub(super) struct Linear<M, V> {
 }
 
 impl<M, V> Layer<M, V> {
-    /// The same block, held as something else.
+    /// The same layer, held as something else.
     pub fn try_map<M2, V2>(
         self,
         mut matrix: impl FnMut(M) -> Result<M2>,
         mut vector: impl FnMut(V) -> Result<V2>,
     ) -> Result<Layer<M2, V2>> {
-        let (matrix, vector) = (&mut matrix, &mut vector);
-        Ok(Layer {
-            attn_norm: self.attn_norm.try_map(vector)?,
-            attn_q: self.attn_q.try_map(matrix, vector)?,
-            attn_k: self.attn_k.try_map(matrix, vector)?,
-            attn_v: self.attn_v.try_map(matrix, vector)?,
-            attn_q_norm: self.attn_q_norm.map(&mut *vector).transpose()?,
-            attn_k_norm: self.attn_k_norm.map(&mut *vector).transpose()?,
-            attn_output: self.attn_output.try_map(matrix, vector)?,
-            attn_post_norm: self.attn_post_norm.map(&mut *vector).transpose()?,
-            ffn_norm: self.ffn_norm.try_map(vector)?,
-            ffn_post_norm: self.ffn_post_norm.map(&mut *vector).transpose()?,
-            ffn: match self.ffn {
-                FeedForward::Dense(network) => FeedForward::Dense(network.try_map(matrix, vector)?),
-                FeedForward::Experts(experts) => FeedForward::Experts(Box::new(experts.try_map(matrix, vector)?)),
-            },
-        })
+        let steps = self.steps.into_iter().map(|step| {
+            Ok(Step {
+                before: step.before.try_map(&mut vector)?,
+                block: step.block.try_map(&mut matrix, &mut vector)?,
+                after: step.after.map(&mut vector).transpose()?,
+            })
+        });
+        Ok(Layer { steps: steps.collect::<Result<_>>()? })
     }
 }
 
@@ -111,41 +60,9 @@ impl<V> Norm<V> {
     }
 }
 
-impl<M, V> Experts<M, V> {
-    fn try_map<M2, V2>(
-        self,
-        matrix: &mut impl FnMut(M) -> Result<M2>,
-        vector: &mut impl FnMut(V) -> Result<V2>,
-    ) -> Result<Experts<M2, V2>> {
-        let router = self.router.try_map(matrix, vector)?;
-        let mut stacked = |Stacked { name, n_out, matrices }: Stacked<M>| {
-            let matrices = matrices.into_iter().map(&mut *matrix).collect::<Result<_>>()?;
-            Ok(Stacked { name, n_out, matrices })
-        };
-        let (gate, up, down) = (stacked(self.gate)?, stacked(self.up)?, stacked(self.down)?);
-        let mut shared = |SharedExpert { weight, network }: SharedExpert<M, V>| {
-            Ok(SharedExpert { weight: weight.try_map(matrix, vector)?, network: network.try_map(matrix, vector)? })
-        };
-        Ok(Experts { router, gate, up, down, shared: self.shared.map(&mut shared).transpose()? })
-    }
-}
-
-impl<M, V> Gated<M, V> {
-    fn try_map<M2, V2>(
-        self,
-        matrix: &mut impl FnMut(M) -> Result<M2>,
-        vector: &mut impl FnMut(V) -> Result<V2>,
-    ) -> Result<Gated<M2, V2>> {
-        Ok(Gated {
-            gate: self.gate.map(|gate| gate.try_map(matrix, vector)).transpose()?,
-            up: self.up.try_map(matrix, vector)?,
-            down: self.down.try_map(matrix, vector)?,
-        })
-    }
-}
-
 impl<M, V> Linear<M, V> {
-    fn try_map<M2, V2>(
+    /// The same map, held as something else.
+    pub fn try_map<M2, V2>(
         self,
         matrix: &mut impl FnMut(M) -> Result<M2>,
         vector: &mut impl FnMut(V) -> Result<V2>,

@@ -8,30 +8,28 @@
 //!              scores per token (perplexity, divergence) or logits (generation)
 //! ```
 //!
-//! - [`Hparams`] are read from metadata alone and refuse what cannot be; the architectures that work are rows of a table.
+//! - [`Hparams`] are read from metadata alone and refuse what cannot be; what a family's layers do is data, `arch::family`.
 //! - [`Network`] holds the weights, or reads them layer by layer while it computes, and knows the order of the operations.
 //! - [`Backend`] supplies the operations. The CPU backend, in f32, is the reference for every other.
 //!
 //! Knows nothing of texts, files of texts or perplexity: that is evaluation, above.
 
 mod backend;
+mod block;
 mod cpu;
-mod families;
 mod forward;
 mod generate;
-mod hparams;
 mod layer;
 mod rope;
 mod sample;
 mod weights;
 
+pub use crate::arch::describe::RopeLayout;
+pub use crate::arch::{ExpertHparams, Hparams, LayerHparams, Rope, RopeScaling, architectures};
 pub use crate::matmul::Accumulate;
 pub use backend::{AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Matrix, Places, Rotation, Score, Span};
 pub use cpu::{Activations, Ceilings, Cpu};
-pub use families::{Activation, Family, Mixture, Norm, RopeLayout, architectures};
 pub use forward::{Batch, Cache, Network, Observed, Observer};
 pub use generate::Generation;
-pub use hparams::{ExpertHparams, Hparams, LayerHparams};
-pub use rope::{Rope, RopeScaling};
 pub use sample::{Sampler, Sampling};
 pub use weights::Residency;

@@ -7,19 +7,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::backend::Matrix;
-use super::families::Norm as NormKind;
-use super::hparams::{ExpertHparams, Hparams, LayerHparams};
-use super::layer::{Experts, FeedForward, Gated, Layer, Linear, Norm, SharedExpert, Stacked};
-use super::rope::RopeScaling;
+use super::block::{Block, Stacked};
+use super::layer::{Layer, Linear, Norm, Step};
+use crate::arch::describe::{self, Dim};
+use crate::arch::{Hparams, LayerHparams, RopeScaling};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::Model;
+use crate::names::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS};
 use crate::simd::Level;
 use crate::source::{SourceTensor, TensorSource, significant_dims};
-
-/// The embedding.
-pub(super) const TOKEN_EMBD: &str = "token_embd.weight";
-/// Divisors of the rotary frequencies, for contexts up to the first training's and for longer ones.
-pub(super) const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// Where the weights of the layers are while the model runs. Embedding and output are always in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,17 +69,15 @@ impl<'a> Plan<'a> {
     /// `MissingTensor`, `ShapeMismatch`, `UnmappedTensor`; `Unsupported` for formats without floats.
     pub fn new(source: &'a Model, hparams: &Hparams) -> Result<Plan<'a>> {
         let mut catalog = Catalog::new(source);
-        let n_embd = hparams.n_embd;
+        let family = hparams.family;
+        let site = Site { hparams, layer: None, prefix: String::new() };
+        let [n_vocab, n_embd] = family.output.shape.map(|dim| site.len(dim));
         let plan = Plan {
             source,
-            token_embd: catalog.matrix(TOKEN_EMBD, hparams.n_vocab, n_embd)?,
-            output_norm: catalog.norm("output_norm", hparams)?,
-            position_embd: if hparams.family.learns_positions {
-                Some(catalog.matrix("position_embd.weight", hparams.n_ctx_train, n_embd)?)
-            } else {
-                None
-            },
-            output: catalog.optional("output.weight", &[hparams.n_vocab, n_embd])?,
+            token_embd: catalog.weight(&family.embedding.tokens, &site)?,
+            output_norm: catalog.norm(&family.output_norm, &site)?,
+            position_embd: family.embedding.positions.as_ref().map(|table| catalog.weight(table, &site)).transpose()?,
+            output: catalog.optional(&format!("{}.weight", family.output.name), &[n_vocab, n_embd])?,
             rope_factors: catalog.rope_factors(hparams)?,
             layers: (0..hparams.layers.len()).map(|index| catalog.layer(hparams, index)).collect::<Result<_>>()?,
         };
@@ -141,7 +135,7 @@ impl<'a> Plan<'a> {
     /// As [`Plan::vector`]; `HparamRange` for a divisor that is not above zero.
     pub fn rope_factors(&self, hparams: &Hparams, n_ctx: usize) -> Result<Option<Vec<f32>>> {
         let RopeFactors { short, long } = &self.rope_factors;
-        let is_long = matches!(hparams.rope.scaling, RopeScaling::Long { n_ctx_orig, .. } if n_ctx > n_ctx_orig);
+        let is_long = matches!(hparams.rope_scaling, RopeScaling::Long { n_ctx_orig, .. } if n_ctx > n_ctx_orig);
         let Some(slice) = (if is_long { long } else { short }) else { return Ok(None) };
         let factors = self.vector(slice)?;
         match factors.iter().find(|factor| **factor <= 0.0) {
@@ -175,8 +169,30 @@ fn first_path(source: &Model) -> &Path {
     source.files().first().map_or(Path::new(""), |file| file.path())
 }
 
+/// Where names and shapes of a description are taken from: a layer, or the model as a whole.
+pub(super) struct Site<'h> {
+    pub hparams: &'h Hparams,
+    pub layer: Option<&'h LayerHparams>,
+    /// Of names: `blk.3.`.
+    pub prefix: String,
+}
+
+impl Site<'_> {
+    pub fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    pub fn len(&self, dim: Dim) -> usize {
+        self.hparams.len(dim, self.layer)
+    }
+
+    fn shape(&self, dims: &[Dim]) -> Vec<usize> {
+        dims.iter().map(|dim| self.len(*dim)).collect()
+    }
+}
+
 /// The tensors of a model that nothing has used yet.
-struct Catalog<'a> {
+pub(super) struct Catalog<'a> {
     source: &'a Model,
     unused: BTreeMap<&'a str, usize>,
 }
@@ -185,14 +201,6 @@ impl<'a> Catalog<'a> {
     fn new(source: &'a Model) -> Catalog<'a> {
         let unused = source.tensors().iter().enumerate().map(|(index, tensor)| (tensor.name.as_str(), index)).collect();
         Catalog { source, unused }
-    }
-
-    fn vector(&mut self, name: &str, len: usize) -> Result<Slice> {
-        self.required(name, &[len])
-    }
-
-    fn matrix(&mut self, name: &str, n_rows: usize, n_cols: usize) -> Result<Slice> {
-        self.required(name, &[n_rows, n_cols])
     }
 
     fn required(&mut self, name: &str, shape: &[usize]) -> Result<Slice> {
@@ -225,123 +233,89 @@ impl<'a> Catalog<'a> {
     }
 
     fn layer(&mut self, hparams: &Hparams, index: usize) -> Result<PlannedLayer> {
-        let Hparams { n_embd, head_dim, family, .. } = *hparams;
-        let LayerHparams { n_head, n_head_kv, .. } = hparams.layers[index];
-        let [n_q, n_kv] = [n_head * head_dim, n_head_kv * head_dim];
-        let name = |part: &str| format!("blk.{index}.{part}");
-        let head_norm = |catalog: &mut Catalog, part| {
-            if family.normalises_heads { catalog.vector(&name(part), head_dim).map(Some) } else { Ok(None) }
-        };
-        let [attn_q, attn_k, attn_v] = if family.is_fused {
-            self.fused(&name("attn_qkv"), [n_q, n_kv, n_kv], n_embd)?
-        } else {
-            let mut linear = |part, n_out| self.linear(&name(part), n_out, n_embd);
-            [linear("attn_q", n_q)?, linear("attn_k", n_kv)?, linear("attn_v", n_kv)?]
-        };
-        Ok(Layer {
-            attn_norm: self.norm(&name("attn_norm"), hparams)?,
-            attn_q,
-            attn_k,
-            attn_v,
-            attn_q_norm: head_norm(self, "attn_q_norm.weight")?,
-            attn_k_norm: head_norm(self, "attn_k_norm.weight")?,
-            attn_output: self.linear(&name("attn_output"), n_embd, n_q)?,
-            attn_post_norm: self.post_norm(&name("post_attention_norm.weight"), hparams)?,
-            ffn_norm: self.norm(&name("ffn_norm"), hparams)?,
-            ffn_post_norm: self.post_norm(&name("post_ffw_norm.weight"), hparams)?,
-            ffn: self.feed_forward(hparams, index)?,
-        })
-    }
-
-    fn feed_forward(&mut self, hparams: &Hparams, index: usize) -> Result<FeedForward<Slice, Slice>> {
-        let LayerHparams { n_ff, experts, .. } = hparams.layers[index];
-        let name = |part: &str| format!("blk.{index}.{part}");
-        if let Some(sizes) = experts {
-            let experts = self.experts(&name, hparams.n_embd, sizes)?;
-            return Ok(FeedForward::Experts(Box::new(experts)));
-        }
-        if !hparams.family.is_gated {
-            let up = self.linear(&name("ffn_up"), n_ff, hparams.n_embd)?;
-            let down = self.linear(&name("ffn_down"), hparams.n_embd, n_ff)?;
-            return Ok(FeedForward::Dense(Gated { gate: None, up, down }));
-        }
-        if !hparams.family.is_fused {
-            return self.gated(&name, "", hparams.n_embd, n_ff).map(FeedForward::Dense);
-        }
-        let [gate, up] = self.fused(&name("ffn_up"), [n_ff, n_ff], hparams.n_embd)?;
-        Ok(FeedForward::Dense(Gated { gate: Some(gate), up, down: self.linear(&name("ffn_down"), hparams.n_embd, n_ff)? }))
-    }
-
-    fn gated(&mut self, name: &dyn Fn(&str) -> String, suffix: &str, n_embd: usize, n_ff: usize) -> Result<Gated<Slice, Slice>> {
-        let mut linear = |part, n_out, n_in| self.linear(&name(&format!("{part}{suffix}")), n_out, n_in);
-        Ok(Gated {
-            gate: Some(linear("ffn_gate", n_ff, n_embd)?),
-            up: linear("ffn_up", n_ff, n_embd)?,
-            down: linear("ffn_down", n_embd, n_ff)?,
-        })
-    }
-
-    fn experts(&mut self, name: &dyn Fn(&str) -> String, n_embd: usize, sizes: ExpertHparams) -> Result<Experts<Slice, Slice>> {
-        let ExpertHparams { n_expert, n_ff, n_ff_shared, .. } = sizes;
-        let apart = name("ffn_down.0.weight");
-        if self.unused.contains_key(apart.as_str()) {
-            let what = format!("running a model with a tensor for each expert ({apart})");
-            return Err(Error::unsupported(what, "convert the original model anew: experts are stacked since April 2024"));
-        }
-        let shared = n_ff_shared.map(|n_ff| {
-            let stem = name("ffn_gate_inp_shexp");
-            let weight_name = format!("{stem}.weight");
-            let weight = self.vector(&weight_name, n_embd)?;
-            let weight = Linear { name: weight_name, n_out: 1, weight, bias: None };
-            Ok(SharedExpert { weight, network: self.gated(name, "_shexp", n_embd, n_ff)? })
+        let layer = &hparams.layers[index];
+        let site = Site { hparams, layer: Some(layer), prefix: format!("blk.{index}.") };
+        let steps = layer.layer.steps.iter().map(|step| {
+            Ok(Step {
+                before: self.norm(&step.before, &site)?,
+                block: Block::plan(&step.body, self, &site)?,
+                after: self.gain(&step.after, &site)?,
+            })
         });
-        Ok(Experts {
-            router: self.linear(&name("ffn_gate_inp"), n_expert, n_embd)?,
-            gate: self.stacked(name("ffn_gate_exps.weight"), n_expert, n_ff, n_embd)?,
-            up: self.stacked(name("ffn_up_exps.weight"), n_expert, n_ff, n_embd)?,
-            down: self.stacked(name("ffn_down_exps.weight"), n_expert, n_embd, n_ff)?,
-            shared: shared.transpose()?,
-        })
+        Ok(Layer { steps: steps.collect::<Result<_>>()? })
     }
 
-    /// The matrices that a tensor of three dimensions stacks.
-    fn stacked(&mut self, name: String, n_matrices: usize, n_out: usize, n_in: usize) -> Result<Stacked<Slice>> {
-        let all = self.required(&name, &[n_matrices, n_out, n_in])?;
-        let matrix = |index| Slice { first_row: index * n_out, n_rows: n_out, ..all.clone() };
-        Ok(Stacked { name, n_out, matrices: (0..n_matrices).map(matrix).collect() })
+    /// True while nothing has used a tensor of the name.
+    pub fn has(&self, name: &str) -> bool {
+        self.unused.contains_key(name)
     }
 
-    fn norm(&mut self, stem: &str, hparams: &Hparams) -> Result<Norm<Slice>> {
-        let gain = self.vector(&format!("{stem}.weight"), hparams.n_embd)?;
-        let bias = match hparams.family.norm {
-            NormKind::Rms => None,
-            NormKind::Layer => Some(self.vector(&format!("{stem}.bias"), hparams.n_embd)?),
-        };
-        Ok(Norm { gain, bias })
+    /// A vector, or a table of them.
+    pub fn weight(&mut self, weight: &describe::Weight, site: &Site<'_>) -> Result<Slice> {
+        self.required(&site.name(weight.name), &site.shape(weight.shape))
     }
 
-    fn post_norm(&mut self, name: &str, hparams: &Hparams) -> Result<Option<Slice>> {
-        if hparams.family.normalises_results { self.vector(name, hparams.n_embd).map(Some) } else { Ok(None) }
+    pub fn norm(&mut self, norm: &describe::Norm, site: &Site<'_>) -> Result<Norm<Slice>> {
+        match norm {
+            describe::Norm::Rms(gain) => Ok(Norm { gain: self.weight(gain, site)?, bias: None }),
+            describe::Norm::Layer(gain, bias) => Ok(Norm { gain: self.weight(gain, site)?, bias: Some(self.weight(bias, site)?) }),
+            describe::Norm::None => Err(Error::Internal("a step without a norm before it".to_owned())),
+        }
     }
 
-    fn linear(&mut self, stem: &str, n_out: usize, n_in: usize) -> Result<Linear<Slice, Slice>> {
+    /// The gain of a norm without a bias, where there is one.
+    pub fn gain(&mut self, norm: &describe::Norm, site: &Site<'_>) -> Result<Option<Slice>> {
+        match norm {
+            describe::Norm::None => Ok(None),
+            describe::Norm::Rms(gain) => self.weight(gain, site).map(Some),
+            describe::Norm::Layer(..) => Err(Error::Internal("a norm with a bias where none is computed".to_owned())),
+        }
+    }
+
+    /// A matrix, and its bias where the file has one.
+    pub fn linear(&mut self, linear: &describe::Linear, site: &Site<'_>) -> Result<Linear<Slice, Slice>> {
+        let [n_out, n_in] = linear.shape.map(|dim| site.len(dim));
+        let stem = site.name(linear.name);
         let name = format!("{stem}.weight");
-        let weight = self.matrix(&name, n_out, n_in)?;
+        let weight = self.required(&name, &[n_out, n_in])?;
         Ok(Linear { name, n_out, weight, bias: self.optional(&format!("{stem}.bias"), &[n_out])? })
     }
 
-    /// The parts of a matrix that holds several, one below the other.
-    fn fused<const N: usize>(&mut self, stem: &str, n_outs: [usize; N], n_in: usize) -> Result<[Linear<Slice, Slice>; N]> {
+    /// Several matrices of one input, each in a tensor of its own or one below the other in one.
+    pub fn projections<const N: usize>(
+        &mut self,
+        projections: &describe::Projections<N>,
+        site: &Site<'_>,
+    ) -> Result<[Linear<Slice, Slice>; N]> {
+        let (whole, parts) = match projections {
+            describe::Projections::Apart(linears) => {
+                let found: Vec<_> = linears.iter().map(|linear| self.linear(linear, site)).collect::<Result<_>>()?;
+                return Ok(found.try_into().expect("as many as there are"));
+            }
+            describe::Projections::Fused(whole, parts) => (whole, parts),
+        };
+        let [n_out, n_in] = whole.shape.map(|dim| site.len(dim));
+        let stem = site.name(whole.name);
         let name = format!("{stem}.weight");
-        let whole = self.matrix(&name, n_outs.iter().sum(), n_in)?;
-        let biases = self.column(&format!("{stem}.bias"), n_outs.iter().sum())?;
+        let weight = self.required(&name, &[n_out, n_in])?;
+        let biases = self.column(&format!("{stem}.bias"), n_out)?;
         let mut first_row = 0;
-        Ok(n_outs.map(|n_out| {
-            let part = |whole: &Slice| Slice { first_row, n_rows: n_out, ..whole.clone() };
-            let linear = Linear { name: name.clone(), n_out, weight: part(&whole), bias: biases.as_ref().map(part) };
-            first_row += n_out;
+        Ok(parts.map(|dim| {
+            let n_rows = site.len(dim);
+            let part = |whole: &Slice| Slice { first_row, n_rows, ..whole.clone() };
+            let linear = Linear { name: name.clone(), n_out: n_rows, weight: part(&weight), bias: biases.as_ref().map(part) };
+            first_row += n_rows;
             linear
         }))
+    }
+
+    /// The matrices that a tensor of three dimensions stacks.
+    pub fn stacked(&mut self, stack: &describe::Stack, n_matrices: usize, site: &Site<'_>) -> Result<Stacked<Slice>> {
+        let [n_out, n_in] = stack.shape.map(|dim| site.len(dim));
+        let name = site.name(stack.name);
+        let all = self.required(&name, &[n_matrices, n_out, n_in])?;
+        let matrix = |index| Slice { first_row: index * n_out, n_rows: n_out, ..all.clone() };
+        Ok(Stacked { name, n_out, matrices: (0..n_matrices).map(matrix).collect() })
     }
 
     /// A vector as rows of one number each, so that parts of it can be read; `None` where there is none.
@@ -355,12 +329,13 @@ impl<'a> Catalog<'a> {
     }
 
     fn rope_factors(&mut self, hparams: &Hparams) -> Result<RopeFactors> {
-        let shape = [hparams.rope.n_rot / 2];
-        if let RopeScaling::Long { .. } = hparams.rope.scaling {
-            let [short, long] = ROPE_FACTORS;
+        let Some(rope) = hparams.layers.iter().find_map(|layer| layer.rope) else { return Ok(RopeFactors::default()) };
+        let shape = [rope.n_rot / 2];
+        if let RopeScaling::Long { .. } = hparams.rope_scaling {
+            let [short, long] = [ROPE_FACTORS_SHORT, ROPE_FACTORS_LONG];
             return Ok(RopeFactors { short: Some(self.required(short, &shape)?), long: Some(self.required(long, &shape)?) });
         }
-        Ok(RopeFactors { short: self.optional("rope_freqs.weight", &shape)?, long: None })
+        Ok(RopeFactors { short: self.optional(ROPE_FREQS, &shape)?, long: None })
     }
 
     /// What is left would be left out of the computation.

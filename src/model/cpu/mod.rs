@@ -264,6 +264,10 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn scaled(&self, x: &Rows, factor: f32) -> Result<Rows> {
+        self.fill_rows(x.n_rows(), x.n_cols, |index, row| row.iter_mut().zip(x.row(index)).for_each(|(to, x)| *to = x * factor))
+    }
+
     fn add_rows(&self, from: &Rows, factors: &[f32], rows: &[u32], to: &mut Rows) -> Result<()> {
         assert_eq!((from.n_rows(), from.n_cols), (factors.len(), to.n_cols), "a factor for every row");
         assert_eq!(factors.len(), rows.len(), "a place for every row");

@@ -1,8 +1,8 @@
 //! Rotary positions, applied.
 
 use super::Rows;
+use crate::arch::describe::RopeLayout;
 use crate::model::backend::Rotation;
-use crate::model::families::RopeLayout;
 
 /// Turns the pairs of every head in `row` by the angles of its position.
 pub(super) fn rotate(row: &mut [f32], head_dim: usize, rotation: &Rotation<'_, Rows>, position: u32) {

@@ -11,11 +11,94 @@
 //! rows of the batch that chose it at once, so its weights are dequantized once. A token has its experts' results added in the order of
 //! their numbers, whatever else is in the batch.
 
-use super::{ExpertsOf, LayerOf, Network, Observed, Observer, SharedExpertOf, all, tap};
-use crate::error::Result;
+use crate::arch::describe::{self, Activation, Weighing};
+use crate::error::{Error, Result};
 use crate::matmul::Accumulate;
 use crate::model::backend::Backend;
-use crate::model::layer::Stacked;
+use crate::model::block::Network;
+use crate::model::block::network::NetworkOf;
+use crate::model::forward::{Network as Running, NormOf, Observed, Observer, all, tap};
+use crate::model::layer::Linear;
+use crate::model::weights::{Catalog, Site, Slice};
+
+/// Its weights.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct Experts<M, V> {
+    /// Scores every expert.
+    pub router: Linear<M, V>,
+    pub gate: Stacked<M>,
+    pub up: Stacked<M>,
+    pub down: Stacked<M>,
+    pub shared: Option<Shared<M, V>>,
+    pub weighing: Weighing,
+    pub activation: Activation,
+    /// Experts that one token uses.
+    pub n_used: usize,
+}
+
+/// Matrices that one tensor holds.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct Stacked<M> {
+    pub name: String,
+    /// Rows of each.
+    pub n_out: usize,
+    pub matrices: Vec<M>,
+}
+
+/// An expert that works for every token: `sigmoid(weight(x)) * network(x)`.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct Shared<M, V> {
+    pub weight: Linear<M, V>,
+    pub network: Network<M, V>,
+}
+
+impl Experts<Slice, Slice> {
+    pub fn plan(experts: &describe::Experts, catalog: &mut Catalog<'_>, site: &Site<'_>) -> Result<Self> {
+        let apart = site.name("ffn_down.0.weight");
+        if catalog.has(&apart) {
+            let what = format!("running a model with a tensor for each expert ({apart})");
+            return Err(Error::unsupported(what, "convert the original model anew: experts are stacked since April 2024"));
+        }
+        let sizes = site.layer.and_then(|layer| layer.experts).expect("a layer of experts has their sizes");
+        let shared = experts.shared.as_ref().map(|shared| {
+            let weight = catalog.linear(&shared.weight, site)?;
+            Ok(Shared { weight, network: Network::plan(&shared.network, catalog, site)? })
+        });
+        Ok(Experts {
+            router: catalog.linear(&experts.router, site)?,
+            gate: catalog.stacked(&experts.gate, sizes.n_expert, site)?,
+            up: catalog.stacked(&experts.up, sizes.n_expert, site)?,
+            down: catalog.stacked(&experts.down, sizes.n_expert, site)?,
+            shared: shared.transpose()?,
+            weighing: experts.weighing,
+            activation: experts.activation,
+            n_used: sizes.n_used,
+        })
+    }
+}
+
+impl<M, V> Experts<M, V> {
+    pub fn try_map<M2, V2>(
+        self,
+        matrix: &mut impl FnMut(M) -> Result<M2>,
+        vector: &mut impl FnMut(V) -> Result<V2>,
+    ) -> Result<Experts<M2, V2>> {
+        let router = self.router.try_map(matrix, vector)?;
+        let mut stacked = |Stacked { name, n_out, matrices }: Stacked<M>| {
+            let matrices = matrices.into_iter().map(&mut *matrix).collect::<Result<_>>()?;
+            Ok(Stacked { name, n_out, matrices })
+        };
+        let (gate, up, down) = (stacked(self.gate)?, stacked(self.up)?, stacked(self.down)?);
+        let shared = self.shared.map(|Shared { weight, network }| {
+            Ok(Shared { weight: weight.try_map(matrix, vector)?, network: network.try_map(matrix, vector)? })
+        });
+        let Experts { weighing, activation, n_used, .. } = self;
+        Ok(Experts { router, gate, up, down, shared: shared.transpose()?, weighing, activation, n_used })
+    }
+}
+
+type ExpertsOf<B> = Experts<<B as Backend>::Weight, <B as Backend>::Rows>;
+type SharedOf<B> = Shared<<B as Backend>::Weight, <B as Backend>::Rows>;
 
 /// What one expert has to do.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,23 +109,23 @@ struct Route {
     weights: Vec<f32>,
 }
 
-impl<B: Backend> Network<'_, B> {
-    /// Adds what the experts of layer `index` make of `x` to it; `h` is `x`, normalised.
-    pub(super) fn mix(
+impl<B: Backend> Running<'_, B> {
+    /// Adds what the experts make of `x` to it; `h` is `x`, normalised by `norm`.
+    pub(in crate::model) fn mix(
         &self,
-        (index, layer, mixture): (usize, &LayerOf<B>, &ExpertsOf<B>),
+        (experts, norm): (&ExpertsOf<B>, &NormOf<B>),
         h: B::Operand,
         x: &mut B::Rows,
         n_rows: usize,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
-        let backend = self.backend;
-        tap(observer, &[&mixture.router], n_rows, &h)?;
-        let scores = backend.download(&self.linear(&mixture.router, &h, n_rows)?)?;
-        let routes = self.routes(index, &scores);
+        let backend = self.backend();
+        tap(observer, &[&experts.router], n_rows, &h)?;
+        let scores = backend.download(&self.linear(&experts.router, &h, n_rows)?)?;
+        let routes = routes(&scores, experts.gate.matrices.len(), experts.n_used, experts.weighing);
         // Experts add to `x` one after the other; each reads what it was before.
         let before = backend.select(x, &all(n_rows))?;
-        match &mixture.shared {
+        match &experts.shared {
             Some(shared) => self.add_shared(shared, h, x, n_rows, observer)?,
             None => drop(h),
         }
@@ -57,45 +140,32 @@ impl<B: Backend> Network<'_, B> {
                 }
                 Ok(out)
             };
-            let h = self.norm(&backend.select(&before, rows)?, &layer.ffn_norm)?;
-            let names: &[&str] = &[&mixture.gate.name, &mixture.up.name];
+            let h = self.norm(&backend.select(&before, rows)?, norm)?;
+            let names: &[&str] = &[&experts.gate.name, &experts.up.name];
             observer.operand(Observed { names, n_rows: n_chosen, matrix }, &h)?;
-            let inner = backend.swiglu(&product(&mixture.gate, &h)?, &product(&mixture.up, &h)?)?;
-            observer.operand(Observed { names: &[&mixture.down.name], n_rows: n_chosen, matrix }, &inner)?;
-            backend.add_rows(&product(&mixture.down, &inner)?, weights, rows, x)?;
+            let inner = self.activate(experts.activation, Some(&product(&experts.gate, &h)?), &product(&experts.up, &h)?)?;
+            observer.operand(Observed { names: &[&experts.down.name], n_rows: n_chosen, matrix }, &inner)?;
+            backend.add_rows(&product(&experts.down, &inner)?, weights, rows, x)?;
         }
         Ok(())
     }
 
     fn add_shared(
         &self,
-        shared: &SharedExpertOf<B>,
+        shared: &SharedOf<B>,
         h: B::Operand,
         x: &mut B::Rows,
         n_rows: usize,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
         tap(observer, &[&shared.weight], n_rows, &h)?;
-        let scores = self.backend.download(&self.linear(&shared.weight, &h, n_rows)?)?;
+        let scores = self.backend().download(&self.linear(&shared.weight, &h, n_rows)?)?;
         let weights: Vec<f32> = scores.iter().map(|&score| (1.0 / (1.0 + libm::exp(-f64::from(score)))) as f32).collect();
-        let inner = self.gated(&shared.network, h, n_rows, observer)?;
-        let out = self.linear(&shared.network.down, &inner, n_rows)?;
-        self.backend.add_rows(&out, &weights, &all(n_rows), x)
+        let network: &NetworkOf<B> = &shared.network;
+        let inner = self.inner(network, h, n_rows, observer)?;
+        let out = self.linear(&network.down, &inner, n_rows)?;
+        self.backend().add_rows(&out, &weights, &all(n_rows), x)
     }
-
-    fn routes(&self, index: usize, scores: &[f32]) -> Vec<Route> {
-        let sizes = self.hparams.layers[index].experts.expect("a layer of experts has their sizes");
-        let family = self.hparams.family.mixture.as_ref().expect("experts come with a way to mix them");
-        let weighing = if family.normalises_weights { Weighing::AmongChosen } else { Weighing::AmongAll };
-        routes(scores, sizes.n_expert, sizes.n_used, weighing)
-    }
-}
-
-/// What the weights of experts add up to 1 with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Weighing {
-    AmongChosen,
-    AmongAll,
 }
 
 /// The work of every expert. `scores` is `[n_rows, n_expert]`.
