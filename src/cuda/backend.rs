@@ -21,7 +21,7 @@ use super::probe::Gpu;
 use crate::arch::describe::{Activation, Body, Norm, Step};
 use crate::error::{Error, Result};
 use crate::model::{
-    Accumulate, AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Hparams, LayerHparams, Matrix, Places,
+    Accumulate, AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Hparams, LayerHparams, Matrix, Output, Places,
     Residency, RopeLayout, Score, Span,
 };
 use crate::quant::Format;
@@ -246,6 +246,11 @@ pub(super) fn bytes_of(factors: &[usize]) -> Result<u64> {
     product.filter(|&bytes| bytes < 1 << 60).ok_or_else(|| Error::Internal(format!("GPU memory for {factors:?}")))
 }
 
+/// The matrix of an output that does nothing else.
+fn plain<'w>(output: Output<'w, Weight>) -> Result<&'w Weight> {
+    if output.is_plain() { Ok(output.weight) } else { Err(cpu_only("a factor or a bound on scores on a GPU")) }
+}
+
 fn cpu_only(what: &str) -> Error {
     Error::unsupported(what, "--device cpu can")
 }
@@ -274,7 +279,7 @@ impl Backend for Cuda {
             };
             layer.layer.steps.iter().all(|step| matches!(step.before, Norm::Rms(_)) && is_plain(step)) && layer.window.is_none()
         };
-        if hparams.layers.iter().all(can) {
+        if hparams.layers.iter().all(can) && hparams.logit_scale == 1.0 && hparams.logit_softcap.is_none() {
             return Ok(());
         }
         Err(cpu_only(&format!("running architecture {} on a GPU", hparams.family.name)))
@@ -471,15 +476,21 @@ impl Backend for Cuda {
         self.column_squares(x)
     }
 
-    fn logits(&self, x: &Operand, weight: &Weight) -> Result<Vec<f32>> {
-        self.all_logits(x, weight)
+    fn logits(&self, x: &Operand, output: Output<'_, Weight>) -> Result<Vec<f32>> {
+        self.all_logits(x, plain(output)?)
     }
 
-    fn score(&self, x: &Operand, weight: &Weight, targets: &[u32]) -> Result<Vec<Score>> {
-        self.scores(x, weight, targets)
+    fn score(&self, x: &Operand, output: Output<'_, Weight>, targets: &[u32]) -> Result<Vec<Score>> {
+        self.scores(x, plain(output)?, targets)
     }
 
-    fn compare(&self, a: (&Operand, &Weight), b: (&Operand, &Weight), targets: &[u32]) -> Result<Vec<Divergence>> {
+    fn compare(
+        &self,
+        a: (&Operand, Output<'_, Weight>),
+        b: (&Operand, Output<'_, Weight>),
+        targets: &[u32],
+    ) -> Result<Vec<Divergence>> {
+        let (a, b) = ((a.0, plain(a.1)?), (b.0, plain(b.1)?));
         self.divergences(a, b, targets)
     }
 }

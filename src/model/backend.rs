@@ -220,18 +220,18 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn sum_squares(&self, x: &Self::Operand) -> Result<Vec<f64>>;
 
-    /// `x * weight^T` as the caller's, `[n_rows, weight.n_rows]`.
+    /// The scores of the vocabulary as the caller's, `[n_rows, output.weight.n_rows]`.
     ///
     /// # Errors
     /// As for every operation.
-    fn logits(&self, x: &Self::Operand, weight: &Self::Weight) -> Result<Vec<f32>>;
+    fn logits(&self, x: &Self::Operand, output: Output<'_, Self::Weight>) -> Result<Vec<f32>>;
 
-    /// How well each row of `x` foretells its token in `targets`: the softmax of `x * weight^T`, which never exists for all tokens at
+    /// How well each row of `x` foretells its token in `targets`: the softmax of its scores, which never exist for all tokens at
     /// once.
     ///
     /// # Errors
     /// As for every operation.
-    fn score(&self, x: &Self::Operand, weight: &Self::Weight, targets: &[u32]) -> Result<Vec<Score>>;
+    fn score(&self, x: &Self::Operand, output: Output<'_, Self::Weight>, targets: &[u32]) -> Result<Vec<Score>>;
 
     /// How far model `b` is from model `a` at each row: both softmaxes as in [`Backend::score`], compared over the whole vocabulary.
     /// Equal arguments give a divergence of exactly 0.
@@ -240,10 +240,37 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn compare(
         &self,
-        a: (&Self::Operand, &Self::Weight),
-        b: (&Self::Operand, &Self::Weight),
+        a: (&Self::Operand, Output<'_, Self::Weight>),
+        b: (&Self::Operand, Output<'_, Self::Weight>),
         targets: &[u32],
     ) -> Result<Vec<Divergence>>;
+}
+
+/// What turns states into scores of the vocabulary: `softcap * tanh(x * weight^T * scale / softcap)`, or without a softcap
+/// `x * weight^T * scale`.
+#[derive(Debug)]
+pub struct Output<'w, W> {
+    /// `[n_vocab, n_embd]`.
+    pub weight: &'w W,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// A bound on the scores.
+    pub softcap: Option<f32>,
+}
+
+impl<W> Clone for Output<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Output<'_, W> {}
+
+impl<W> Output<'_, W> {
+    /// True where scores are products and nothing else.
+    pub fn is_plain(&self) -> bool {
+        self.scale == 1.0 && self.softcap.is_none()
+    }
 }
 
 /// How much is computed together. Weights are dequantized once for each batch, so it should be some thousand tokens.

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use super::backend::{Backend, Places, Span};
+use super::backend::{Backend, Output, Places, Span};
 use super::block::Block;
 use super::layer::{Layer, Linear, Norm, Step};
 use super::weights::{Plan, ReadLayer, Residency, Slice};
@@ -181,9 +181,10 @@ impl<'a, B: Backend> Network<'a, B> {
         self.n_ctx
     }
 
-    /// The matrix that turns normalised states into scores of the vocabulary.
-    pub fn output(&self) -> &B::Weight {
-        self.output.as_ref().unwrap_or(&self.token_embd)
+    /// What turns normalised states into scores of the vocabulary.
+    pub fn output(&self) -> Output<'_, B::Weight> {
+        let weight = self.output.as_ref().unwrap_or(&self.token_embd);
+        Output { weight, scale: 1.0 / self.hparams.logit_scale, softcap: self.hparams.logit_softcap }
     }
 
     /// The name of the tensor that [`Network::output`] is.

@@ -27,7 +27,9 @@ mod weights;
 pub use crate::arch::describe::RopeLayout;
 pub use crate::arch::{ExpertHparams, Hparams, LayerHparams, Rope, RopeScaling, architectures};
 pub use crate::matmul::Accumulate;
-pub use backend::{AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Matrix, Places, Rotation, Score, Span};
+pub use backend::{
+    AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Matrix, Output, Places, Rotation, Score, Span,
+};
 pub use cpu::{Activations, Ceilings, Cpu};
 pub use forward::{Batch, Cache, Network, Observed, Observer};
 pub use generate::Generation;

@@ -39,6 +39,14 @@ fn power_of_two<S: Simd>(n: I32x16<S>) -> F32x16<S> {
     (n + 127).shl::<23>().to_float_bits()
 }
 
+/// `cap * tanh(x / cap)` of every lane, where `tanh(y) = 1 - 2 / (1 + exp(2 y))`.
+#[inline(always)]
+pub(super) fn capped<S: Simd>(simd: S, x: F32x16<S>, cap: f32) -> F32x16<S> {
+    let number = |value: f32| F32x16::splat(simd, value);
+    let e = exp(simd, x / number(cap) * number(2.0));
+    number(cap) - number(cap) * (number(2.0) / (number(1.0) + e))
+}
+
 /// `gate` becomes `gate / (1 + exp(-gate)) * up`.
 pub(super) fn swiglu(level: Level, gate: &mut [f32], up: &[f32]) {
     level.run(Gated { curve: Curve::Silu, gate, up });
@@ -47,6 +55,38 @@ pub(super) fn swiglu(level: Level, gate: &mut [f32], up: &[f32]) {
 /// `gate` becomes `gelu(gate) * up`, by the form with the hyperbolic tangent: `(1 + tanh(y)) / 2 = 1 / (1 + exp(-2 y))`.
 pub(super) fn geglu(level: Level, gate: &mut [f32], up: &[f32]) {
     level.run(Gated { curve: Curve::Gelu, gate, up });
+}
+
+/// Every `x` becomes `cap * tanh(x * scale / cap)`, without a cap `x * scale`.
+pub(super) fn scale_and_cap(level: Level, values: &mut [f32], scale: f32, cap: Option<f32>) {
+    level.run(ScaleAndCap { values, scale, cap });
+}
+
+struct ScaleAndCap<'a> {
+    values: &'a mut [f32],
+    scale: f32,
+    cap: Option<f32>,
+}
+
+impl Task for ScaleAndCap<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let of = |x: &[f32; 16]| {
+            let x = F32x16::load(simd, x) * F32x16::splat(simd, self.scale);
+            self.cap.map_or(x, |cap| capped(simd, x, cap))
+        };
+        let (chunks, rest) = self.values.as_chunks_mut::<16>();
+        for chunk in chunks {
+            of(chunk).store(chunk);
+        }
+        // The last ones are filled up with zeros.
+        let mut last = [0.0; 16];
+        last[..rest.len()].copy_from_slice(rest);
+        of(&last).store(&mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::backend::{AttentionShape, Backend, Divergence, HeadForm, Heads, Matrix, Places, Score, Span};
+use super::backend::{AttentionShape, Backend, Divergence, HeadForm, Heads, Matrix, Output, Places, Score, Span};
 use crate::error::Result;
 use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
 use crate::simd::Level;
@@ -343,17 +343,23 @@ impl Backend for Cpu {
         Ok(self.pool.install(|| norm::column_sums_of_squares(&x.rows)))
     }
 
-    fn logits(&self, x: &Operand, weight: &Matrix) -> Result<Vec<f32>> {
-        let mut out = self.new_rows(x.rows.n_rows(), weight.n_rows)?;
-        self.matmul(x, weight, Accumulate::Store, &mut out)?;
+    fn logits(&self, x: &Operand, output: Output<'_, Matrix>) -> Result<Vec<f32>> {
+        let mut out = self.new_rows(x.rows.n_rows(), output.weight.n_rows)?;
+        self.matmul(x, output.weight, Accumulate::Store, &mut out)?;
+        self.scale_and_cap(&mut out, output);
         Ok(out.values.to_vec())
     }
 
-    fn score(&self, x: &Operand, weight: &Matrix, targets: &[u32]) -> Result<Vec<Score>> {
-        self.scores(x, weight, targets)
+    fn score(&self, x: &Operand, output: Output<'_, Matrix>, targets: &[u32]) -> Result<Vec<Score>> {
+        self.scores(x, output, targets)
     }
 
-    fn compare(&self, a: (&Operand, &Matrix), b: (&Operand, &Matrix), targets: &[u32]) -> Result<Vec<Divergence>> {
+    fn compare(
+        &self,
+        a: (&Operand, Output<'_, Matrix>),
+        b: (&Operand, Output<'_, Matrix>),
+        targets: &[u32],
+    ) -> Result<Vec<Divergence>> {
         self.divergences(a, b, targets)
     }
 }

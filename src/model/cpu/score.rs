@@ -10,10 +10,10 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, Operand, Rows, norm};
+use super::{Cpu, Operand, Rows, exp, norm};
 use crate::error::Result;
 use crate::matmul::Accumulate;
-use crate::model::backend::{Divergence, Matrix, Score};
+use crate::model::backend::{Divergence, Matrix, Output, Score};
 use crate::simd::{Level, Simd, Task};
 
 /// Tokens of the vocabulary in a tile: 4096 rows of activations take 32 MiB of logits.
@@ -76,10 +76,10 @@ impl Pair {
 }
 
 impl Cpu {
-    pub(super) fn scores(&self, x: &Operand, weight: &Matrix, targets: &[u32]) -> Result<Vec<Score>> {
+    pub(super) fn scores(&self, x: &Operand, output: Output<'_, Matrix>, targets: &[u32]) -> Result<Vec<Score>> {
         assert_eq!(x.rows.n_rows(), targets.len(), "a target for every row");
         let mut states = vec![Softmax::NONE; targets.len()];
-        self.each_tile(&[(x, weight)], |first, [logits]| {
+        self.each_tile(&[(x, output)], |first, [logits]| {
             let rows = states.par_iter_mut().zip(targets).enumerate();
             rows.for_each(|(row, (state, target))| {
                 let logits = logits.row(row);
@@ -91,9 +91,14 @@ impl Cpu {
         Ok(states.iter().map(Softmax::score).collect())
     }
 
-    pub(super) fn divergences(&self, a: (&Operand, &Matrix), b: (&Operand, &Matrix), targets: &[u32]) -> Result<Vec<Divergence>> {
+    pub(super) fn divergences(
+        &self,
+        a: (&Operand, Output<'_, Matrix>),
+        b: (&Operand, Output<'_, Matrix>),
+        targets: &[u32],
+    ) -> Result<Vec<Divergence>> {
         assert_eq!((a.0.rows.n_rows(), b.0.rows.n_rows()), (targets.len(), targets.len()), "a target for every row");
-        assert_eq!(a.1.n_rows, b.1.n_rows, "one vocabulary");
+        assert_eq!(a.1.weight.n_rows, b.1.weight.n_rows, "one vocabulary");
         let mut states = vec![Pair { a: Softmax::NONE, b: Softmax::NONE, weighted: 0.0 }; targets.len()];
         self.each_tile(&[a, b], |first, [a, b]| {
             let rows = states.par_iter_mut().zip(targets).enumerate();
@@ -102,23 +107,31 @@ impl Cpu {
         Ok(states.iter().map(Pair::divergence).collect())
     }
 
+    /// What an output does to products.
+    pub(super) fn scale_and_cap(&self, logits: &mut Rows, output: Output<'_, Matrix>) {
+        if !output.is_plain() {
+            self.each_row(logits, |_, row| exp::scale_and_cap(self.level(), row, output.scale, output.softcap));
+        }
+    }
+
     /// Calls `see` with the logits of every tile of the vocabulary, for all products at once.
     fn each_tile<const N: usize>(
         &self,
-        products: &[(&Operand, &Matrix); N],
+        products: &[(&Operand, Output<'_, Matrix>); N],
         mut see: impl FnMut(usize, [&Rows; N]) + Send,
     ) -> Result<()> {
-        let n_vocab = products[0].1.n_rows;
+        let n_vocab = products[0].1.weight.n_rows;
         let mut rounded = Vec::with_capacity(N);
-        for (x, weight) in products {
-            rounded.push(self.rounded(x, weight)?);
+        for (x, output) in products {
+            rounded.push(self.rounded(x, output.weight)?);
         }
         for first in (0..n_vocab).step_by(TILE) {
             let columns = first..n_vocab.min(first + TILE);
             let mut logits = Vec::with_capacity(N);
-            for ((x, weight), rounded) in products.iter().zip(&rounded) {
+            for ((x, output), rounded) in products.iter().zip(&rounded) {
                 let mut tile = self.new_rows(x.rows.n_rows(), columns.len())?;
-                self.multiply(rounded.as_ref().unwrap_or(x), weight, columns.clone(), Accumulate::Store, &mut tile);
+                self.multiply(rounded.as_ref().unwrap_or(x), output.weight, columns.clone(), Accumulate::Store, &mut tile);
+                self.scale_and_cap(&mut tile, *output);
                 logits.push(tile);
             }
             let tiles = std::array::from_fn(|i| &logits[i]);
