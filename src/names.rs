@@ -119,6 +119,11 @@ impl Role {
     }
 }
 
+/// True for a tensor that holds a matrix of every expert.
+pub fn is_stack(name: &str) -> bool {
+    name.contains("_exps.")
+}
+
 /// The block that a tensor belongs to: `blk.12.ffn_up.weight` -> 12.
 pub fn block_of(name: &str) -> Option<u32> {
     let rest = name.strip_prefix("blk.")?;

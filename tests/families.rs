@@ -26,37 +26,7 @@ const NLL_TOLERANCE: f64 = 1e-6;
 const LLAMA_CPP_TOLERANCE: f64 = 5e-3;
 
 /// Cases that are refused as yet.
-const NOT_YET: &[&str] = &[
-    "gemma",
-    "gemma2",
-    "gemma2-scale",
-    "gemma3",
-    "gemma3-trimmed",
-    "gemma3-types",
-    "gemma3-vision",
-    "gpt2",
-    "gpt2-inner",
-    "granite",
-    "granite-untied",
-    "mixtral",
-    "phi",
-    "phi-long",
-    "phi-partial",
-    "phi-short",
-    "phi-whole",
-    "qwen2",
-    "qwen2-embedding",
-    "qwen2-tied",
-    "qwen2-yarn",
-    "qwen2.5-vision",
-    "qwen2moe",
-    "qwen3",
-    "qwen3-embedding",
-    "qwen3-untied",
-    "qwen3-vision",
-    "qwen3moe",
-    "smollm3",
-];
+const NOT_YET: &[&str] = &[];
 
 /// Cases that run otherwise than transformers as yet.
 const NOT_YET_EXACT: &[(&str, &str)] = &[("mistral-window", "the window is left out")];

@@ -22,6 +22,14 @@ pub struct Family {
     pub classes: &'static [Class],
     /// Its hyperparameters beside those that every family has.
     pub numbers: &'static [&'static Number],
+    /// The keys that llama.cpp's converter writes, without the architecture's name, in its order. Those that a model has no value of are
+    /// left out.
+    pub keys: &'static [&'static [&'static str]],
+    /// Fields of config.json that change what is computed, with the value that they must have where they are stated: a number, 0 or 1
+    /// for a truth value, 0 for an empty list.
+    pub fixed: &'static [(&'static str, f64)],
+    /// How many rows of the embedding are written.
+    pub vocab: Vocab,
     /// Tokens to states.
     pub embedding: Embedding,
     /// What precedes a layer's number in names of the source: `model.layers`.
@@ -49,15 +57,39 @@ pub enum AttentionWidth {
     EmbdShareAt(u32),
 }
 
+/// Rows of the embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vocab {
+    /// As many as config.json says.
+    Stated,
+    /// As many as tokenizer.json has tokens, where there is no tokenizer.model: the rest is padding.
+    OfTokenizer,
+}
+
 /// A Hugging Face model class.
 #[derive(Debug, PartialEq)]
 pub struct Class {
     /// As in `architectures`.
     pub name: &'static str,
-    /// What its configuration class assumes where config.json says nothing: `(field, value)`.
-    pub defaults: &'static [(&'static str, f64)],
+    /// What its configuration class assumes where config.json says nothing, by field.
+    pub defaults: &'static [(&'static str, Assumed)],
+    /// What names of its tensors begin with in place of the family's own root (`model.`): `model.language_model.`.
+    pub roots: &'static [&'static str],
     /// What its output is.
     pub head: Head,
+}
+
+/// What a configuration class assumes about a field.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Assumed {
+    /// This, where the field is absent; null means none.
+    Is(f64),
+    /// So many times another field, where the field is absent or null.
+    Times(&'static str, f64),
+    /// The embedding's share of a head, where the field is absent or null.
+    Share,
+    /// The class does not look at the field.
+    Ignored,
 }
 
 /// What a class makes of the last states.
@@ -107,11 +139,22 @@ pub enum Layers {
     Periodic {
         /// Where nothing else is said.
         period: u32,
+        /// How config.json says it.
+        stated: Pattern,
         /// The last of each period.
         last: &'static Layer,
         /// The others.
         others: &'static Layer,
     },
+}
+
+/// The fields of config.json that say which layers are of which kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pattern {
+    /// `layer_types`, with `full_attention` for the last of each period; or `sliding_window_pattern`, the period.
+    LayerTypes,
+    /// `no_rope_layers`, with 0 for the last of each period; or `no_rope_layer_interval`, the period.
+    NoRopeLayers,
 }
 
 /// A layer: steps one after the other, each added to the stream.
@@ -440,6 +483,22 @@ impl Family {
             Layers::All(layer) => vec![layer],
             Layers::Mixture { dense, experts } => vec![dense, experts],
             Layers::Periodic { last, others, .. } => vec![last, others],
+        }
+    }
+
+    /// Of a family whose layers change in periods: the last kind of a period, and the other.
+    pub fn kinds_of_periods(&self) -> Option<(&'static Layer, &'static Layer)> {
+        match self.layers {
+            Layers::Periodic { last, others, .. } => Some((last, others)),
+            _ => None,
+        }
+    }
+
+    /// Which of so many layers are of the kind that is last in a period, where nothing is stated.
+    pub fn periods(&self, n_layer: usize) -> Option<Vec<bool>> {
+        match self.layers {
+            Layers::Periodic { period, .. } => Some((1..=n_layer).map(|layer| layer.checked_rem(period as usize) == Some(0)).collect()),
+            _ => None,
         }
     }
 

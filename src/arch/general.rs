@@ -6,6 +6,7 @@ use super::naming::{self, NameParts};
 use crate::gguf::{Array, Metadata, Value, keys};
 use crate::hf::json::{Map, Value as Json};
 use crate::hf::{Card, Config};
+use crate::names;
 
 /// What is known about a model beside its weights.
 #[derive(Debug, Clone, Copy)]
@@ -21,9 +22,46 @@ pub struct Facts<'a> {
     /// generation_config.json.
     pub generation: Option<&'a Map<String, Json>>,
     /// Weights of all tensors to be written.
-    pub n_params: u64,
+    pub size: Size,
     /// A name that the user gave, which wins over all others.
     pub name: Option<&'a str>,
+}
+
+/// How many weights a model has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// All of them.
+    pub n_params: u64,
+    /// Of a mixture: weights that every token uses or may use of one expert, and the number of experts.
+    pub of_experts: Option<(u64, u64)>,
+}
+
+impl Size {
+    /// That of tensors, by GGUF name and row-major shape.
+    pub fn of<'t>(tensors: impl Iterator<Item = (&'t str, &'t [u64])>) -> Size {
+        let (mut n_params, mut n_used, mut n_experts, mut n_stacks) = (0_u64, 0_u64, 0_u64, 0_u64);
+        for (name, shape) in tensors {
+            let n_weights = shape.iter().fold(1, |n: u64, &dim| n.saturating_mul(dim));
+            n_params = n_params.saturating_add(n_weights);
+            let n_expert = match shape {
+                [n_expert, _, _] if names::is_stack(name) => *n_expert,
+                _ => 0,
+            };
+            n_used = n_used.saturating_add(n_weights.checked_div(n_expert).unwrap_or(n_weights));
+            n_experts = n_experts.saturating_add(n_expert);
+            n_stacks += u64::from(n_expert > 0);
+        }
+        let of_experts = n_experts.checked_div(n_stacks).filter(|n_expert| *n_expert > 0);
+        Size { n_params, of_experts: of_experts.map(|n_expert| (n_used, n_expert)) }
+    }
+
+    /// `8x7B`, `1.2B`.
+    fn label(&self) -> String {
+        match self.of_experts {
+            Some((n_used, n_expert)) => format!("{n_expert}x{}", naming::size_label(n_used)),
+            None => naming::size_label(self.n_params),
+        }
+    }
 }
 
 /// Texts of the model card: the key, and the fields that may hold it, best first.
@@ -71,14 +109,14 @@ const SAMPLING: &[(&str, &[&str], Number)] = &[
 pub fn general(facts: &Facts) -> Metadata {
     let mut texts = card_texts(facts.card);
     for id in [path_in_config(facts.config), Some(facts.model_id)].into_iter().flatten() {
-        add_name_parts(&mut texts, naming::split(id, facts.n_params));
+        add_name_parts(&mut texts, naming::split(id, facts.size.n_params));
     }
     if let Some(name) = facts.name {
         texts.retain(|(key, _)| *key != keys::GENERAL_NAME);
         texts.push((keys::GENERAL_NAME, name.to_owned()));
     }
     add_missing(&mut texts, keys::GENERAL_NAME, Some(facts.model_id.to_owned()));
-    let label = (facts.n_params > 0).then(|| naming::size_label(facts.n_params));
+    let label = (facts.size.n_params > 0).then(|| facts.size.label());
     add_missing(&mut texts, keys::GENERAL_SIZE_LABEL, label);
 
     let mut metadata: Metadata =
@@ -165,7 +203,7 @@ fn lineage(facts: &Facts) -> Metadata {
         let Some(ids) = fields.iter().find_map(|field| facts.card.list(field)) else { continue };
         metadata.push((count_key.to_owned(), Value::U32(ids.len() as u32)));
         for (index, id) in ids.iter().enumerate() {
-            for (field, text) in ancestor(id, facts.n_params) {
+            for (field, text) in ancestor(id, facts.size.n_params) {
                 metadata.push((keys::numbered(prefix, index, field), text.as_str().into()));
             }
         }

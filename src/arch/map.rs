@@ -1,140 +1,329 @@
-//! From a source's tensors to the model's: names by pattern, shapes checked against the hyperparameters, nothing left over.
+//! From a source's tensors to the model's: names by the family's description, shapes checked against the hyperparameters, nothing left over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
+use super::config_numbers::InConfig;
+use super::describe::{Edit, Family, Need, Rows};
+use super::long_rope::long_factors;
 use super::rope::rope_freqs;
-use super::rule::{MappedTensor, Need, TensorRule};
-use super::{Arch, ConfigHparams as Hparams};
+use super::sizes::Hparams;
+use super::source_names::Renaming;
+use super::tensors::{From, Wanted, wanted};
 use crate::error::{Error, Fault, Place, Result};
 use crate::hf::{Config, UnreadableTensor};
-use crate::names::{ROPE_FREQS, TOKEN_EMBD};
+use crate::names::{OUTPUT, TOKEN_EMBD};
 use crate::quant::Format;
-use crate::rows::Origin;
+use crate::rows::{self, Origin, Part, RowMap};
 use crate::source::SourceTensor;
 
-impl Arch {
-    /// Maps every tensor of the source: computed tensors first, then the source's in its own order.
-    ///
-    /// `unreadable` names tensors that are in the source in types that are not converted.
-    ///
-    /// # Errors
-    /// `MissingTensor`, `UnmappedTensor`, `ShapeMismatch` by name; `Unsupported` when a tensor of the model is not of type F32, F16,
-    /// BF16 or F64; those of [`Hparams::read`].
-    pub fn map_tensors(
-        &self,
-        config: &Config,
-        source: &[SourceTensor],
-        unreadable: &[UnreadableTensor],
-    ) -> Result<Vec<MappedTensor>> {
-        let hparams = self.hparams(config)?;
-        let mut mapping = Mapping {
-            config,
-            hparams: &hparams,
-            by_name: source.iter().enumerate().map(|(i, tensor)| (tensor.name.as_str(), i)).collect(),
-            source,
-            unreadable,
-            taken: Vec::new(),
-        };
-        for rule in self.tensors {
-            if rule.source.contains("{bid}") {
-                for bid in 0..hparams.n_layer {
-                    mapping.apply(rule, &at_layer(rule.source, bid), at_layer(rule.name, bid))?;
-                }
-            } else {
-                mapping.apply(rule, rule.source, rule.name.to_owned())?;
-            }
-        }
-        mapping.check_all_taken(self)?;
-        let freqs = rope_freqs(&hparams).map(|freqs| MappedTensor {
-            name: ROPE_FREQS.to_owned(),
-            shape: vec![freqs.len() as u64],
-            origin: Origin::Computed(freqs),
-        });
-        mapping.taken.sort_unstable_by_key(|(tensor, _)| *tensor);
-        Ok(freqs.into_iter().chain(mapping.taken.into_iter().map(|(_, mapped)| mapped)).collect())
-    }
+/// A tensor of the GGUF model, before its format is chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MappedTensor {
+    /// GGUF name.
+    pub name: String,
+    /// Row-major, 1 to 4 dimensions, none zero.
+    pub shape: Vec<u64>,
+    /// Where its weights come from.
+    pub origin: Origin,
 }
 
-fn at_layer(pattern: &str, bid: u32) -> String {
-    pattern.replace("{bid}", &bid.to_string())
+/// A model's tensors, and what is to be said about them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mapped {
+    /// Computed ones first, then the source's in its own order.
+    pub tensors: Vec<MappedTensor>,
+    /// One sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Parts of names that training tools give to what is not yet a part of the model.
+const OF_ADAPTERS: &[&str] = &[".lora_A.", ".lora_B.", ".lora_embedding_", ".base_layer.", ".modules_to_save.", ".original_module."];
+/// Ends of names that quantized weights have beside them, or instead.
+const OF_QUANTIZED: &[&str] = &[
+    ".qweight",
+    ".qzeros",
+    ".scales",
+    ".g_idx",
+    ".SCB",
+    ".absmax",
+    ".quant_map",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_shape",
+    "_blocks",
+    "_scales",
+];
+/// The head of a reward model, which no text needs.
+const VALUE_HEAD: &str = "v_head.";
+
+/// Maps every tensor of the source. `n_tokens`: rows of the embedding that are written, where these are fewer than config.json says.
+///
+/// # Errors
+/// `MissingTensor`, `UnmappedTensor`, `ShapeMismatch` by name; `Unsupported` when a tensor of the model is not of type F32, F16, BF16 or
+/// F64, or the source holds an adapter or quantized weights.
+pub(super) fn map(
+    numbers: &InConfig<'_>,
+    hparams: &Hparams,
+    source: &[SourceTensor],
+    unreadable: &[UnreadableTensor],
+    n_tokens: Option<u64>,
+) -> Result<Mapped> {
+    let InConfig { config, family, class, .. } = *numbers;
+    let all_names = || source.iter().map(|tensor| tensor.name.as_str()).chain(unreadable.iter().map(|tensor| tensor.name.as_str()));
+    refuse_adapter(config, all_names())?;
+    let renaming = Renaming::of(family, class, all_names());
+    let mut mapping = Mapping {
+        config,
+        family,
+        is_tied: numbers.is_tied()?,
+        source,
+        unreadable: unreadable.iter().map(|tensor| (renaming.apply(&tensor.name), tensor)).collect(),
+        by_name: HashMap::with_capacity(source.len()),
+        taken: BTreeSet::new(),
+        found: Vec::new(),
+    };
+    for (index, tensor) in source.iter().enumerate() {
+        if let Some(other) = mapping.by_name.insert(renaming.apply(&tensor.name), index) {
+            let detail = format!("the same tensor as {}", source[other].name);
+            return Err(mapping.fault(&tensor.name, Fault::DuplicateTensor, detail));
+        }
+    }
+    let mapped = wanted(hparams).iter().try_for_each(|wanted| mapping.apply(wanted, n_tokens)).and_then(|()| {
+        let left_out = mapping.left_out(hparams.layers.len())?;
+        Ok([renaming.note(), left_out].into_iter().flatten().collect())
+    });
+    let mut notes: Vec<String> = mapped.map_err(|error| explain_quantized(config, all_names(), error))?;
+    notes.extend(left_over_quantization(config));
+    let computed = rope_freqs(numbers, hparams).into_iter().chain(long_factors(numbers, hparams)?);
+    let computed = computed.map(|(name, weights)| {
+        let shape = vec![weights.len() as u64];
+        MappedTensor { name: name.to_owned(), shape, origin: Origin::Computed(weights) }
+    });
+    let mut found = mapping.found;
+    found.sort_by_key(|tensor| tensor.origin.tensors().next());
+    Ok(Mapped { tensors: computed.chain(found).collect(), notes })
 }
 
 struct Mapping<'a> {
     config: &'a Config,
-    hparams: &'a Hparams,
+    family: &'static Family,
+    is_tied: bool,
     source: &'a [SourceTensor],
-    unreadable: &'a [UnreadableTensor],
-    by_name: HashMap<&'a str, usize>,
-    /// Mapped so far, with the index of the source tensor.
-    taken: Vec<(usize, MappedTensor)>,
+    /// With the family's names.
+    unreadable: Vec<(String, &'a UnreadableTensor)>,
+    /// By the family's names: what nothing has used yet.
+    by_name: HashMap<String, usize>,
+    taken: BTreeSet<usize>,
+    found: Vec<MappedTensor>,
 }
 
 impl Mapping<'_> {
-    fn apply(&mut self, rule: &TensorRule, source_name: &str, name: String) -> Result<()> {
-        let tensor = match self.by_name.remove(source_name) {
-            Some(tensor) => tensor,
-            None => match self.stand_in(rule)? {
-                Some(tensor) => tensor,
-                None => return self.check_dispensable(rule, source_name, &name),
-            },
+    fn apply(&mut self, wanted: &Wanted, n_tokens: Option<u64>) -> Result<()> {
+        let origin = match &wanted.from {
+            From::One { names, rows, edit, n_head } => self.one(wanted, names, (*rows, *edit, *n_head))?,
+            From::Stack { each, packed: (names, part) } => Some(self.stack(wanted, each, names, *part)?),
         };
+        let Some(mut origin) = origin else { return Ok(()) };
+        let mut shape = wanted.shape.clone();
+        let is_table = wanted.name == TOKEN_EMBD || wanted.name == OUTPUT;
+        if let (true, Some(n_tokens), Origin::Parts(parts)) = (is_table, n_tokens, &mut origin) {
+            (shape[0], parts[0].n_rows) = (n_tokens.min(shape[0]), n_tokens.min(parts[0].n_rows));
+        }
+        self.found.push(MappedTensor { name: wanted.name.clone(), shape, origin });
+        Ok(())
+    }
+
+    fn one(&mut self, wanted: &Wanted, names: &[String], how: (Rows, Edit, u64)) -> Result<Option<Origin>> {
+        let is_dropped = wanted.need == Need::UnlessTied && self.is_tied && names.iter().any(|name| self.is_ignored(name));
+        if is_dropped {
+            return Ok(None);
+        }
+        let Some(tensor) = names.iter().find_map(|name| self.by_name.get(name).copied()).or_else(|| self.stand_in(wanted)) else {
+            return self.check_dispensable(wanted, names).map(|()| None);
+        };
+        let (rows, edit, n_head) = how;
+        let is_turned = rows == Rows::Transposed;
+        let expected: Vec<u64> = if is_turned { wanted.shape.iter().rev().copied().collect() } else { wanted.shape.clone() };
+        self.take(tensor, &expected)?;
+        let n_rows = match (rows, &wanted.shape[..]) {
+            // The elements of a vector are moved one by one.
+            (Rows::RopeHeads | Rows::RopeHeadsKv | Rows::Transposed, shape) => shape[0],
+            (Rows::Same, shape) => shape[..shape.len() - 1].iter().product(),
+        };
+        let rows = match rows {
+            Rows::Same => RowMap::Range { first: 0 },
+            Rows::RopeHeads | Rows::RopeHeadsKv => RowMap::RopeHeads { n_head },
+            Rows::Transposed => RowMap::Transposed,
+        };
+        let edit = match edit {
+            Edit::Same => rows::Edit::Same,
+            Edit::AddOne => rows::Edit::AddOne,
+        };
+        Ok(Some(Origin::Parts(vec![Part { tensor, n_rows, rows, edit }])))
+    }
+
+    /// Every expert's matrix, one below the other.
+    fn stack(&mut self, wanted: &Wanted, each: &[String], packed: &[String], part: [u32; 2]) -> Result<Origin> {
+        let [n_expert, n_rows, n_cols] = wanted.shape[..] else {
+            return Err(Error::Internal(format!("{} is no stack", wanted.name)));
+        };
+        if let Some(tensor) = packed.iter().find_map(|name| self.by_name.get(name).copied()) {
+            let [nth, of] = part.map(u64::from);
+            self.take(tensor, &[n_expert, of * n_rows, n_cols])?;
+            let rows = match of {
+                1 => RowMap::Range { first: 0 },
+                of => RowMap::Groups { first: nth * n_rows, len: n_rows, stride: of * n_rows },
+            };
+            return Ok(Origin::Parts(vec![Part { tensor, n_rows: n_expert * n_rows, rows, edit: rows::Edit::Same }]));
+        }
+        let mut parts = Vec::with_capacity(each.len());
+        for name in each {
+            let Some(tensor) = self.by_name.get(name).copied() else {
+                self.check_dispensable(wanted, std::slice::from_ref(name))?;
+                continue;
+            };
+            self.take(tensor, &[n_rows, n_cols])?;
+            parts.push(Part { tensor, n_rows, rows: RowMap::Range { first: 0 }, edit: rows::Edit::Same });
+        }
+        Ok(Origin::Parts(parts))
+    }
+
+    /// Checks a source tensor that is used.
+    fn take(&mut self, tensor: usize, expected: &[u64]) -> Result<()> {
         let found = &self.source[tensor];
         if !matches!(found.format, Format::F32 | Format::F16 | Format::BF16 | Format::F64) {
             return Err(self.wrong_type(&found.name, found.format.name()));
         }
-        let shape: Vec<u64> = rule.shape.iter().map(|dim| dim.len(self.hparams)).collect();
-        if found.shape != shape {
-            let detail = format!("shape {:?}, config.json makes it {shape:?}", found.shape);
+        if found.shape != expected {
+            let detail = format!("shape {:?}, config.json makes it {expected:?}", found.shape);
             return Err(self.fault(&found.name, Fault::ShapeMismatch, detail));
         }
-        let origin = rule.rows.origin(tensor, &shape, self.hparams);
-        self.taken.push((tensor, MappedTensor { name, shape, origin }));
+        self.taken.insert(tensor);
         Ok(())
     }
 
     /// A tied model may have been saved with the head's copy of the shared matrix only: that one is the token embedding.
-    fn stand_in(&mut self, rule: &TensorRule) -> Result<Option<usize>> {
-        if rule.name != TOKEN_EMBD || !self.hparams.is_tied {
-            return Ok(None);
-        }
-        Ok(self.by_name.remove("lm_head.weight"))
+    fn stand_in(&mut self, wanted: &Wanted) -> Option<usize> {
+        let is_embedding = wanted.name == TOKEN_EMBD && self.is_tied;
+        let heads = || self.family.output.source.iter().map(|source| format!("{source}.weight"));
+        if is_embedding { heads().find_map(|name| self.by_name.remove(&name)) } else { None }
     }
 
     /// The tensor is not there, or not in a type that can be read.
-    fn check_dispensable(&self, rule: &TensorRule, source_name: &str, name: &str) -> Result<()> {
-        if let Some(tensor) = self.unreadable.iter().find(|tensor| tensor.name == source_name) {
-            return Err(self.wrong_type(source_name, tensor.dtype));
+    fn check_dispensable(&self, wanted: &Wanted, names: &[String]) -> Result<()> {
+        if let Some((_, tensor)) = self.unreadable.iter().find(|(name, _)| names.contains(name)) {
+            return Err(self.wrong_type(&tensor.name, tensor.dtype));
         }
-        let is_needed = match rule.need {
+        let is_needed = match wanted.need {
             Need::Required => true,
             Need::If(flag) => self.config.bool(flag)?.unwrap_or(false),
-            Need::UnlessTied => !self.hparams.is_tied,
+            Need::UnlessTied => !self.is_tied,
+            Need::IfThere | Need::Never => false,
         };
-        match is_needed {
-            true => Err(self.fault(source_name, Fault::MissingTensor, format!("no such tensor; it becomes {name}"))),
-            false => Ok(()),
+        match (is_needed, names.first()) {
+            (true, Some(name)) => {
+                Err(self.fault(name, Fault::MissingTensor, format!("no such tensor; it becomes {}", wanted.name)))
+            }
+            _ => Ok(()),
         }
     }
 
-    fn check_all_taken(&self, arch: &Arch) -> Result<()> {
-        let is_ignored = |name: &str| arch.ignored_suffixes.iter().any(|suffix| name.ends_with(suffix));
-        let left = self.by_name.keys().copied().chain(self.unreadable.iter().map(|tensor| tensor.name.as_str()));
+    fn is_ignored(&self, name: &str) -> bool {
+        self.family.ignored_ends.iter().any(|end| name.ends_with(end))
+    }
+
+    /// Says what is left out, and refuses what should not be there.
+    fn left_out(&self, n_layer: usize) -> Result<Option<String>> {
+        let is_used = |index: &usize| self.taken.contains(index);
+        let readable = self.by_name.iter().filter(|(_, index)| !is_used(index));
+        let readable = readable.map(|(name, index)| (name.as_str(), self.source[*index].name.as_str()));
+        let unreadable = self.unreadable.iter().map(|(name, tensor)| (name.as_str(), tensor.name.as_str()));
+        let mut beginnings: BTreeSet<&str> = BTreeSet::new();
+        let (mut n_left_out, mut strangers) = (0, Vec::new());
+        for (name, full) in readable.chain(unreadable).filter(|(name, _)| !self.is_ignored(name)) {
+            let known = self.family.left_out.iter().chain([&VALUE_HEAD]).find(|left| name.starts_with(*left) || full.starts_with(*left));
+            match known {
+                Some(beginning) => {
+                    n_left_out += 1;
+                    beginnings.insert(beginning);
+                }
+                None => strangers.push(full),
+            }
+        }
         // The smallest, so that the message does not depend on a hash.
-        let Some(name) = left.filter(|name| !is_ignored(name)).min() else { return Ok(()) };
-        let detail = format!("not a tensor of a {} model with {} layers", arch.name, self.hparams.n_layer);
-        Err(self.fault(name, Fault::UnmappedTensor, detail))
+        if let Some(name) = strangers.iter().min() {
+            let more = match strangers.len() - 1 {
+                0 => String::new(),
+                more => format!(" (nor are {more} more)"),
+            };
+            let detail = format!("not a tensor of a {} model with {n_layer} layers{more}", self.family.name);
+            return Err(self.fault(name, Fault::UnmappedTensor, detail));
+        }
+        let beginnings: Vec<&str> = beginnings.into_iter().map(|beginning| beginning.trim_end_matches('.')).collect();
+        let said = || format!("{n_left_out} tensors of {} are left out: the file is of the language model", beginnings.join(", "));
+        Ok((n_left_out > 0).then(said))
     }
 
     fn wrong_type(&self, name: &str, dtype: &str) -> Error {
-        let what = format!("{}: {name} is stored as {dtype}", self.folder().display());
+        let what = format!("{}: {name} is stored as {dtype}", folder(self.config).display());
         Error::unsupported(what, "F32, F16, BF16 and F64 are converted; use the original model")
     }
 
     fn fault(&self, name: &str, fault: Fault, detail: String) -> Error {
-        Error::malformed(self.folder(), Place::Tensor(name.to_owned()), fault, detail)
+        Error::malformed(folder(self.config), Place::Tensor(name.to_owned()), fault, detail)
     }
+}
 
-    fn folder(&self) -> &std::path::Path {
-        self.config.path().parent().unwrap_or(self.config.path())
+fn folder(config: &Config) -> &Path {
+    config.path().parent().unwrap_or(config.path())
+}
+
+/// An adapter that training left beside the weights has to be merged into them: what the model computes is both together.
+fn refuse_adapter<'n>(config: &Config, mut names: impl Iterator<Item = &'n str>) -> Result<()> {
+    let Some(name) = names.find(|name| OF_ADAPTERS.iter().any(|part| name.contains(part))) else { return Ok(()) };
+    let what = format!("{}: holds an adapter that is not merged into its model ({name})", folder(config).display());
+    Err(Error::unsupported(what, "merge it with PEFT's merge_and_unload and save the result"))
+}
+
+/// What config.json says of a quantization: the method.
+fn quantization(config: &Config) -> Option<&str> {
+    let said = config.root_value("quantization_config").or_else(|| config.value("quantization_config"))?;
+    let method = said.get("quant_method").and_then(|method| method.as_str());
+    match said.as_object() {
+        Some(fields) if fields.is_empty() => None,
+        _ => Some(method.unwrap_or("unknown method")),
     }
+}
+
+/// Weights that are quantized are refused as such, whatever it is that does not fit.
+fn explain_quantized<'n>(config: &Config, mut names: impl Iterator<Item = &'n str>, error: Error) -> Error {
+    let is_marked = names.any(|name| OF_QUANTIZED.iter().any(|end| name.ends_with(end)));
+    match quantization(config) {
+        Some(method) if is_marked || matches!(error, Error::Unsupported { .. }) => quantized(config, method),
+        _ => error,
+    }
+}
+
+fn quantized(config: &Config, method: &str) -> Error {
+    let what = format!("{}: the weights are already quantized ({method})", config.path().display());
+    Error::unsupported(what, "use the original model in F32, F16 or BF16")
+}
+
+/// Refuses weights whose names say that they are quantized, where only the names are known.
+///
+/// # Errors
+/// `Unsupported`.
+pub(super) fn refuse_quantized<'n>(config: &Config, mut names: impl Iterator<Item = &'n str>) -> Result<()> {
+    match quantization(config) {
+        Some(method) if names.any(|name| OF_QUANTIZED.iter().any(|end| name.ends_with(end))) => Err(quantized(config, method)),
+        _ => Ok(()),
+    }
+}
+
+/// Tools that merge adapters into weights of 16 bits leave config.json as it was when the model was loaded in fewer.
+fn left_over_quantization(config: &Config) -> Option<String> {
+    let method = quantization(config)?;
+    Some(format!("config.json speaks of a quantization ({method}), but the weights are floats; they are taken as they are"))
 }

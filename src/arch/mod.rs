@@ -1,87 +1,121 @@
-//! HF -> GGUF as data: one short file per family says which tensors and keys a model has. No I/O.
+//! Architectures: one short file of data per family says what its models are, for both directions. No I/O.
 //!
-//! [`find`] picks the family by the class that config.json names; [`Arch::map_tensors`] and [`Arch::metadata`] read its tables.
+//! [`find`] picks the family by the class that config.json names; [`Found::read`] reads its hyperparameters, from which follow the tensors
+//! and keys of the GGUF file. [`Hparams::read`] reads the same of a GGUF file.
 
+mod config_numbers;
 pub mod describe;
 pub mod family;
 mod general;
-mod hparams;
-mod llama;
+mod long_rope;
 mod map;
 mod metadata;
 mod metadata_numbers;
 mod naming;
+mod nearest;
+mod notes;
 pub(crate) mod numbers;
 mod rope;
-pub mod rule;
 pub mod sizes;
+mod source_names;
+mod tensors;
 
-pub use general::{Facts, general};
-pub use hparams::{Class, Hparams as ConfigHparams};
+pub use family::FAMILIES;
+pub use general::{Facts, Size, general};
+pub use map::{Mapped, MappedTensor};
 pub use metadata_numbers::architectures;
-pub use rule::MappedTensor;
+pub use nearest::check;
 pub use sizes::{ExpertHparams, Hparams, LayerHparams, Rope, RopeScaling};
 
-use crate::error::{Error, Result};
-use crate::gguf::Value;
-use crate::hf::Config;
-use rule::TensorRule;
+use config_numbers::InConfig;
+use describe::{Class, Family};
 
-/// Every family, one line each.
-pub const ARCHS: &[Arch] = &[llama::LLAMA];
+use crate::error::Result;
+use crate::gguf::Metadata;
+use crate::hf::{Config, UnreadableTensor};
+use crate::source::SourceTensor;
 
-/// A family of models that share tensor names and hyperparameters.
-#[derive(Debug)]
-pub struct Arch {
-    /// `general.architecture`, which prefixes the family's keys.
-    pub name: &'static str,
-    /// The Hugging Face classes it covers.
-    pub classes: &'static [Class],
-    /// Every tensor it can have.
-    pub tensors: &'static [TensorRule],
-    /// Ends of names of tensors that are left out.
-    pub ignored_suffixes: &'static [&'static str],
-    /// Keys beyond those every family has.
-    pub keys: &'static [KeyRule],
+/// What config.json is of.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// Its family.
+    pub family: &'static Family,
+    /// Its class.
+    pub class: &'static Class,
 }
 
-/// The suffix of a key, and its value.
-pub type KeyRule = (&'static str, fn(&ConfigHparams) -> Value);
+/// A model's hyperparameters as config.json states them.
+pub struct Described<'a> {
+    numbers: InConfig<'a>,
+    hparams: Hparams,
+}
 
 /// The family of the model that `config` describes.
 ///
 /// # Errors
-/// `ConfigField` when config.json names no class; `Unsupported` for a class that no family covers, and for weights that are already
-/// quantized.
-pub fn find(config: &Config) -> Result<&'static Arch> {
+/// `ConfigField` when config.json names no class; `Unsupported` for a class that no family covers.
+pub fn find(config: &Config) -> Result<Found> {
     let class = config.class()?;
-    let Some(arch) = ARCHS.iter().find(|arch| arch.class(class).is_some()) else {
-        let known: Vec<&str> = ARCHS.iter().flat_map(|arch| arch.classes).map(|class| class.name).collect();
-        let what = format!("{}: models of class {class:?} are not supported", config.path().display());
-        return Err(Error::unsupported(what, format!("supported are {}", known.join(", "))));
-    };
-    if let Some(quantization) = config.value("quantization_config") {
-        let method = quantization.get("quant_method").and_then(|method| method.as_str()).unwrap_or("unknown method");
-        let what = format!("{}: the weights are already quantized ({method})", config.path().display());
-        return Err(Error::unsupported(what, "use the original model in F32, F16 or BF16"));
-    }
-    Ok(arch)
+    FAMILIES.iter().find_map(|family| Found::within(family, class)).ok_or_else(|| nearest::unknown_class(config, &[]))
 }
 
-impl Arch {
-    fn class(&self, name: &str) -> Option<&'static Class> {
-        self.classes.iter().find(|class| class.name == name)
+impl Found {
+    /// A class of a family; `None` where it has none of the name.
+    pub fn within(family: &'static Family, class: &str) -> Option<Found> {
+        family.classes.iter().find(|own| own.name == class).map(|class| Found { family, class })
     }
 
-    /// The hyperparameters of the model that `config` describes.
+    /// Reads and checks the hyperparameters.
     ///
     /// # Errors
-    /// Those of [`ConfigHparams::read`]; `Unsupported` when `config` is of another family.
-    pub fn hparams(&self, config: &Config) -> Result<ConfigHparams> {
-        let name = config.class()?;
-        let class = self.class(name).ok_or_else(|| {
-            Error::unsupported(format!("{name:?} is not a {} model", self.name), "ask arch::find for the family of a model")
-        })?;
-        ConfigHparams::read(config, class)
+    /// `ConfigField` for a missing field or one of the wrong type, `HparamRange` for one with an impossible value, `Unsupported` for what
+    /// GGUF files of the architecture do not have.
+    pub fn read(self, config: &Config) -> Result<Described<'_>> {
+        let numbers = InConfig::new(config, self.family, self.class)?;
+        let hparams = numbers.hparams()?;
+        Ok(Described { numbers, hparams })
     }
+}
+
+impl Described<'_> {
+    /// Its sizes.
+    pub fn hparams(&self) -> &Hparams {
+        &self.hparams
+    }
+
+    /// `general.architecture` apart, every key that describes the model.
+    ///
+    /// # Errors
+    /// `ConfigField` for a field of the wrong type.
+    pub fn metadata(&self) -> Result<Metadata> {
+        metadata::metadata(&self.numbers, &self.hparams)
+    }
+
+    /// What the user should know about what config.json says: one sentence each.
+    ///
+    /// # Errors
+    /// `Unsupported` for what files of this architecture do not have; `ConfigField`.
+    pub fn notes(&self) -> Result<Vec<String>> {
+        notes::notes(&self.numbers, &self.hparams)
+    }
+
+    /// Maps every tensor of the source. `unreadable` names tensors that are in the source in types that are not converted; `n_tokens` is how
+    /// many rows of the embedding are written, where these are fewer than config.json says.
+    ///
+    /// # Errors
+    /// `MissingTensor`, `UnmappedTensor`, `ShapeMismatch` by name; `Unsupported` when a tensor of the model is not of type F32, F16,
+    /// BF16 or F64, and for adapters that are not merged and weights that are quantized.
+    pub fn map_tensors(
+        &self,
+        source: &[SourceTensor],
+        unreadable: &[UnreadableTensor],
+        n_tokens: Option<u64>,
+    ) -> Result<Mapped> {
+        map::map(&self.numbers, &self.hparams, source, unreadable, n_tokens)
+    }
+}
+
+/// The classes that convert, for messages.
+fn supported_classes() -> String {
+    FAMILIES.iter().flat_map(|family| family.classes).map(|class| class.name).collect::<Vec<_>>().join(", ")
 }

@@ -60,9 +60,9 @@ pub const ROPE_DIMENSION_COUNT: Number = number(keys::ROPE_DIMENSION_COUNT, &[],
 pub const ROPE_FREQ_BASE: Number = number(keys::ROPE_FREQ_BASE, &["rope_theta"], Kind::Positive, Default::Is(10_000.0));
 pub const ROPE_FREQ_BASE_SWA: Number =
     number(keys::ROPE_FREQ_BASE_SWA, &["rope_local_base_freq"], Kind::Positive, Default::Is(10_000.0));
-pub const ROPE_SECTIONS: Number = number("rope.dimension_sections", &["mrope_section"], Kind::Count(0, WIDTH_MAX), Default::Absent);
+pub const ROPE_SECTIONS: Number = number(keys::ROPE_DIMENSION_SECTIONS, &["mrope_section"], Kind::Count(0, WIDTH_MAX), Default::Absent);
 pub const WINDOW: Number = number(keys::ATTENTION_SLIDING_WINDOW, &["sliding_window"], Kind::Count(0, CTX_MAX), Default::Absent);
-pub const ATTN_SOFTCAP: Number = number("attn_logit_softcapping", &["attn_logit_softcapping"], Kind::NotNegative, Default::Absent);
+pub const ATTN_SOFTCAP: Number = number(keys::ATTN_LOGIT_SOFTCAPPING, &["attn_logit_softcapping"], Kind::NotNegative, Default::Absent);
 pub const FINAL_SOFTCAP: Number =
     number(keys::FINAL_LOGIT_SOFTCAPPING, &["final_logit_softcapping"], Kind::NotNegative, Default::Absent);
 pub const EXPERT_COUNT: Number = number(
@@ -81,8 +81,8 @@ pub const SHARED_EXPERT_FF: Number = number(
     Kind::Count(1, WIDTH_MAX),
     Default::Absent,
 );
-pub const ATTENTION_SCALE: Number = number("attention.scale", &["attention_multiplier"], Kind::Positive, Default::Absent);
-pub const EMBEDDING_SCALE: Number = number("embedding_scale", &["embedding_multiplier"], Kind::Positive, Default::Absent);
-pub const RESIDUAL_SCALE: Number = number("residual_scale", &["residual_multiplier"], Kind::Positive, Default::Absent);
-pub const LOGIT_SCALE: Number = number("logit_scale", &["logits_scaling"], Kind::Positive, Default::Absent);
-pub const DEEPSTACK_LAYERS: Number = number("n_deepstack_layers", &[], Kind::Count(0, LAYERS_MAX), Default::Absent);
+pub const ATTENTION_SCALE: Number = number(keys::ATTENTION_SCALE, &["attention_multiplier"], Kind::Positive, Default::Absent);
+pub const EMBEDDING_SCALE: Number = number(keys::EMBEDDING_SCALE, &["embedding_multiplier"], Kind::Positive, Default::Absent);
+pub const RESIDUAL_SCALE: Number = number(keys::RESIDUAL_SCALE, &["residual_multiplier"], Kind::Positive, Default::Absent);
+pub const LOGIT_SCALE: Number = number(keys::LOGIT_SCALE, &["logits_scaling"], Kind::Positive, Default::Absent);
+pub const DEEPSTACK_LAYERS: Number = number(keys::N_DEEPSTACK_LAYERS, &[], Kind::Count(0, LAYERS_MAX), Default::Absent);

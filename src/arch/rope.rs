@@ -1,7 +1,9 @@
 //! Llama 3.1's frequency factors, which GGUF stores as a tensor.
 
-use super::ConfigHparams as Hparams;
+use super::config_numbers::InConfig;
+use super::sizes::Hparams;
 use crate::hf::Scaling;
+use crate::names::ROPE_FREQS;
 
 /// One divisor per rotary frequency, `head_dim / 2` of them; `None` unless the model stretches its frequencies Llama 3.1's way.
 ///
@@ -10,16 +12,17 @@ use crate::hf::Scaling;
 ///
 /// In f32, as llama.cpp's converter computes them. Its powers come from a vector library that is off by one unit in the last place
 /// here and there; ours are rounded correctly. For Llama 3's own base of 500 000 and heads of 64 and 128 the two agree bit for bit.
-pub(super) fn rope_freqs(hparams: &Hparams) -> Option<Vec<f32>> {
-    let Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_len } = hparams.rope_scaling else {
+pub(super) fn rope_freqs(numbers: &InConfig<'_>, hparams: &Hparams) -> Option<(&'static str, Vec<f32>)> {
+    let Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_len } = numbers.rope.scaling else {
         return None;
     };
+    let rope = hparams.layers.iter().find_map(|layer| layer.rope)?;
     let wave_long = (original_context_len / low_freq_factor) as f32;
     let wave_short = (original_context_len / high_freq_factor) as f32;
     let original = original_context_len as f32;
-    let base = f64::from(hparams.rope_theta as f32);
-    let factors = (0..hparams.head_dim).step_by(2).map(|i| {
-        let exponent = i as f32 / hparams.head_dim as f32;
+    let base = f64::from(rope.freq_base as f32);
+    let factors = (0..rope.n_rot).step_by(2).map(|i| {
+        let exponent = i as f32 / rope.n_rot as f32;
         let freq = 1.0 / (base.powf(f64::from(exponent)) as f32);
         // Products with reciprocals where one would write quotients: that is what PyTorch evaluates, and the rounding differs.
         let wave = (1.0 / freq) * std::f64::consts::TAU as f32;
@@ -32,7 +35,7 @@ pub(super) fn rope_freqs(hparams: &Hparams) -> Option<Vec<f32>> {
             1.0 / ((1.0 - smooth) / factor as f32 + smooth)
         }
     });
-    Some(factors.collect())
+    Some((ROPE_FREQS, factors.collect()))
 }
 
 #[cfg(test)]
@@ -51,7 +54,9 @@ mod tests {
             8 * head_dim
         );
         let config = Config::parse(Path::new("config.json"), json.as_bytes()).unwrap();
-        rope_freqs(&crate::arch::find(&config).unwrap().hparams(&config).unwrap()).unwrap()
+        let found = crate::arch::find(&config).unwrap();
+        let numbers = InConfig::new(&config, found.family, found.class).unwrap();
+        rope_freqs(&numbers, &numbers.hparams().unwrap()).unwrap().1
     }
 
     /// What convert_hf_to_gguf.py writes (PyTorch 2.11): ones, the blended values by their bits, then the factor.

@@ -430,7 +430,7 @@ impl Reader<'_> {
             }
             // Without a window nothing is left that such layers differ in: llama.cpp takes all for the last kind.
             Layers::Periodic { last, others, .. } if others.has_window() && self.window()?.is_none() => vec![last; n_layer],
-            Layers::Periodic { period, last, others } => {
+            Layers::Periodic { period, last, others, .. } => {
                 let kinds = self.numbers.last_of_periods(n_layer, usize_of(period.into()))?;
                 kinds.into_iter().map(|is_last| if is_last { last } else { others }).collect()
             }

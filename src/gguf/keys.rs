@@ -159,12 +159,26 @@ keys! {
     ATTENTION_SLIDING_WINDOW = "attention.sliding_window";
     /// Which blocks have the window: a bool for each, or a u32 `n` for all but every `n`-th.
     ATTENTION_SLIDING_WINDOW_PATTERN = "attention.sliding_window_pattern";
+    /// Factor on the scores of attention, instead of the root of the width of a head: f32.
+    ATTENTION_SCALE = "attention.scale";
     /// Bound that the scores of tokens approach.
     FINAL_LOGIT_SOFTCAPPING = "final_logit_softcapping";
+    /// Layers that images are added to: u32.
+    N_DEEPSTACK_LAYERS = "n_deepstack_layers";
+    /// Divisor of the scores of tokens: f32.
+    LOGIT_SCALE = "logit_scale";
+    /// Factor on what each step adds: f32.
+    RESIDUAL_SCALE = "residual_scale";
+    /// Factor on the embedding: f32.
+    EMBEDDING_SCALE = "embedding_scale";
+    /// Bound of the scores of attention: f32.
+    ATTN_LOGIT_SOFTCAPPING = "attn_logit_softcapping";
     /// Base of the rotary frequencies in blocks with a window.
     ROPE_FREQ_BASE_SWA = "rope.freq_base_swa";
     /// Rotated dimensions per head; llama.cpp insists on the head width.
     ROPE_DIMENSION_COUNT = "rope.dimension_count";
+    /// Pairs that follow time, height and width: i32 array of 4.
+    ROPE_DIMENSION_SECTIONS = "rope.dimension_sections";
     /// Base of the rotary frequencies.
     ROPE_FREQ_BASE = "rope.freq_base";
     /// `none`, `linear`, `yarn` or `longrope`: a string.

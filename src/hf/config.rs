@@ -11,6 +11,8 @@ use crate::error::{Error, Fault, Place, Result};
 /// Most values of a config.json: names of 21 841 image classes are the longest list of real ones.
 const VALUES_MAX: usize = 1 << 16;
 
+const ORIGINAL_LEN: &str = "original_max_position_embeddings";
+
 /// A parsed config.json.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -23,6 +25,14 @@ pub struct Config {
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: Option<f64>,
+    /// The same of layers with a window, where they have one of their own.
+    pub local_theta: Option<f64>,
+    /// The part of each head that is rotated.
+    pub partial_factor: Option<f64>,
+    /// Context length before stretching, whether or not it is stretched.
+    pub original_context_len: Option<f64>,
+    /// Pairs that follow time, height and width, in models of images.
+    pub sections: Option<Vec<u32>>,
     /// How positions beyond the trained context are reached.
     pub scaling: Scaling,
 }
@@ -47,12 +57,25 @@ pub enum Scaling {
         original_context_len: u32,
         /// Weight of extrapolation against interpolation.
         extrapolation_factor: Option<f64>,
-        /// Factor on the attention logits.
-        attention_factor: Option<f64>,
+        /// Factor on the length of rotated heads: stated, or by `mscale` and the factor, as transformers computes it.
+        attention_factor: f64,
         /// Rotations above which a dimension is not stretched.
         beta_fast: Option<f64>,
         /// Rotations below which a dimension is fully stretched.
         beta_slow: Option<f64>,
+        /// Whether the bounds between dimensions are rounded outwards to whole ones.
+        rounding: Rounding,
+    },
+    /// Each frequency by its own factor, of two sets: for contexts up to the original length and for longer ones (Phi-3).
+    Long {
+        /// For longer contexts.
+        long_factors: Vec<f64>,
+        /// Up to the original length.
+        short_factors: Vec<f64>,
+        /// How much longer the context became, where that is stated.
+        factor: Option<f64>,
+        /// Factor on the length of rotated heads, where that is stated.
+        attention_factor: Option<f64>,
     },
     /// Llama 3.1's, by wavelength.
     Llama3 {
@@ -67,6 +90,15 @@ pub enum Scaling {
     },
     /// A kind that this version does not know, by name.
     Other(String),
+}
+
+/// YaRN's bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// To whole dimensions.
+    Outwards,
+    /// As they come: `truncate: false`.
+    None,
 }
 
 impl Config {
@@ -116,8 +148,9 @@ impl Config {
     /// # Errors
     /// `ConfigField` when there is none.
     pub fn class(&self) -> Result<&str> {
-        let classes =
-            self.value("architectures").ok_or_else(|| self.fault("architectures", "missing: it names the model's class"))?;
+        // The whole model's goes before that of its language part.
+        let classes = self.root_value("architectures").or_else(|| self.value("architectures"));
+        let classes = classes.ok_or_else(|| self.fault("architectures", "missing: it names the model's class"))?;
         let first = classes.as_array().and_then(|list| list.first()).and_then(Value::as_str);
         first.ok_or_else(|| self.fault("architectures", "expected a list of class names"))
     }
@@ -204,8 +237,18 @@ impl Config {
         let new = self.rope_section("rope_parameters")?;
         let old = self.rope_section("rope_scaling")?;
         let own_theta = self.f64("rope_theta")?;
+        let own_part = ["partial_rotary_factor", "rotary_pct", "rope_pct"].into_iter().find(|field| self.value(field).is_some());
+        let own_part = own_part.map_or(Ok(None), |field| self.f64(field))?;
+        let local_theta = self.f64("rope_local_base_freq")?;
         let Some(section) = new.as_ref().or(old.as_ref()) else {
-            return Ok(Rope { theta: own_theta, scaling: Scaling::None });
+            return Ok(Rope {
+                theta: own_theta,
+                local_theta,
+                partial_factor: own_part,
+                original_context_len: self.f64(ORIGINAL_LEN)?,
+                sections: None,
+                scaling: Scaling::None,
+            });
         };
         let theta = section.number("rope_theta")?.or(own_theta);
         if let (Some(inner), Some(outer)) = (section.number("rope_theta")?, own_theta)
@@ -219,18 +262,25 @@ impl Config {
         {
             return Err(self.fault("rope_scaling", "contradicts rope_parameters"));
         }
-        Ok(Rope { theta, scaling })
+        let local = section.local.as_ref().map_or(Ok(None), |local| local.number("rope_theta"))?;
+        Ok(Rope {
+            theta,
+            local_theta: local.or(local_theta),
+            partial_factor: section.number("partial_rotary_factor")?.or(own_part),
+            original_context_len: section.original_context_len()?,
+            sections: section.whole_numbers("mrope_section")?,
+            scaling,
+        })
     }
 
     fn rope_section(&self, name: &'static str) -> Result<Option<RopeSection<'_>>> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let Value::Object(map) = value else { return Err(self.unexpected(name, "an object", value)) };
         // One section per kind of layer, where kinds differ: the full-attention one is the model's.
-        let map = match map.get("full_attention") {
-            Some(Value::Object(full)) => full,
-            _ => map,
-        };
-        Ok(Some(RopeSection { config: self, name, map }))
+        let of_kind = |kind: &str| map.get(kind).and_then(Value::as_object);
+        let section = |map| RopeSection { config: self, name, map, local: None };
+        let local = of_kind("sliding_attention").map(|map| Box::new(section(map)));
+        Ok(Some(RopeSection { local, ..section(of_kind("full_attention").unwrap_or(map)) }))
     }
 }
 
@@ -239,12 +289,39 @@ struct RopeSection<'a> {
     config: &'a Config,
     name: &'static str,
     map: &'a Map<String, Value>,
+    /// That of layers with a window.
+    local: Option<Box<RopeSection<'a>>>,
 }
 
 impl RopeSection<'_> {
     fn number(&self, field: &str) -> Result<Option<f64>> {
         let value = self.map.get(field).filter(|value| !value.is_null());
         value.map(|value| self.config.to_f64(&format!("{}.{field}", self.name), value)).transpose()
+    }
+
+    fn whole_numbers(&self, field: &str) -> Result<Option<Vec<u32>>> {
+        let Some(value) = self.map.get(field).filter(|value| !value.is_null()) else { return Ok(None) };
+        let name = format!("{}.{field}", self.name);
+        let items = value.as_array().ok_or_else(|| self.config.unexpected(&name, "a list of whole numbers", value))?;
+        items.iter().map(|item| self.config.to_u32(&name, item)).collect::<Result<_>>().map(Some)
+    }
+
+    /// A list of numbers above 0.
+    fn factors(&self, field: &str) -> Result<Vec<f64>> {
+        let name = format!("{}.{field}", self.name);
+        let value = self.map.get(field).filter(|value| !value.is_null()).ok_or_else(|| self.config.fault(&name, "missing"))?;
+        let items = value.as_array().ok_or_else(|| self.config.unexpected(&name, "a list of numbers", value))?;
+        let factor = |item| match self.config.to_f64(&name, item)? {
+            factor if factor > 0.0 => Ok(factor),
+            factor => Err(self.config.fault(&name, format!("expected numbers above 0, found {factor}"))),
+        };
+        items.iter().map(factor).collect()
+    }
+
+    fn flag(&self, field: &str) -> Result<Option<bool>> {
+        let Some(value) = self.map.get(field).filter(|value| !value.is_null()) else { return Ok(None) };
+        let name = format!("{}.{field}", self.name);
+        value.as_bool().map(Some).ok_or_else(|| self.config.unexpected(&name, "true or false", value))
     }
 
     fn required(&self, field: &str) -> Result<f64> {
@@ -263,9 +340,7 @@ impl RopeSection<'_> {
     }
 
     fn original_context_len(&self) -> Result<Option<f64>> {
-        const FIELD: &str = "original_max_position_embeddings";
-        let own = self.number(FIELD)?;
-        own.map_or_else(|| self.config.f64(FIELD), |len| Ok(Some(len)))
+        self.number(ORIGINAL_LEN)?.map_or_else(|| self.config.f64(ORIGINAL_LEN), |len| Ok(Some(len)))
     }
 
     fn scaling(&self) -> Result<Scaling> {
@@ -276,10 +351,17 @@ impl RopeSection<'_> {
             return Ok(Scaling::None);
         };
         Ok(match kind.as_str() {
-            "default" => Scaling::None,
+            // Positions of images are told apart by `mrope_section`; those of texts are the usual ones.
+            "default" | "mrope" => Scaling::None,
             "dynamic" => Scaling::Dynamic,
             "linear" => Scaling::Linear { factor: self.required("factor")? },
             "yarn" => self.yarn()?,
+            "longrope" | "su" => Scaling::Long {
+                long_factors: self.factors("long_factor")?,
+                short_factors: self.factors("short_factor")?,
+                factor: self.number("factor")?,
+                attention_factor: self.number("attention_factor")?,
+            },
             "llama3" => Scaling::Llama3 {
                 factor: self.number("factor")?.unwrap_or(8.0),
                 low_freq_factor: self.number("low_freq_factor")?.unwrap_or(1.0),
@@ -292,18 +374,37 @@ impl RopeSection<'_> {
 
     fn yarn(&self) -> Result<Scaling> {
         let field = format!("{}.original_max_position_embeddings", self.name);
-        let original = self.original_context_len()?.ok_or_else(|| self.config.fault(&field, "missing"))?;
+        // As transformers has it, a model that does not say was trained for as much as it says it takes.
+        let stated = self.original_context_len()?.map_or_else(|| self.config.f64("max_position_embeddings"), |len| Ok(Some(len)))?;
+        let original = stated.ok_or_else(|| self.config.fault(&field, "missing"))?;
         if original.fract() != 0.0 || !(1.0..=f64::from(u32::MAX)).contains(&original) {
             return Err(self.config.fault(&field, format!("expected a context length, found {original}")));
         }
-        let attention_factor = self.number("attention_factor")?;
+        let factor = self.required("factor")?;
+        let stated = self.number("attention_factor")?;
+        let attention_factor = match stated.map_or_else(|| self.number("attn_factor"), |factor| Ok(Some(factor)))? {
+            Some(stated) => stated,
+            None => match (self.number("mscale")?, self.number("mscale_all_dim")?) {
+                (Some(some), Some(all)) if some != 0.0 && all != 0.0 => yarn_length(factor, some) / yarn_length(factor, all),
+                _ => yarn_length(factor, 1.0),
+            },
+        };
         Ok(Scaling::Yarn {
-            factor: self.required("factor")?,
+            factor,
             original_context_len: original as u32,
             extrapolation_factor: self.number("extrapolation_factor")?,
-            attention_factor: attention_factor.map_or_else(|| self.number("attn_factor"), |factor| Ok(Some(factor)))?,
+            attention_factor,
             beta_fast: self.number("beta_fast")?,
             beta_slow: self.number("beta_slow")?,
+            rounding: match self.flag("truncate")? {
+                Some(false) => Rounding::None,
+                Some(true) | None => Rounding::Outwards,
+            },
         })
     }
+}
+
+/// What YaRN multiplies the length of rotated heads with, of itself: `0.1 mscale ln(factor) + 1` (arXiv 2309.00071, section 3.4).
+pub fn yarn_length(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
 }

@@ -12,5 +12,5 @@ mod open;
 pub mod safetensors;
 
 pub use card::Card;
-pub use config::{Config, Rope, Scaling};
+pub use config::{Config, Rope, Rounding, Scaling, yarn_length};
 pub use folder::{Folder, UnreadableTensor};

@@ -9,7 +9,8 @@ use super::choose::Overrides;
 use super::kept::never_quantized;
 use super::recipe::{Preset, preset};
 use super::{Origin, Plan};
-use crate::arch::{self, MappedTensor};
+use crate::arch::describe::Vocab;
+use crate::arch::{self, MappedTensor, Size};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
 use crate::hf::Folder;
@@ -44,35 +45,48 @@ pub fn convert(folder: &Folder, options: &ConvertOptions<'_>) -> Result<Plan> {
     if options.presets.iter().any(|preset| preset.copies) {
         return Err(Error::usage("COPY is for GGUF files; without a type, a model folder is converted to its own"));
     }
-    let config = folder.config();
-    let arch = arch::find(config)?;
-    let mapped = arch.map_tensors(config, folder.tensors(), folder.unreadable())?;
-    let tokenizer_options = tokenizer::Options { pre: options.pre.as_deref(), scores: options.scores };
-    let vocabulary = tokenizer::read(folder, arch.hparams(config)?.n_vocab, tokenizer_options)?;
+    convert_as(arch::find(folder.config())?, folder, options)
+}
 
-    let mut metadata = general(folder, arch, &mapped, options);
-    metadata.extend(arch.metadata(config)?);
+/// The same of a model whose family is known.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_as(found: arch::Found, folder: &Folder, options: &ConvertOptions<'_>) -> Result<Plan> {
+    let described = found.read(folder.config())?;
+    let mut notes = described.notes()?;
+    let n_vocab = u32::try_from(described.hparams().n_vocab).unwrap_or(u32::MAX);
+    let tokenizer_options = tokenizer::Options { pre: options.pre.as_deref(), scores: options.scores };
+    let n_tokens = match found.family.vocab {
+        Vocab::Stated => None,
+        Vocab::OfTokenizer => tokenizer::count(folder)?.filter(|n_tokens| *n_tokens < n_vocab),
+    };
+    let mapped = described.map_tensors(folder.tensors(), folder.unreadable(), n_tokens.map(u64::from))?;
+    let vocabulary = tokenizer::read(folder, n_tokens.unwrap_or(n_vocab), tokenizer_options)?;
+    notes.extend(mapped.notes);
+
+    let mut metadata = general(folder, found.family.name, &mapped.tensors, options);
+    metadata.extend(described.metadata()?);
     metadata.extend(vocabulary.metadata());
-    let drafts: Vec<Draft> = mapped.into_iter().map(|mapped| draft(mapped, folder, arch.name)).collect();
+    let drafts: Vec<Draft> = mapped.tensors.into_iter().map(|mapped| draft(mapped, folder, found.family.name)).collect();
     let presets = match options.presets.is_empty() {
         true => vec![preset_of_most(&drafts)?],
         false => options.presets.clone(),
     };
     let model = Model::new(folder.path(), metadata, drafts)?.with_imatrix(options.imatrix);
     let mut plan = model.plan(&presets, &options.overrides, |_, _| Ok(()))?;
-    plan.warnings.splice(0..0, folder.notes().iter().cloned().chain(vocabulary.warnings));
+    plan.warnings.splice(0..0, folder.notes().iter().cloned().chain(notes).chain(vocabulary.warnings));
     Ok(plan)
 }
 
-fn general(folder: &Folder, arch: &arch::Arch, mapped: &[MappedTensor], options: &ConvertOptions<'_>) -> Metadata {
-    let n_weights = |tensor: &MappedTensor| tensor.shape.iter().fold(1, |n: u64, &dim| n.saturating_mul(dim));
+fn general(folder: &Folder, arch: &str, mapped: &[MappedTensor], options: &ConvertOptions<'_>) -> Metadata {
     arch::general(&arch::Facts {
-        arch: arch.name,
+        arch,
         model_id: &folder.model_id(),
         config: folder.config(),
         card: folder.card(),
         generation: folder.generation_config(),
-        n_params: mapped.iter().map(n_weights).fold(0, u64::saturating_add),
+        size: Size::of(mapped.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..]))),
         name: options.name.as_deref(),
     })
 }

@@ -142,6 +142,20 @@ pub fn read(files: &dyn Files, vocab_size: u32, options: Options) -> Result<Voca
     Ok(vocabulary)
 }
 
+/// How many tokens tokenizer.json lists, where it is what the vocabulary is read from; `None` beside a `tokenizer.model`.
+///
+/// # Errors
+/// As [`read`].
+pub fn count(files: &dyn Files) -> Result<Option<u32>> {
+    let inputs = Inputs::read(files)?;
+    let Some(tokenizer) = inputs.tokenizer.as_ref().filter(|_| inputs.sentencepiece.is_none()) else { return Ok(None) };
+    let n_listed = tokenizer.vocab.len().saturating_add(tokenizer.added_tokens.len());
+    // Ids beyond the number of tokens leave holes below them.
+    let ids = tokenizer.vocab.iter().map(|(_, id)| *id).chain(tokenizer.added_tokens.iter().map(|token| token.id));
+    let n_ids = ids.max().map_or(0, |last| last.saturating_add(1));
+    Ok(Some(u32::try_from(n_listed).unwrap_or(u32::MAX).max(n_ids)))
+}
+
 /// At most [`WARNINGS_MAX`] warnings: a file can earn one per token.
 fn shortened(mut warnings: Vec<String>) -> Vec<String> {
     if let Some(n_more) = warnings.len().checked_sub(WARNINGS_MAX).filter(|n_more| *n_more > 0) {

@@ -3,12 +3,23 @@
 use super::parts::{class, linear, step, weight};
 use crate::arch::describe::*;
 use crate::arch::numbers::*;
+use crate::gguf::keys;
 
 pub const GPT2: Family = Family {
     name: "gpt2",
     models: "GPT-2, DistilGPT-2",
-    classes: &[class("GPT2LMHeadModel")],
+    classes: &[class("GPT2LMHeadModel", OF_GPT2)],
     numbers: &[&LAYER_NORM_EPS],
+    keys: &[&[
+        keys::BLOCK_COUNT,
+        keys::CONTEXT_LENGTH,
+        keys::EMBEDDING_LENGTH,
+        keys::FEED_FORWARD_LENGTH,
+        keys::ATTENTION_HEAD_COUNT,
+        keys::ATTENTION_LAYER_NORM_EPSILON,
+    ]],
+    fixed: &[("scale_attn_weights", 1.0), ("scale_attn_by_inverse_layer_idx", 0.0), ("add_cross_attention", 0.0)],
+    vocab: Vocab::Stated,
     embedding: Embedding {
         tokens: weight("token_embd.weight", "transformer.wte.weight", &[Dim::Vocab, Dim::Embd]),
         positions: Some(weight("position_embd.weight", "transformer.wpe.weight", &[Dim::Ctx, Dim::Embd])),
@@ -28,6 +39,17 @@ pub const GPT2: Family = Family {
     ignored_ends: &[".attn.bias", ".attn.masked_bias"],
     left_out: &[],
 };
+
+const OF_GPT2: &[(&str, Assumed)] = &[
+    ("vocab_size", Assumed::Is(50_257.0)),
+    ("n_positions", Assumed::Is(1024.0)),
+    ("n_embd", Assumed::Is(768.0)),
+    ("n_layer", Assumed::Is(12.0)),
+    ("n_head", Assumed::Is(12.0)),
+    ("n_inner", Assumed::Times("n_embd", 4.0)),
+    ("layer_norm_epsilon", Assumed::Is(1e-5)),
+    ("tie_word_embeddings", Assumed::Is(1.0)),
+];
 
 const fn norm(name: &'static str, source: &'static str, bias_name: &'static str, bias_source: &'static str) -> Norm {
     Norm::Layer(weight(name, source, &[Dim::Embd]), weight(bias_name, bias_source, &[Dim::Embd]))

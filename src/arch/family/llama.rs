@@ -9,13 +9,16 @@ pub const LLAMA: Family = Family {
     name: "llama",
     models: "Llama 1 to 3.3, TinyLlama, SmolLM 1 and 2, Vicuna, Mistral, Mixtral",
     classes: &[
-        Class { defaults: &[("max_position_embeddings", 2048.0)], ..class("LlamaForCausalLM") },
+        class("LlamaForCausalLM", OF_LLAMA),
         // The spelling of the first conversions of Llama 1.
-        Class { defaults: &[("max_position_embeddings", 2048.0)], ..class("LLaMAForCausalLM") },
-        Class { defaults: &[("max_position_embeddings", 131_072.0), ("num_key_value_heads", 8.0)], ..class("MistralForCausalLM") },
-        Class { defaults: &[("max_position_embeddings", 131_072.0), ("num_key_value_heads", 8.0)], ..class("MixtralForCausalLM") },
+        class("LLaMAForCausalLM", OF_LLAMA),
+        class("MistralForCausalLM", OF_MISTRAL),
+        class("MixtralForCausalLM", OF_MIXTRAL),
     ],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &WINDOW, &EXPERT_COUNT, &EXPERT_USED_COUNT],
+    keys: &[USUAL, LIKE_LLAMA],
+    fixed: &[],
+    vocab: Vocab::Stated,
     embedding: embedding(Scale::One),
     source_layers: "model.layers",
     layers: Layers::Mixture { dense: &DENSE, experts: &MIXTURE },
@@ -25,6 +28,29 @@ pub const LLAMA: Family = Family {
     ignored_ends: &[".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"],
     left_out: &[],
 };
+
+const OF_LLAMA: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(2048.0)),
+    ("rms_norm_eps", Assumed::Is(1e-6)),
+    ("head_dim", Assumed::Share),
+    ("sliding_window", Assumed::Ignored),
+    ("num_local_experts", Assumed::Ignored),
+];
+const OF_MISTRAL: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(131_072.0)),
+    ("num_key_value_heads", Assumed::Is(8.0)),
+    ("rms_norm_eps", Assumed::Is(1e-6)),
+    ("sliding_window", Assumed::Is(4096.0)),
+    ("num_local_experts", Assumed::Ignored),
+];
+const OF_MIXTRAL: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(131_072.0)),
+    ("num_key_value_heads", Assumed::Is(8.0)),
+    ("rms_norm_eps", Assumed::Is(1e-5)),
+    ("rope_theta", Assumed::Is(1e6)),
+    ("num_local_experts", Assumed::Is(8.0)),
+    ("num_experts_per_tok", Assumed::Is(2.0)),
+];
 
 const ATTENTION: Step = step(
     ATTN_NORM,

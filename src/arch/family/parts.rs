@@ -1,6 +1,7 @@
 //! Parts that many families share, and short ways to say the others.
 
 use crate::arch::describe::*;
+use crate::gguf::keys;
 
 /// A linear map without a bias.
 pub const fn linear(name: &'static str, source: &'static [&'static str], shape: [Dim; 2]) -> Linear {
@@ -101,7 +102,34 @@ pub const FFN_NORM: Norm = rms("ffn_norm.weight", "post_attention_layernorm.weig
 /// The last one.
 pub const OUTPUT_NORM: Norm = rms("output_norm.weight", "model.norm.weight");
 
-/// A class that assumes nothing.
-pub const fn class(name: &'static str) -> Class {
-    Class { name, defaults: &[], head: Head::Scores }
+/// A class with what its configuration assumes.
+pub const fn class(name: &'static str, defaults: &'static [(&'static str, Assumed)]) -> Class {
+    Class { name, defaults, roots: &[], head: Head::Scores }
 }
+
+/// The keys that llama.cpp's converter writes for most architectures.
+pub const USUAL: &[&str] = &[
+    keys::BLOCK_COUNT,
+    keys::CONTEXT_LENGTH,
+    keys::EMBEDDING_LENGTH,
+    keys::FEED_FORWARD_LENGTH,
+    keys::ATTENTION_HEAD_COUNT,
+    keys::ATTENTION_HEAD_COUNT_KV,
+    keys::ROPE_SCALING_TYPE,
+    keys::ROPE_SCALING_FACTOR,
+    keys::ROPE_SCALING_ORIGINAL_CONTEXT_LENGTH,
+    keys::ROPE_SCALING_YARN_EXT_FACTOR,
+    keys::ROPE_SCALING_ATTN_FACTOR,
+    keys::ROPE_SCALING_YARN_BETA_FAST,
+    keys::ROPE_SCALING_YARN_BETA_SLOW,
+    keys::ROPE_DIMENSION_SECTIONS,
+    keys::ROPE_FREQ_BASE,
+    keys::ROPE_FREQ_BASE_SWA,
+    keys::ATTENTION_LAYER_NORM_RMS_EPSILON,
+    keys::EXPERT_COUNT,
+    keys::EXPERT_USED_COUNT,
+    keys::ATTENTION_KEY_LENGTH,
+    keys::ATTENTION_VALUE_LENGTH,
+];
+/// Those that it adds for Llama and what comes from it.
+pub const LIKE_LLAMA: &[&str] = &[keys::VOCAB_SIZE, keys::ROPE_DIMENSION_COUNT];

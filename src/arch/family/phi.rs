@@ -3,12 +3,16 @@
 use super::parts::*;
 use crate::arch::describe::*;
 use crate::arch::numbers::*;
+use crate::gguf::keys;
 
 pub const PHI3: Family = Family {
     name: "phi3",
     models: "Phi-3, 3.5, 4, 4-mini",
-    classes: &[class("Phi3ForCausalLM")],
+    classes: &[class("Phi3ForCausalLM", OF_PHI3)],
     numbers: &[&RMS_EPS, &ROPE_DIMENSION_COUNT, &ROPE_FREQ_BASE, &WINDOW],
+    keys: &[OWN],
+    fixed: &[],
+    vocab: Vocab::Stated,
     embedding: embedding(Scale::One),
     source_layers: "model.layers",
     layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(ATTENTION)), step(FFN_NORM, Body::Network(NETWORK))] }),
@@ -18,6 +22,28 @@ pub const PHI3: Family = Family {
     ignored_ends: &[".rotary_emb.inv_freq"],
     left_out: &[],
 };
+
+/// The order of its converter.
+const OWN: &[&str] = &[
+    keys::ROPE_SCALING_ATTN_FACTOR,
+    keys::CONTEXT_LENGTH,
+    keys::ROPE_SCALING_ORIGINAL_CONTEXT_LENGTH,
+    keys::EMBEDDING_LENGTH,
+    keys::FEED_FORWARD_LENGTH,
+    keys::BLOCK_COUNT,
+    keys::ATTENTION_HEAD_COUNT,
+    keys::ATTENTION_HEAD_COUNT_KV,
+    keys::ATTENTION_LAYER_NORM_RMS_EPSILON,
+    keys::ROPE_DIMENSION_COUNT,
+    keys::ROPE_FREQ_BASE,
+    keys::ATTENTION_SLIDING_WINDOW,
+];
+
+const OF_PHI3: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(4096.0)),
+    ("original_max_position_embeddings", Assumed::Is(4096.0)),
+    ("rms_norm_eps", Assumed::Is(1e-5)),
+];
 
 const ATTENTION: Attention = Attention {
     sees: Sees::Window,

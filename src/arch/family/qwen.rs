@@ -3,12 +3,19 @@
 use super::parts::*;
 use crate::arch::describe::*;
 use crate::arch::numbers::*;
+use crate::gguf::keys;
 
 pub const QWEN2: Family = Family {
     name: "qwen2",
     models: "Qwen 2 and 2.5, QwQ, DeepSeek-R1-Distill-Qwen",
-    classes: &[class("Qwen2ForCausalLM"), Class { head: Head::States, ..class("Qwen2Model") }],
+    classes: &[
+        class("Qwen2ForCausalLM", OF_QWEN2),
+        Class { head: Head::States, roots: &[""], ..class("Qwen2Model", OF_QWEN2) },
+    ],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE],
+    keys: &[USUAL],
+    fixed: &[],
+    vocab: Vocab::Stated,
     embedding: embedding(Scale::One),
     source_layers: "model.layers",
     layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(WITH_BIAS)), NETWORK] }),
@@ -22,7 +29,7 @@ pub const QWEN2: Family = Family {
 pub const QWEN2VL: Family = Family {
     name: "qwen2vl",
     models: "Qwen 2.5-VL, text part",
-    classes: &[class("Qwen2_5_VLForConditionalGeneration")],
+    classes: &[Class { roots: &["model.language_model."], ..class("Qwen2_5_VLForConditionalGeneration", OF_QWEN2VL) }],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &ROPE_SECTIONS],
     left_out: VISION,
     ..QWEN2
@@ -31,8 +38,10 @@ pub const QWEN2VL: Family = Family {
 pub const QWEN2MOE: Family = Family {
     name: "qwen2moe",
     models: "Qwen 1.5-MoE, Qwen 2-57B-A14B",
-    classes: &[class("Qwen2MoeForCausalLM")],
+    classes: &[class("Qwen2MoeForCausalLM", OF_QWEN2MOE)],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &EXPERT_COUNT, &EXPERT_USED_COUNT, &EXPERT_FF, &SHARED_EXPERT_FF],
+    keys: &[USUAL, &[keys::EXPERT_FEED_FORWARD_LENGTH, keys::EXPERT_SHARED_FEED_FORWARD_LENGTH]],
+    fixed: ALL_SPARSE,
     layers: Layers::All(&Layer {
         steps: &[
             step(ATTN_NORM, Body::Attention(WITH_BIAS)),
@@ -45,7 +54,7 @@ pub const QWEN2MOE: Family = Family {
 pub const QWEN3: Family = Family {
     name: "qwen3",
     models: "Qwen 3, Qwen 3 Embedding",
-    classes: &[class("Qwen3ForCausalLM"), Class { head: Head::States, ..class("Qwen3Model") }],
+    classes: &[class("Qwen3ForCausalLM", OF_QWEN3), Class { head: Head::States, roots: &[""], ..class("Qwen3Model", OF_QWEN3) }],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH],
     layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(WITH_HEAD_NORMS)), NETWORK] }),
     ..QWEN2
@@ -54,8 +63,9 @@ pub const QWEN3: Family = Family {
 pub const QWEN3VL: Family = Family {
     name: "qwen3vl",
     models: "Qwen 3-VL, text part",
-    classes: &[class("Qwen3VLForConditionalGeneration")],
+    classes: &[Class { roots: &["model.language_model."], ..class("Qwen3VLForConditionalGeneration", OF_QWEN3VL) }],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH, &ROPE_SECTIONS, &DEEPSTACK_LAYERS],
+    keys: &[USUAL, &[keys::N_DEEPSTACK_LAYERS]],
     left_out: VISION,
     ..QWEN3
 };
@@ -63,8 +73,10 @@ pub const QWEN3VL: Family = Family {
 pub const QWEN3MOE: Family = Family {
     name: "qwen3moe",
     models: "Qwen 3 30B-A3B, 235B-A22B, Qwen 3 Coder",
-    classes: &[class("Qwen3MoeForCausalLM")],
+    classes: &[class("Qwen3MoeForCausalLM", OF_QWEN3MOE)],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH, &EXPERT_COUNT, &EXPERT_USED_COUNT, &EXPERT_FF],
+    keys: &[USUAL, &[keys::EXPERT_FEED_FORWARD_LENGTH]],
+    fixed: ALL_SPARSE,
     layers: Layers::All(&Layer {
         steps: &[
             step(ATTN_NORM, Body::Attention(WITH_HEAD_NORMS)),
@@ -73,6 +85,53 @@ pub const QWEN3MOE: Family = Family {
     }),
     ..QWEN2
 };
+
+const OF_QWEN2: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(32_768.0)),
+    ("num_key_value_heads", Assumed::Is(32.0)),
+    ("rms_norm_eps", Assumed::Is(1e-6)),
+];
+const OF_QWEN2VL: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(32_768.0)),
+    ("num_key_value_heads", Assumed::Is(8.0)),
+    ("rms_norm_eps", Assumed::Is(1e-5)),
+    ("rope_theta", Assumed::Is(1e6)),
+];
+const OF_QWEN2MOE: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(32_768.0)),
+    ("num_key_value_heads", Assumed::Is(16.0)),
+    ("rms_norm_eps", Assumed::Is(1e-6)),
+    ("num_experts", Assumed::Is(60.0)),
+    ("num_experts_per_tok", Assumed::Is(4.0)),
+    ("moe_intermediate_size", Assumed::Is(1408.0)),
+    ("shared_expert_intermediate_size", Assumed::Is(5632.0)),
+    ("norm_topk_prob", Assumed::Is(0.0)),
+];
+const OF_QWEN3: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(32_768.0)),
+    ("num_key_value_heads", Assumed::Is(32.0)),
+    ("head_dim", Assumed::Is(128.0)),
+    ("rms_norm_eps", Assumed::Is(1e-6)),
+];
+const OF_QWEN3VL: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(128_000.0)),
+    ("num_key_value_heads", Assumed::Is(32.0)),
+    ("head_dim", Assumed::Is(128.0)),
+    ("rms_norm_eps", Assumed::Is(1e-6)),
+    ("rope_theta", Assumed::Is(5e6)),
+];
+const OF_QWEN3MOE: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(32_768.0)),
+    ("num_key_value_heads", Assumed::Is(4.0)),
+    ("rms_norm_eps", Assumed::Is(1e-6)),
+    ("num_experts", Assumed::Is(128.0)),
+    ("num_experts_per_tok", Assumed::Is(8.0)),
+    ("moe_intermediate_size", Assumed::Is(768.0)),
+    ("norm_topk_prob", Assumed::Is(0.0)),
+];
+
+/// Layers without experts have no place in these files.
+const ALL_SPARSE: &[(&str, f64)] = &[("decoder_sparse_step", 1.0), ("mlp_only_layers", 0.0)];
 
 const VISION: &[&str] = &["visual.", "model.visual."];
 

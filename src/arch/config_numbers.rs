@@ -1,0 +1,330 @@
+//! Hyperparameters as config.json states them, in both spellings (transformers 4 and 5): what it leaves out is what its class assumes.
+
+use super::describe::{Assumed, Class, Family, Kind, Layers, Number, Pattern, Weighing};
+use super::numbers;
+use super::sizes::{Hparams, Numbers, RopeScaling, Stated};
+use crate::error::{Error, Fault, Place, Result};
+use crate::gguf::keys;
+use crate::hf::json::Value as Json;
+use crate::hf::{Config, Rope, Scaling, yarn_length};
+
+/// Largest vocabulary accepted; the largest real ones have about 262 000 tokens.
+const N_VOCAB_MAX: u32 = 1 << 24;
+
+/// config.json, read as one class.
+pub(super) struct InConfig<'a> {
+    pub config: &'a Config,
+    pub family: &'static Family,
+    pub class: &'static Class,
+    pub rope: Rope,
+}
+
+impl<'a> InConfig<'a> {
+    /// # Errors
+    /// Those of [`Config::rope`]; `HparamRange` for factors that cannot be, `Unsupported` for a scaling that this version does not know,
+    /// and for a field that makes the model compute something else.
+    pub fn new(config: &'a Config, family: &'static Family, class: &'static Class) -> Result<InConfig<'a>> {
+        let numbers = InConfig { config, family, class, rope: config.rope()? };
+        numbers.check_scaling()?;
+        numbers.check_fixed()?;
+        numbers.check_heads()?;
+        Ok(numbers)
+    }
+
+    /// # Errors
+    /// Those of [`Hparams::of`].
+    pub fn hparams(&self) -> Result<Hparams> {
+        Hparams::of(self.family, self)
+    }
+
+    /// True when the output is the token embedding.
+    ///
+    /// # Errors
+    /// `ConfigField` where that is no truth value.
+    pub fn is_tied(&self) -> Result<bool> {
+        let stated = self.config.bool("tie_word_embeddings")?;
+        Ok(stated.unwrap_or(matches!(self.assumed("tie_word_embeddings"), Some(Assumed::Is(x)) if x != 0.0)))
+    }
+
+    /// The width of a head where it is stated, or its class fills it in: then it is written too.
+    pub fn stated_head_dim(&self) -> Result<Option<u64>> {
+        match self.stated(&numbers::KEY_LENGTH)? {
+            Some(Stated::Count(width)) => Ok(Some(width)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Context length before stretching.
+    pub fn original_context_len(&self) -> Result<Option<u32>> {
+        const FIELD: &str = "original_max_position_embeddings";
+        let assumed = match self.assumed(FIELD) {
+            Some(Assumed::Is(len)) => Some(len),
+            _ => None,
+        };
+        let Some(len) = self.rope.original_context_len.or(assumed) else { return Ok(None) };
+        match len.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(&len) {
+            true => Ok(Some(len as u32)),
+            false => Err(self.config.fault(FIELD, format!("expected a context length, found {len}"))),
+        }
+    }
+
+    /// What Phi-3's factors come with on the length of rotated heads.
+    pub fn long_attention_factor(&self, n_ctx: usize) -> Result<Option<f64>> {
+        let Scaling::Long { factor, attention_factor, .. } = &self.rope.scaling else { return Ok(None) };
+        if attention_factor.is_some() {
+            return Ok(*attention_factor);
+        }
+        let original = f64::from(self.original_context_len()?.unwrap_or(1));
+        // llama.cpp's converter and transformers take the ratio, and transformers a factor that is stated before it.
+        let factor = factor.unwrap_or(n_ctx as f64 / original);
+        Ok(Some(if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() }))
+    }
+
+    fn assumed(&self, field: &str) -> Option<Assumed> {
+        self.class.defaults.iter().find(|(found, _)| *found == field).map(|(_, assumed)| *assumed)
+    }
+
+    /// A number by one of its names, or what the class assumes.
+    fn number(&self, number: &Number) -> Result<Option<f64>> {
+        let is_read = |field: &&&str| self.assumed(field) != Some(Assumed::Ignored);
+        let fields = || number.config.iter().filter(is_read);
+        if let Some(field) = fields().find(|field| self.config.value(field).is_some()) {
+            let is_whole = matches!(number.kind, Kind::Count(..) | Kind::PerLayer(..));
+            return match is_whole {
+                true => Ok(self.config.u32(field)?.map(f64::from)),
+                false => self.config.f64(field),
+            };
+        }
+        let is_null = fields().any(|field| self.config.has_null(field));
+        match fields().find_map(|field| self.assumed(field)) {
+            Some(Assumed::Is(x)) if !is_null => Ok(Some(x)),
+            Some(Assumed::Times(field, factor)) => {
+                let other = self.config.u32(field)?.map(f64::from);
+                let assumed = match self.assumed(field) {
+                    Some(Assumed::Is(x)) => Some(x),
+                    _ => None,
+                };
+                Ok(other.or(assumed).map(|x| x * factor))
+            }
+            Some(Assumed::Share) => Ok(self.share()?.map(|share| share as f64)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The embedding's share of a head.
+    fn share(&self) -> Result<Option<u64>> {
+        let (width, n_head) = (self.number(&numbers::EMBEDDING_LENGTH)?, self.number(&numbers::HEAD_COUNT)?);
+        Ok(width.zip(n_head).and_then(|(width, n_head)| (width as u64).checked_div(n_head as u64)))
+    }
+
+    fn refuse(&self, field: &str, value: impl std::fmt::Display, rule: impl std::fmt::Display) -> Error {
+        let place = Place::Field(field.to_owned());
+        Error::malformed(self.config.path(), place, Fault::HparamRange, format!("{value}: {rule}"))
+    }
+
+    /// Without a width of its own, a head is its share of the embedding, which must then divide.
+    fn check_heads(&self) -> Result<()> {
+        if self.config.value("head_dim").is_some() {
+            return Ok(());
+        }
+        let (Some(width), Some(n_head)) = (self.number(&numbers::EMBEDDING_LENGTH)?, self.number(&numbers::HEAD_COUNT)?) else {
+            return Ok(());
+        };
+        let is_own = matches!(self.assumed("head_dim"), Some(Assumed::Is(_)));
+        match n_head == 0.0 || width % n_head == 0.0 || is_own {
+            true => Ok(()),
+            false => Err(self.refuse(self.name(&numbers::EMBEDDING_LENGTH), width, format!("not a multiple of {n_head} heads"))),
+        }
+    }
+
+    fn check_scaling(&self) -> Result<()> {
+        let positive = |what: &str, value: f64| match value > 0.0 {
+            true => Ok(()),
+            false => Err(self.refuse(&format!("rope_scaling.{what}"), value, "expected a positive number")),
+        };
+        match &self.rope.scaling {
+            Scaling::None | Scaling::Dynamic => Ok(()),
+            Scaling::Linear { factor } => positive("factor", *factor),
+            Scaling::Yarn { factor, attention_factor, .. } => {
+                positive("factor", *factor)?;
+                positive("attention_factor", *attention_factor)
+            }
+            Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_len } => {
+                positive("factor", *factor)?;
+                positive("low_freq_factor", *low_freq_factor)?;
+                positive("original_max_position_embeddings", *original_context_len)?;
+                match high_freq_factor > low_freq_factor {
+                    true => Ok(()),
+                    false => {
+                        Err(self.refuse("rope_scaling.high_freq_factor", high_freq_factor, "expected more than low_freq_factor"))
+                    }
+                }
+            }
+            // Only a family whose converter writes what goes with them has a place for the two sets.
+            Scaling::Long { .. } if self.family.has_long_rope() => Ok(()),
+            Scaling::Long { .. } => Err(self.unknown_scaling("su (longrope)")),
+            Scaling::Other(kind) => Err(self.unknown_scaling(kind)),
+        }
+    }
+
+    fn unknown_scaling(&self, kind: &str) -> Error {
+        Error::unsupported(
+            format!("{}: rotary scaling {kind:?} of a {} model", self.config.path().display(), self.family.name),
+            "supported are default, dynamic, linear, yarn and llama3",
+        )
+    }
+
+    /// Refuses fields that would make the model another.
+    fn check_fixed(&self) -> Result<()> {
+        for (field, wanted) in self.family.fixed {
+            let Some(value) = self.config.value(field) else { continue };
+            let found = match value {
+                Json::Bool(flag) => Some(f64::from(u8::from(*flag))),
+                Json::Array(items) => Some(items.len() as f64),
+                other => other.as_f64(),
+            };
+            if found != Some(*wanted) {
+                let what = format!("{}: {field} of a {} model", self.config.path().display(), self.family.name);
+                return Err(Error::unsupported(what, format!("GGUF files of this architecture are all as if it were {wanted}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The name of a number here: the one that is used, else the first.
+    fn name(&self, number: &Number) -> &'static str {
+        if number.key == keys::ROPE_DIMENSION_COUNT {
+            return if self.rope.partial_factor.is_some() { "partial_rotary_factor" } else { "head_dim" };
+        }
+        let own = self.family.numbers.iter().copied().find(|own| own.key == number.key);
+        let fields = own.map_or(number.config, |own| own.config);
+        fields.iter().copied().find(|field| self.config.value(field).is_some()).or(fields.first().copied()).unwrap_or(number.key)
+    }
+}
+
+impl Numbers for InConfig<'_> {
+    fn stated(&self, number: &Number) -> Result<Option<Stated>> {
+        let float = |x: Option<f64>| Ok(x.map(Stated::Float));
+        match number.key {
+            keys::ROPE_FREQ_BASE if self.rope.theta.is_some() => return float(self.rope.theta),
+            keys::ROPE_FREQ_BASE_SWA if self.rope.local_theta.is_some() => return float(self.rope.local_theta),
+            keys::ROPE_DIMENSION_COUNT => {
+                let Some(part) = self.rope.partial_factor else { return Ok(None) };
+                let width = self.stated_head_dim()?.map_or_else(|| self.share(), |width| Ok(Some(width)))?;
+                return Ok(width.map(|width| Stated::Count((width as f64 * part) as u64)));
+            }
+            _ => {}
+        }
+        let Some(x) = self.number(number)? else { return Ok(None) };
+        Ok(Some(match number.kind {
+            Kind::Count(..) | Kind::PerLayer(..) => Stated::Count(x as u64),
+            // config.json has what to divide by the root of.
+            _ if number.config == ["query_pre_attn_scalar"] && x > 0.0 => Stated::Float(1.0 / x.sqrt()),
+            Kind::Positive | Kind::NotNegative => Stated::Float(x),
+            Kind::Flag => Stated::Flag(x != 0.0),
+        }))
+    }
+
+    fn fault(&self, number: &Number, fault: Fault, detail: String) -> Error {
+        match fault {
+            Fault::ValueType => self.config.fault(self.name(number), detail),
+            fault => Error::malformed(self.config.path(), Place::Field(self.name(number).to_owned()), fault, detail),
+        }
+    }
+
+    fn rope_scaling(&self) -> Result<RopeScaling> {
+        Ok(match &self.rope.scaling {
+            Scaling::Linear { factor } => RopeScaling::Linear { factor: *factor },
+            Scaling::Yarn { factor, original_context_len, attention_factor, beta_fast, beta_slow, .. } => RopeScaling::Yarn {
+                factor: *factor,
+                n_ctx_orig: *original_context_len as usize,
+                beta_fast: beta_fast.unwrap_or(32.0),
+                beta_slow: beta_slow.unwrap_or(1.0),
+                attn_factor: attention_factor / yarn_length(*factor, 1.0),
+            },
+            Scaling::Long { .. } => {
+                let n_ctx = self.number(&numbers::CONTEXT_LENGTH)?.unwrap_or(1.0) as usize;
+                RopeScaling::Long {
+                    n_ctx_orig: self.original_context_len()?.unwrap_or(1) as usize,
+                    attn_factor: self.long_attention_factor(n_ctx)?.unwrap_or(1.0),
+                }
+            }
+            Scaling::None | Scaling::Dynamic | Scaling::Llama3 { .. } | Scaling::Other(_) => RopeScaling::None,
+        })
+    }
+
+    fn last_of_periods(&self, n_layer: usize, period: usize) -> Result<Vec<bool>> {
+        let Layers::Periodic { stated, .. } = self.family.layers else { return Ok(vec![false; n_layer]) };
+        let (list, periods): (&str, &[&str]) = match stated {
+            Pattern::LayerTypes => ("layer_types", &["sliding_window_pattern", "_sliding_window_pattern"]),
+            Pattern::NoRopeLayers => ("no_rope_layers", &["no_rope_layer_interval"]),
+        };
+        if self.config.value(list).is_some() {
+            let kinds: Vec<bool> = match stated {
+                Pattern::LayerTypes => self.layer_types()?.into_iter().map(|kind| kind == "full_attention").collect(),
+                Pattern::NoRopeLayers => self.config.u32s(list)?.unwrap_or_default().into_iter().map(|rope| rope == 0).collect(),
+            };
+            return match kinds.len() == n_layer {
+                true => Ok(kinds),
+                false => Err(self.refuse(list, format!("{} entries", kinds.len()), format!("expected one for each of {n_layer} layers"))),
+            };
+        }
+        let period = match periods.iter().find(|field| self.config.value(field).is_some()) {
+            Some(field) => self.config.u32(field)?.unwrap_or(0) as usize,
+            None => period,
+        };
+        Ok((1..=n_layer).map(|layer| layer.checked_rem(period) == Some(0)).collect())
+    }
+
+    fn n_vocab(&self) -> Result<usize> {
+        let assumed = match self.assumed("vocab_size") {
+            Some(Assumed::Is(n)) => Some(n as u32),
+            _ => None,
+        };
+        match self.config.u32("vocab_size")?.or(assumed) {
+            None => Err(self.config.fault("vocab_size", "missing")),
+            Some(n) if (1..=N_VOCAB_MAX).contains(&n) => Ok(n as usize),
+            Some(n) => Err(self.refuse("vocab_size", n, format!("expected 1 to {N_VOCAB_MAX}"))),
+        }
+    }
+
+    fn check_weighing(&self, weighing: Weighing) -> Result<()> {
+        const FIELD: &str = "norm_topk_prob";
+        let assumed = match self.assumed(FIELD) {
+            Some(Assumed::Is(x)) => Some(x != 0.0),
+            _ => None,
+        };
+        let Some(is_normalised) = self.config.bool(FIELD)?.or(assumed) else { return Ok(()) };
+        if is_normalised == (weighing == Weighing::AmongChosen) {
+            return Ok(());
+        }
+        let what = format!("{}: {FIELD} = {is_normalised} in a {} model", self.config.path().display(), self.family.name);
+        Err(Error::unsupported(what, "GGUF files of this architecture all weigh their experts the other way"))
+    }
+
+    fn check_rest(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl InConfig<'_> {
+    /// `layer_types`.
+    ///
+    /// # Errors
+    /// `ConfigField` where it is no list of strings.
+    pub fn layer_types(&self) -> Result<Vec<&str>> {
+        Ok(self.config.strings("layer_types")?.unwrap_or_default())
+    }
+}
+
+impl Family {
+    /// True when llama.cpp's converter writes a key for its models.
+    pub fn writes(&self, key: &str) -> bool {
+        self.keys.iter().copied().flatten().any(|own| *own == key)
+    }
+
+    /// True where a model may have two sets of rotary factors, which stand in the file without a type of scaling.
+    pub fn has_long_rope(&self) -> bool {
+        self.writes(keys::ROPE_SCALING_ATTN_FACTOR) && !self.writes(keys::ROPE_SCALING_TYPE)
+    }
+}

@@ -1,0 +1,153 @@
+//! Every tensor of a model, by walking its family's description: its GGUF name, its shape, and what it is made of.
+
+use super::describe::*;
+use super::sizes::{Hparams, LayerHparams};
+use crate::names;
+
+/// A tensor that a model may have.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// GGUF name.
+    pub name: String,
+    /// Row-major.
+    pub shape: Vec<u64>,
+    /// Where it comes from.
+    pub from: From,
+    /// Whether it must be there.
+    pub need: Need,
+}
+
+/// What a tensor is made of, by names of the source.
+#[derive(Debug)]
+pub(super) enum From {
+    /// One tensor.
+    One {
+        /// Its names: the first that is there counts.
+        names: Vec<String>,
+        rows: Rows,
+        edit: Edit,
+        /// Heads that the rows divide into, where that matters.
+        n_head: u64,
+    },
+    /// The matrices of all experts.
+    Stack {
+        /// A tensor for each.
+        each: Vec<String>,
+        /// One for all, by its names, in which every expert has a number of parts, and which of them this is.
+        packed: (Vec<String>, [u32; 2]),
+    },
+}
+
+/// All of them.
+pub(super) fn wanted(hparams: &Hparams) -> Vec<Wanted> {
+    let family = hparams.family;
+    let mut list = List { hparams, layer: None, at: String::new(), prefix: String::new(), found: Vec::new() };
+    list.weight(&family.embedding.tokens);
+    family.embedding.positions.iter().for_each(|positions| list.weight(positions));
+    list.norm(&family.output_norm);
+    list.linear(&family.output, Need::UnlessTied);
+    for (index, layer) in hparams.layers.iter().enumerate() {
+        list.layer = Some(layer);
+        list.at = format!("{}.{index}.", family.source_layers);
+        list.prefix = names::in_block(index, "");
+        layer.layer.steps.iter().for_each(|step| list.step(step));
+    }
+    list.found
+}
+
+struct List<'a> {
+    hparams: &'a Hparams,
+    layer: Option<&'a LayerHparams>,
+    /// What precedes names of the source.
+    at: String,
+    /// What precedes GGUF names.
+    prefix: String,
+    found: Vec<Wanted>,
+}
+
+impl List<'_> {
+    fn shape(&self, dims: &[Dim]) -> Vec<u64> {
+        dims.iter().map(|dim| self.hparams.len(*dim, self.layer) as u64).collect()
+    }
+
+    fn one(&mut self, name: &str, names: Vec<String>, shape: &[Dim], how: (Rows, Edit), need: Need) {
+        let n_head = self.layer.map_or(0, |layer| match how.0 {
+            Rows::RopeHeadsKv => layer.n_head_kv as u64,
+            _ => layer.n_head as u64,
+        });
+        let names = names.into_iter().map(|name| format!("{}{name}", self.at)).collect();
+        let (name, shape) = (format!("{}{name}", self.prefix), self.shape(shape));
+        self.found.push(Wanted { name, shape, from: From::One { names, rows: how.0, edit: how.1, n_head }, need });
+    }
+
+    fn weight(&mut self, weight: &Weight) {
+        self.one(weight.name, vec![weight.source.to_owned()], weight.shape, (Rows::Same, weight.edit), weight.need);
+    }
+
+    fn norm(&mut self, norm: &Norm) {
+        match norm {
+            Norm::None => {}
+            Norm::Rms(gain) => self.weight(gain),
+            Norm::Layer(gain, bias) => [gain, bias].into_iter().for_each(|weight| self.weight(weight)),
+        }
+    }
+
+    fn linear(&mut self, linear: &Linear, need: Need) {
+        let named = |end: &str| linear.source.iter().map(|source| format!("{source}.{end}")).collect::<Vec<String>>();
+        self.one(&format!("{}.weight", linear.name), named("weight"), &linear.shape, (linear.rows, Edit::Same), need);
+        if linear.bias != Need::Never {
+            // A bias stands upright whichever way its matrix lies.
+            let rows = if linear.rows == Rows::Transposed { Rows::Same } else { linear.rows };
+            self.one(&format!("{}.bias", linear.name), named("bias"), &linear.shape[..1], (rows, Edit::Same), linear.bias);
+        }
+    }
+
+    fn projections<const N: usize>(&mut self, projections: &Projections<N>) {
+        match projections {
+            Projections::Apart(linears) => linears.iter().for_each(|linear| self.linear(linear, Need::Required)),
+            Projections::Fused(linear, _) => self.linear(linear, Need::Required),
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.norm(&step.before);
+        match &step.body {
+            Body::Attention(attention) => {
+                self.projections(&attention.qkv);
+                self.norm(&attention.q_norm);
+                self.norm(&attention.k_norm);
+                self.linear(&attention.out, Need::Required);
+            }
+            Body::Network(network) => self.network(network),
+            Body::Experts(experts) => self.experts(experts),
+        }
+        self.norm(&step.after);
+    }
+
+    fn network(&mut self, network: &Network) {
+        match &network.inner {
+            Inner::Gated(both) => self.projections(both),
+            Inner::Plain(up) => self.linear(up, Need::Required),
+        }
+        self.linear(&network.down, Need::Required);
+    }
+
+    fn experts(&mut self, experts: &Experts) {
+        self.linear(&experts.router, Need::Required);
+        [&experts.gate, &experts.up, &experts.down].into_iter().for_each(|stack| self.stack(stack));
+        if let Some(shared) = &experts.shared {
+            self.linear(&shared.weight, Need::Required);
+            self.network(&shared.network);
+        }
+    }
+
+    fn stack(&mut self, stack: &Stack) {
+        let [n_rows, n_cols] = stack.shape;
+        let shape = self.shape(&[Dim::Experts, n_rows, n_cols]);
+        let each = (0..shape[0]).map(|expert| format!("{}{}.weight", self.at, stack.each.replace("{e}", &expert.to_string())));
+        let (packed, part) = stack.packed;
+        let packed = ["", ".weight"].map(|end| format!("{}{packed}{end}", self.at)).to_vec();
+        let from = From::Stack { each: each.collect(), packed: (packed, part) };
+        self.found.push(Wanted { name: format!("{}{}", self.prefix, stack.name), shape, from, need: Need::Required });
+    }
+}
