@@ -188,9 +188,15 @@ fn what_is_given_by_mistake_is_named_with_what_to_do() {
     fs::copy(fixture("imatrix/forge-3m.gguf"), path.join("imatrix.gguf")).unwrap();
     fs::create_dir(path.join("lora")).unwrap();
     fs::write(path.join("lora/adapter_config.json"), "{}").unwrap();
-    let quantized = |method: &str| serde_json::json!({ "quant_method": method, "bits": 4, "group_size": 128 });
-    model_with(path, "gptq", "quantization_config", quantized("gptq"));
-    model_with(path, "fp8", "quantization_config", quantized("fp8"));
+    // Only the index is there yet: it is enough to tell.
+    for (method, tensor) in [("gptq", "q_proj.qweight"), ("fp8", "q_proj.weight_scale_inv")] {
+        let quantized = serde_json::json!({ "quant_method": method, "bits": 4, "group_size": 128 });
+        model_with(path, method, "quantization_config", quantized);
+        fs::remove_file(path.join(method).join("model.safetensors")).unwrap();
+        let name = format!("model.layers.0.self_attn.{tensor}");
+        let index = serde_json::json!({ "weight_map": { name: "model-00001-of-00002.safetensors" } });
+        fs::write(path.join(method).join("model.safetensors.index.json"), index.to_string()).unwrap();
+    }
     model_with(path, "deeper", "num_hidden_layers", 9.into());
     model_with(path, "untied", "tie_word_embeddings", false.into());
     copy_model(&path.join("pickle"));

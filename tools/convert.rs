@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use ggforge::hf::Folder;
 use ggforge::plan::{self, ConvertOptions};
 use ggforge::tokenizer::Scores;
 use ggforge::tokenizer::proof::Proof;
@@ -64,7 +63,7 @@ impl Run for Convert {
                 TokenScores::Constant => Scores::Constant,
             },
         };
-        let folder = Folder::open(&self.source)?;
+        let folder = plan::open_folder(&self.source)?;
         let plan = plan::convert(&folder, &options)?;
         let protected = files_in(&self.source);
         let proof = plan.outputs.first().map(|output| Proof::start(&folder, &output.metadata));

@@ -171,7 +171,7 @@ impl Base {
         if !path.is_dir() {
             return Ok(Base::File(Box::new(Model::open(path)?)));
         }
-        let folder = Folder::open(path)?;
+        let folder = plan::open_folder(path)?;
         let plan = plan::convert(&folder, &ConvertOptions::default())?;
         Ok(Base::Folder(Box::new(folder), plan))
     }

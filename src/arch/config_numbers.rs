@@ -266,7 +266,9 @@ impl Numbers for InConfig<'_> {
             };
             return match kinds.len() == n_layer {
                 true => Ok(kinds),
-                false => Err(self.refuse(list, format!("{} entries", kinds.len()), format!("expected one for each of {n_layer} layers"))),
+                false => {
+                    Err(self.refuse(list, format!("{} entries", kinds.len()), format!("expected one for each of {n_layer} layers")))
+                }
             };
         }
         let period = match periods.iter().find(|field| self.config.value(field).is_some()) {

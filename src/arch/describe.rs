@@ -30,6 +30,8 @@ pub struct Family {
     pub fixed: &'static [(&'static str, f64)],
     /// How many rows of the embedding are written.
     pub vocab: Vocab,
+    /// Whether its SentencePiece models put a space before a text.
+    pub spaces: Spaces,
     /// Tokens to states.
     pub embedding: Embedding,
     /// What precedes a layer's number in names of the source: `model.layers`.
@@ -55,6 +57,15 @@ pub enum AttentionWidth {
     KeyDim,
     /// The same, but for models of so many layers, where it is the embedding's share of a head: llama.cpp knows Gemma 27B by that.
     EmbdShareAt(u32),
+}
+
+/// A space before a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spaces {
+    /// As the tokenizer's files say.
+    Stated,
+    /// Never, whatever they say.
+    None,
 }
 
 /// Rows of the embedding.
@@ -497,7 +508,9 @@ impl Family {
     /// Which of so many layers are of the kind that is last in a period, where nothing is stated.
     pub fn periods(&self, n_layer: usize) -> Option<Vec<bool>> {
         match self.layers {
-            Layers::Periodic { period, .. } => Some((1..=n_layer).map(|layer| layer.checked_rem(period as usize) == Some(0)).collect()),
+            Layers::Periodic { period, .. } => {
+                Some((1..=n_layer).map(|layer| layer.checked_rem(period as usize) == Some(0)).collect())
+            }
             _ => None,
         }
     }

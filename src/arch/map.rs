@@ -38,7 +38,8 @@ pub struct Mapped {
 }
 
 /// Parts of names that training tools give to what is not yet a part of the model.
-const OF_ADAPTERS: &[&str] = &[".lora_A.", ".lora_B.", ".lora_embedding_", ".base_layer.", ".modules_to_save.", ".original_module."];
+const OF_ADAPTERS: &[&str] =
+    &[".lora_A.", ".lora_B.", ".lora_embedding_", ".base_layer.", ".modules_to_save.", ".original_module."];
 /// Ends of names that quantized weights have beside them, or instead.
 const OF_QUANTIZED: &[&str] = &[
     ".qweight",
@@ -243,7 +244,8 @@ impl Mapping<'_> {
         let mut beginnings: BTreeSet<&str> = BTreeSet::new();
         let (mut n_left_out, mut strangers) = (0, Vec::new());
         for (name, full) in readable.chain(unreadable).filter(|(name, _)| !self.is_ignored(name)) {
-            let known = self.family.left_out.iter().chain([&VALUE_HEAD]).find(|left| name.starts_with(*left) || full.starts_with(*left));
+            let known =
+                self.family.left_out.iter().chain([&VALUE_HEAD]).find(|left| name.starts_with(*left) || full.starts_with(*left));
             match known {
                 Some(beginning) => {
                     n_left_out += 1;

@@ -59,6 +59,10 @@ pub(super) fn metadata(numbers: &InConfig<'_>, hparams: &Hparams) -> Result<Meta
 pub(super) fn pattern(numbers: &InConfig<'_>, hparams: &Hparams) -> Option<Vec<bool>> {
     let is_last = numbers.family.periods(hparams.layers.len())?;
     let (last, others) = numbers.family.kinds_of_periods()?;
+    // Without a window, layers that would have one are as the others.
+    if others.has_window() && hparams.layers.iter().all(|layer| layer.window.is_none()) {
+        return None;
+    }
     let expected = is_last.iter().map(|is_last| if *is_last { last } else { others });
     let differs = hparams.layers.iter().zip(expected).any(|(layer, expected)| !std::ptr::eq(layer.layer, expected));
     differs.then(|| hparams.layers.iter().map(|layer| std::ptr::eq(layer.layer, others)).collect())

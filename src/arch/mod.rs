@@ -73,6 +73,7 @@ impl Found {
     pub fn read(self, config: &Config) -> Result<Described<'_>> {
         let numbers = InConfig::new(config, self.family, self.class)?;
         let hparams = numbers.hparams()?;
+        numbers.is_tied()?;
         Ok(Described { numbers, hparams })
     }
 }
@@ -105,12 +106,7 @@ impl Described<'_> {
     /// # Errors
     /// `MissingTensor`, `UnmappedTensor`, `ShapeMismatch` by name; `Unsupported` when a tensor of the model is not of type F32, F16,
     /// BF16 or F64, and for adapters that are not merged and weights that are quantized.
-    pub fn map_tensors(
-        &self,
-        source: &[SourceTensor],
-        unreadable: &[UnreadableTensor],
-        n_tokens: Option<u64>,
-    ) -> Result<Mapped> {
+    pub fn map_tensors(&self, source: &[SourceTensor], unreadable: &[UnreadableTensor], n_tokens: Option<u64>) -> Result<Mapped> {
         map::map(&self.numbers, &self.hparams, source, unreadable, n_tokens)
     }
 }

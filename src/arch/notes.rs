@@ -72,9 +72,11 @@ fn check_positions(numbers: &InConfig<'_>, hparams: &Hparams) -> Result<()> {
     if metadata::pattern(numbers, hparams).is_none() || numbers.family.kinds().iter().any(|layer| layer.has_window()) {
         return Ok(());
     }
-    let without = hparams.layers.iter().enumerate().filter(|(_, layer)| {
-        layer.attention().is_some_and(|attention| attention.positions == Positions::None)
-    });
+    let without = hparams
+        .layers
+        .iter()
+        .enumerate()
+        .filter(|(_, layer)| layer.attention().is_some_and(|attention| attention.positions == Positions::None));
     let without: Vec<String> = without.map(|(index, _)| index.to_string()).collect();
     let what = format!("{}: no rotary positions in layers {}", numbers.config.path().display(), without.join(", "));
     Err(Error::unsupported(what, format!("files of architecture {} can have none in every fourth layer only", numbers.family.name)))

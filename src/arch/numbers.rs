@@ -60,9 +60,11 @@ pub const ROPE_DIMENSION_COUNT: Number = number(keys::ROPE_DIMENSION_COUNT, &[],
 pub const ROPE_FREQ_BASE: Number = number(keys::ROPE_FREQ_BASE, &["rope_theta"], Kind::Positive, Default::Is(10_000.0));
 pub const ROPE_FREQ_BASE_SWA: Number =
     number(keys::ROPE_FREQ_BASE_SWA, &["rope_local_base_freq"], Kind::Positive, Default::Is(10_000.0));
-pub const ROPE_SECTIONS: Number = number(keys::ROPE_DIMENSION_SECTIONS, &["mrope_section"], Kind::Count(0, WIDTH_MAX), Default::Absent);
+pub const ROPE_SECTIONS: Number =
+    number(keys::ROPE_DIMENSION_SECTIONS, &["mrope_section"], Kind::Count(0, WIDTH_MAX), Default::Absent);
 pub const WINDOW: Number = number(keys::ATTENTION_SLIDING_WINDOW, &["sliding_window"], Kind::Count(0, CTX_MAX), Default::Absent);
-pub const ATTN_SOFTCAP: Number = number(keys::ATTN_LOGIT_SOFTCAPPING, &["attn_logit_softcapping"], Kind::NotNegative, Default::Absent);
+pub const ATTN_SOFTCAP: Number =
+    number(keys::ATTN_LOGIT_SOFTCAPPING, &["attn_logit_softcapping"], Kind::NotNegative, Default::Absent);
 pub const FINAL_SOFTCAP: Number =
     number(keys::FINAL_LOGIT_SOFTCAPPING, &["final_logit_softcapping"], Kind::NotNegative, Default::Absent);
 pub const EXPERT_COUNT: Number = number(

@@ -60,7 +60,9 @@ impl Renaming {
         }
         let Renaming { root, found, .. } = self;
         Some(match found.is_empty() {
-            true => format!("names of tensors begin without {root:?}, as of a model without its head; they are read as if they had it"),
+            true => {
+                format!("names of tensors begin without {root:?}, as of a model without its head; they are read as if they had it")
+            }
             false => format!("names of tensors begin with {found:?} instead of {root:?}; they are read as if they did not"),
         })
     }
@@ -90,7 +92,10 @@ mod tests {
     #[test]
     fn whatever_precedes_the_embedding_precedes_all() {
         assert_eq!(renamed("model.", &["model.norm.weight", "lm_head.weight"]), ["model.norm.weight", "lm_head.weight"]);
-        assert_eq!(renamed("", &["norm.weight", "lm_head.weight", "layers.0.x"]), ["model.norm.weight", "lm_head.weight", "model.layers.0.x"]);
+        assert_eq!(
+            renamed("", &["norm.weight", "lm_head.weight", "layers.0.x"]),
+            ["model.norm.weight", "lm_head.weight", "model.layers.0.x"]
+        );
         for before in ["_orig_mod.", "module.", "base_model.model.", "language_model.", "module._orig_mod."] {
             let names = ["model.norm.weight", "lm_head.weight"].map(|name| format!("{before}{name}"));
             let names = names.each_ref().map(String::as_str);

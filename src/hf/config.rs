@@ -375,7 +375,8 @@ impl RopeSection<'_> {
     fn yarn(&self) -> Result<Scaling> {
         let field = format!("{}.original_max_position_embeddings", self.name);
         // As transformers has it, a model that does not say was trained for as much as it says it takes.
-        let stated = self.original_context_len()?.map_or_else(|| self.config.f64("max_position_embeddings"), |len| Ok(Some(len)))?;
+        let stated =
+            self.original_context_len()?.map_or_else(|| self.config.f64("max_position_embeddings"), |len| Ok(Some(len)))?;
         let original = stated.ok_or_else(|| self.config.fault(&field, "missing"))?;
         if original.fract() != 0.0 || !(1.0..=f64::from(u32::MAX)).contains(&original) {
             return Err(self.config.fault(&field, format!("expected a context length, found {original}")));

@@ -78,7 +78,19 @@ impl Folder {
     /// `Io` when there is nothing at `path`, `Usage` when it is not a folder, `Unsupported` when it holds its weights in another format,
     /// `Malformed` for every rule that a file in it breaks.
     pub fn open(path: impl AsRef<Path>) -> Result<Folder> {
-        let path = path.as_ref();
+        Folder::open_as(path.as_ref(), None::<fn(&Config, &[&str]) -> Result<()>>)
+    }
+
+    /// The same, after `check` has seen config.json and the names of the tensors, as far as they can be told without the shards: those of
+    /// the index or of the only file, or none. Whoever cannot use the model says so before a download of it is complete.
+    ///
+    /// # Errors
+    /// As [`Folder::open`]; whatever `check` refuses.
+    pub fn open_if(path: impl AsRef<Path>, check: impl FnOnce(&Config, &[&str]) -> Result<()>) -> Result<Folder> {
+        Folder::open_as(path.as_ref(), Some(check))
+    }
+
+    fn open_as(path: &Path, check: Option<impl FnOnce(&Config, &[&str]) -> Result<()>>) -> Result<Folder> {
         check_is_folder(path)?;
         let dir = Dir::open(path)?;
         let Some(bytes) = read_bounded(&dir, CONFIG, CONFIG_BYTES_MAX)? else {
@@ -86,6 +98,9 @@ impl Folder {
         };
         let config = Config::parse(path.join(CONFIG), &bytes)?;
         drop(bytes);
+        if let Some(check) = check {
+            check(&config, &listed_names(&dir).iter().map(String::as_str).collect::<Vec<_>>())?;
+        }
         let mut notes = Vec::new();
         let generation = read_generation_config(&dir, &mut notes)?;
         let card = read_card(&dir)?;
@@ -270,6 +285,16 @@ fn check_unique(shards: &[Shard]) -> Result<()> {
     let (name, first, second) = (pair[0].0, &shards[pair[0].1], &shards[pair[1].1]);
     let detail = format!("also in {}", first.file.path().display());
     Err(Error::malformed(second.file.path(), Place::Tensor(name.to_owned()), Fault::DuplicateTensor, detail))
+}
+
+/// The names of the tensors, where a file that is there lists them all. What is wrong with it is for later.
+fn listed_names(dir: &Dir) -> Vec<String> {
+    let index = read_bounded(dir, INDEX, INDEX_BYTES_MAX).ok().flatten();
+    if let Some(index) = index.and_then(|bytes| Index::parse(&dir.path().join(INDEX), &bytes).ok()) {
+        return index.tensors.into_iter().map(|(name, _)| name.into()).collect();
+    }
+    let single = dir.file(SINGLE).ok().flatten().and_then(|file| safetensors::read(&file).ok());
+    single.map_or_else(Vec::new, |(entries, _)| entries.into_iter().map(|entry| entry.name).collect())
 }
 
 /// Where the weights are.

@@ -4,12 +4,14 @@
 //! the tensors of the families we know, the two choose alike. What neither quantizes is F32, as the converter has it. The former keep
 //! dimensions of 1 (the gate of a shared expert is `[1, n_embd]`), the latter drop them, as the two programs do.
 
+use std::path::Path;
+
 use super::assemble::{Draft, Model};
 use super::choose::Overrides;
 use super::kept::never_quantized;
 use super::recipe::{Preset, preset};
 use super::{Origin, Plan};
-use crate::arch::describe::Vocab;
+use crate::arch::describe::{Spaces, Vocab};
 use crate::arch::{self, MappedTensor, Size};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
@@ -34,6 +36,15 @@ pub struct ConvertOptions<'a> {
     pub pre: Option<String>,
     /// What stands for the scores of a vocabulary that has none.
     pub scores: tokenizer::Scores,
+}
+
+/// Opens a model folder that is to be converted. A class that is not supported, and weights that are quantized already, are refused before
+/// any weight file is looked for.
+///
+/// # Errors
+/// Those of [`Folder::open`] and [`arch::check`].
+pub fn open_folder(path: &Path) -> Result<Folder> {
+    Folder::open_if(path, arch::check)
 }
 
 /// Plans the conversion of a model folder.
@@ -62,7 +73,10 @@ pub fn convert_as(found: arch::Found, folder: &Folder, options: &ConvertOptions<
         Vocab::OfTokenizer => tokenizer::count(folder)?.filter(|n_tokens| *n_tokens < n_vocab),
     };
     let mapped = described.map_tensors(folder.tensors(), folder.unreadable(), n_tokens.map(u64::from))?;
-    let vocabulary = tokenizer::read(folder, n_tokens.unwrap_or(n_vocab), tokenizer_options)?;
+    let mut vocabulary = tokenizer::read(folder, n_tokens.unwrap_or(n_vocab), tokenizer_options)?;
+    if found.family.spaces == Spaces::None && vocabulary.model == tokenizer::Model::Llama {
+        vocabulary.add_space_prefix = Some(false);
+    }
     notes.extend(mapped.notes);
 
     let mut metadata = general(folder, found.family.name, &mapped.tensors, options);

@@ -28,7 +28,7 @@ use crate::quant::Format;
 pub use crate::rows::Origin;
 
 pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
-pub use convert::{ConvertOptions, convert, convert_as};
+pub use convert::{ConvertOptions, convert, convert_as, open_folder};
 pub use facts::read_facts;
 pub use naming::{convention_name, output_paths};
 pub use quantize::{QuantizeOptions, quantize};

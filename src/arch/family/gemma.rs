@@ -14,6 +14,7 @@ pub const GEMMA: Family = Family {
     keys: &[OWN],
     fixed: &[("use_bidirectional_attention", 0.0)],
     vocab: Vocab::Stated,
+    spaces: Spaces::None,
     embedding: embedding(Scale::SqrtEmbd),
     source_layers: "model.layers",
     layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(PLAIN)), step(FFN_NORM_1, NETWORK)] }),
@@ -30,16 +31,7 @@ pub const GEMMA2: Family = Family {
     models: "Gemma 2",
     attention_width: AttentionWidth::EmbdShareAt(46),
     classes: &[class("Gemma2ForCausalLM", OF_GEMMA2)],
-    numbers: &[
-        &RMS_EPS,
-        &ROPE_FREQ_BASE,
-        &KEY_LENGTH,
-        &VALUE_LENGTH,
-        &ATTN_SOFTCAP,
-        &FINAL_SOFTCAP,
-        &WINDOW_OR_4096,
-        &QUERY_SCALE,
-    ],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH, &ATTN_SOFTCAP, &FINAL_SOFTCAP, &WINDOW_OR_4096, &QUERY_SCALE],
     keys: &[OWN, &[keys::ATTN_LOGIT_SOFTCAPPING, keys::FINAL_LOGIT_SOFTCAPPING, keys::ATTENTION_SLIDING_WINDOW]],
     layers: Layers::Periodic {
         period: 2,
@@ -56,21 +48,9 @@ pub const GEMMA3: Family = Family {
     attention_width: AttentionWidth::EmbdShareAt(62),
     classes: &[
         class("Gemma3ForCausalLM", OF_GEMMA3),
-        Class {
-            roots: &["language_model.model.", "model.language_model."],
-            ..class("Gemma3ForConditionalGeneration", OF_GEMMA3)
-        },
+        Class { roots: &["language_model.model.", "model.language_model."], ..class("Gemma3ForConditionalGeneration", OF_GEMMA3) },
     ],
-    numbers: &[
-        &RMS_EPS,
-        &ROPE_FREQ_BASE,
-        &KEY_LENGTH,
-        &VALUE_LENGTH,
-        &ROPE_FREQ_BASE_SWA,
-        &WINDOW,
-        &FINAL_SOFTCAP,
-        &QUERY_SCALE,
-    ],
+    numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &KEY_LENGTH, &VALUE_LENGTH, &ROPE_FREQ_BASE_SWA, &WINDOW, &FINAL_SOFTCAP, &QUERY_SCALE],
     keys: &[USUAL, &[keys::FINAL_LOGIT_SOFTCAPPING, keys::ATTENTION_SLIDING_WINDOW]],
     vocab: Vocab::OfTokenizer,
     layers: Layers::Periodic {

@@ -20,6 +20,7 @@ pub const GPT2: Family = Family {
     ]],
     fixed: &[("scale_attn_weights", 1.0), ("scale_attn_by_inverse_layer_idx", 0.0), ("add_cross_attention", 0.0)],
     vocab: Vocab::Stated,
+    spaces: Spaces::Stated,
     embedding: Embedding {
         tokens: weight("token_embd.weight", "transformer.wte.weight", &[Dim::Vocab, Dim::Embd]),
         positions: Some(weight("position_embd.weight", "transformer.wpe.weight", &[Dim::Ctx, Dim::Embd])),

@@ -11,11 +11,7 @@ pub const GRANITE: Family = Family {
     models: "Granite 3",
     classes: &[class("GraniteForCausalLM", OF_GRANITE)],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE, &ATTENTION_SCALE, &EMBEDDING_SCALE, &RESIDUAL_SCALE, &LOGIT_SCALE],
-    keys: &[
-        USUAL,
-        LIKE_LLAMA,
-        &[keys::ATTENTION_SCALE, keys::EMBEDDING_SCALE, keys::RESIDUAL_SCALE, keys::LOGIT_SCALE],
-    ],
+    keys: &[USUAL, LIKE_LLAMA, &[keys::ATTENTION_SCALE, keys::EMBEDDING_SCALE, keys::RESIDUAL_SCALE, keys::LOGIT_SCALE]],
     embedding: embedding(Scale::Stated),
     layers: Layers::All(&Layer { steps: &[ATTENTION, NETWORK] }),
     ..llama::LLAMA

@@ -19,6 +19,7 @@ pub const LLAMA: Family = Family {
     keys: &[USUAL, LIKE_LLAMA],
     fixed: &[],
     vocab: Vocab::Stated,
+    spaces: Spaces::Stated,
     embedding: embedding(Scale::One),
     source_layers: "model.layers",
     layers: Layers::Mixture { dense: &DENSE, experts: &MIXTURE },

@@ -13,6 +13,7 @@ pub const PHI3: Family = Family {
     keys: &[OWN],
     fixed: &[],
     vocab: Vocab::Stated,
+    spaces: Spaces::Stated,
     embedding: embedding(Scale::One),
     source_layers: "model.layers",
     layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(ATTENTION)), step(FFN_NORM, Body::Network(NETWORK))] }),

@@ -8,14 +8,12 @@ use crate::gguf::keys;
 pub const QWEN2: Family = Family {
     name: "qwen2",
     models: "Qwen 2 and 2.5, QwQ, DeepSeek-R1-Distill-Qwen",
-    classes: &[
-        class("Qwen2ForCausalLM", OF_QWEN2),
-        Class { head: Head::States, roots: &[""], ..class("Qwen2Model", OF_QWEN2) },
-    ],
+    classes: &[class("Qwen2ForCausalLM", OF_QWEN2), Class { head: Head::States, roots: &[""], ..class("Qwen2Model", OF_QWEN2) }],
     numbers: &[&RMS_EPS, &ROPE_FREQ_BASE],
     keys: &[USUAL],
     fixed: &[],
     vocab: Vocab::Stated,
+    spaces: Spaces::Stated,
     embedding: embedding(Scale::One),
     source_layers: "model.layers",
     layers: Layers::All(&Layer { steps: &[step(ATTN_NORM, Body::Attention(WITH_BIAS)), NETWORK] }),
