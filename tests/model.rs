@@ -9,7 +9,7 @@ use ggforge::matmul::Engine;
 use ggforge::model::{Activations, Backend, Batch, Cpu, Network, Residency, architectures};
 
 mod common;
-use common::tiny::Tiny;
+use common::tiny::{Tiny, family_case};
 
 /// Largest difference allowed between our logits and transformers', which are about 10 in magnitude.
 const LOGITS_TOLERANCE: f32 = 1e-4;
@@ -195,52 +195,6 @@ fn scores_are_those_of_the_logits() {
     assert!(cpu.compare(a, a, targets).unwrap().iter().all(|same| same.kld == 0.0));
 }
 
-/// The model of a case of tools/dev/families.py.
-fn family_model(case: &str, expected: &serde_json::Value) -> Tiny {
-    let architecture = case.split('-').next().unwrap();
-    let mut tiny = match case {
-        "llama-experts" | "qwen2moe" | "qwen3moe" => Tiny::with_experts(architecture),
-        _ => Tiny::new(architecture),
-    };
-    let mut set = |key: &str, value: Value| tiny.set(&format!("{architecture}.{key}"), value);
-    match case {
-        "qwen2-linear" => {
-            set("rope.scaling.type", Value::from("linear"));
-            set("rope.scaling.factor", Value::F32(4.0));
-        }
-        "qwen2-yarn" => {
-            set("rope.scaling.type", Value::from("yarn"));
-            set("rope.scaling.factor", Value::F32(4.0));
-            set("rope.scaling.original_context_length", Value::U32(16));
-        }
-        "gemma3" => {
-            set("rope.freq_base", Value::F32(1e6));
-            set("attention.sliding_window", Value::U32(8));
-            set("attention.sliding_window_pattern", Value::U32(2));
-        }
-        "phi3-short" | "phi3-long" => {
-            set("rope.scaling.type", Value::from("longrope"));
-            set("rope.scaling.original_context_length", Value::U32(16));
-            // As the converter has it: sqrt(1 + ln(64 / 16) / ln(16)).
-            set("rope.scaling.attn_factor", Value::F32(1.5f32.sqrt()));
-            let mut factors = |name: &str, factors: [f32; 4]| tiny.tensors.push((name.to_owned(), vec![4], factors.to_vec()));
-            factors("rope_factors_short.weight", [1.0, 1.25, 1.5, 2.0]);
-            factors("rope_factors_long.weight", [1.5, 2.0, 4.0, 8.0]);
-        }
-        "llama" => {
-            let shapes = [("attn_q", 32), ("attn_k", 16), ("attn_v", 16), ("attn_output", 32)];
-            let shapes = shapes.into_iter().chain([("ffn_gate", 48), ("ffn_up", 48), ("ffn_down", 32)]);
-            for (part, len) in shapes {
-                (0..2).for_each(|layer| tiny.add(&format!("blk.{layer}.{part}.bias"), &[len]));
-            }
-            let factors: Vec<f32> = expected["rope_freqs"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
-            tiny.tensors.push(("rope_freqs.weight".to_owned(), vec![4], factors));
-        }
-        _ => {}
-    }
-    tiny
-}
-
 /// Biases, norms of heads, fused matrices, both rotations and every way to stretch a context, against transformers in float32.
 #[test]
 fn every_family_computes_what_transformers_does() {
@@ -248,7 +202,7 @@ fn every_family_computes_what_transformers_does() {
     let cases = common::json(&common::fixture("model/families.json"));
     let mut seen = std::collections::BTreeSet::new();
     for (case, expected) in cases.as_object().unwrap() {
-        let path = family_model(case, expected).write(scratch.path(), case);
+        let path = family_case(case, expected).write(scratch.path(), case);
         let model = Model::open(path).unwrap();
         let tokens: Vec<u32> = expected["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
         let cpu = cpu(Engine::detect(), 1);
@@ -281,7 +235,7 @@ fn rotary_factors_tell_a_long_context_without_a_type() {
     for case in ["phi3-short", "phi3-long"] {
         let expected = &cases[case];
         let tokens: Vec<u32> = expected["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
-        let mut tiny = family_model(case, expected);
+        let mut tiny = family_case(case, expected);
         let named = last_logits(&tiny.write(scratch.path(), case), &tokens);
         let mut without = tiny.clone();
         without.unset("phi3.rope.scaling.type");

@@ -147,9 +147,7 @@ impl Generate {
             true => chat::render(model, tokenizer, self.system.as_deref(), &self.prompt)?,
         };
         let mut ids = tokenizer.encode(&text, Specials::Parse, Ends::Omit);
-        if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.adds_bos() && ids.first() != Some(bos)) {
-            ids.insert(0, bos);
-        }
+        tokenizer.begin(&mut ids);
         Ok(ids)
     }
 }

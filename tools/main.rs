@@ -16,7 +16,9 @@ mod exit;
 mod generate;
 mod imatrix;
 mod inspect;
+mod logits;
 mod measuring;
+mod npy;
 mod output;
 mod page;
 mod perplexity;
@@ -41,6 +43,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<inspect::Inspect>(),
     Entry::of::<tokenize::Tokenize>(),
     Entry::of::<generate::Generate>(),
+    Entry::of::<logits::Logits>(),
     Entry::of::<perplexity::Perplexity>(),
     Entry::of::<compare::Compare>(),
     Entry::of::<error::ErrorCommand>(),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use ggforge::eval::{self, Cut, Progress, Watch, Windows};
 use ggforge::gguf::Model;
-use ggforge::model::{Activations, Backend, Network};
+use ggforge::model::{Activations, Backend, Hparams, Network};
 use ggforge::quant::bits_per_weight;
 use ggforge::report::printable;
 use ggforge::source::TensorSource;
@@ -107,10 +107,7 @@ impl Loaded {
 
     /// Warns of a context that the model was not trained for.
     pub fn warn_of_context<B: Backend>(&self, network: &Network<'_, B>, windows: &Windows) {
-        let trained = network.hparams().n_ctx_train;
-        if windows.ctx() > trained {
-            warn(&format!("{}: trained for contexts of {trained} tokens, --ctx is {}", self.name(), windows.ctx()));
-        }
+        warn_of_context(&self.path, network.hparams(), windows.ctx(), &format!("--ctx is {}", windows.ctx()));
     }
 
     /// All its files together.
@@ -142,6 +139,14 @@ impl TextOptions {
     /// How reports call the text.
     pub fn name(&self) -> String {
         printable(self.file.as_os_str().as_encoded_bytes())
+    }
+}
+
+/// Warns of a context of `n_ctx` tokens, which `asked` puts in words, where the model was not trained for it.
+pub fn warn_of_context(path: &Path, hparams: &Hparams, n_ctx: usize, asked: &str) {
+    let (name, trained) = (printable(path.as_os_str().as_encoded_bytes()), hparams.n_ctx_train);
+    if n_ctx > trained {
+        warn(&format!("{name}: trained for contexts of {trained} tokens, {asked}"));
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`perplexity`] | one model on a text | llama-perplexity |
 //! | [`divergence`] | quantized files against the file they were made from | llama-perplexity's `--kl-divergence`, without its file of logits |
 //! | [`collect`] | the inputs of every matrix | llama-imatrix |
+//! | [`logits`](logits::logits) | the scores of the whole vocabulary, at the last positions of a sequence | |
 //! | [`tensor_error`] | the weights themselves, tensor by tensor | |
 //!
 //! # What can be relied on
@@ -25,6 +26,7 @@
 
 pub mod collect;
 pub mod divergence;
+pub mod logits;
 pub mod perplexity;
 pub mod tensor_error;
 

@@ -197,9 +197,21 @@ pub fn check_target(path: &Path, existing: Existing, inputs: &[PathBuf]) -> Resu
 /// # Errors
 /// As for [`run`]; `inputs` are files that the output may not replace.
 pub fn write_file(path: &Path, bytes: &[u8], existing: Existing, inputs: &[PathBuf]) -> Result<()> {
+    write_parts(path, &[bytes], existing, inputs)
+}
+
+/// As [`write_file`], of parts that follow each other.
+///
+/// # Errors
+/// As for [`write_file`].
+pub fn write_parts(path: &Path, parts: &[&[u8]], existing: Existing, inputs: &[PathBuf]) -> Result<()> {
     target::check_one(path, &target::identities(inputs), existing)?;
-    let sink = Sink::create(path, bytes.len() as u64)?;
-    sink.write_at(bytes, 0)?;
+    let sink = Sink::create(path, parts.iter().map(|part| part.len() as u64).sum())?;
+    let mut offset_bytes = 0;
+    for part in parts {
+        sink.write_at(part, offset_bytes)?;
+        offset_bytes += part.len() as u64;
+    }
     sink.sync()?;
     sink.publish(existing)?.sync_directory()
 }

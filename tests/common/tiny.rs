@@ -140,6 +140,57 @@ impl Tiny {
     }
 }
 
+/// The model of a case of tools/dev/families.py.
+pub fn family_case(case: &str, expected: &serde_json::Value) -> Tiny {
+    let architecture = case.split('-').next().expect("as the script writes it");
+    let mut tiny = match case {
+        "llama-experts" | "qwen2moe" | "qwen3moe" => Tiny::with_experts(architecture),
+        _ => Tiny::new(architecture),
+    };
+    let mut set = |key: &str, value: Value| tiny.set(&format!("{architecture}.{key}"), value);
+    match case {
+        "qwen2-linear" => {
+            set("rope.scaling.type", Value::from("linear"));
+            set("rope.scaling.factor", Value::F32(4.0));
+        }
+        "qwen2-yarn" => {
+            set("rope.scaling.type", Value::from("yarn"));
+            set("rope.scaling.factor", Value::F32(4.0));
+            set("rope.scaling.original_context_length", Value::U32(16));
+        }
+        "gemma3" => {
+            set("rope.freq_base", Value::F32(1e6));
+            set("attention.sliding_window", Value::U32(8));
+            set("attention.sliding_window_pattern", Value::U32(2));
+        }
+        "phi3-short" | "phi3-long" => {
+            set("rope.scaling.type", Value::from("longrope"));
+            set("rope.scaling.original_context_length", Value::U32(16));
+            // As the converter has it: sqrt(1 + ln(64 / 16) / ln(16)).
+            set("rope.scaling.attn_factor", Value::F32(1.5f32.sqrt()));
+            let mut factors = |name: &str, factors: [f32; 4]| tiny.tensors.push((name.to_owned(), vec![4], factors.to_vec()));
+            factors("rope_factors_short.weight", [1.0, 1.25, 1.5, 2.0]);
+            factors("rope_factors_long.weight", [1.5, 2.0, 4.0, 8.0]);
+        }
+        "llama" => {
+            let shapes = [("attn_q", 32), ("attn_k", 16), ("attn_v", 16), ("attn_output", 32)];
+            let shapes = shapes.into_iter().chain([("ffn_gate", 48), ("ffn_up", 48), ("ffn_down", 32)]);
+            for (part, len) in shapes {
+                (0..2).for_each(|layer| tiny.add(&format!("blk.{layer}.{part}.bias"), &[len]));
+            }
+            let factors: Vec<f32> = expected["rope_freqs"]
+                .as_array()
+                .expect("as the script writes it")
+                .iter()
+                .map(|x| x.as_f64().expect("as the script writes it") as f32)
+                .collect();
+            tiny.tensors.push(("rope_freqs.weight".to_owned(), vec![4], factors));
+        }
+        _ => {}
+    }
+    tiny
+}
+
 /// The tensors of a layer.
 fn parts(architecture: &str) -> Vec<(&'static str, &'static [u64])> {
     let mut parts: Vec<(&str, &[u64])> = vec![

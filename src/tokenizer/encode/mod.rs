@@ -201,6 +201,13 @@ impl Tokenizer {
         self.first.is_some()
     }
 
+    /// Puts what the model wants before a text in front of its ids, unless they begin so already, as those of a chat template may.
+    pub fn begin(&self, ids: &mut Vec<u32>) {
+        if let Some(bos) = self.bos().filter(|bos| self.adds_bos() && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+    }
+
     /// True for ids after which a model has said all it has to say.
     pub fn ends_generation(&self, id: u32) -> bool {
         self.vocab.roles.end_of_generation.binary_search(&id).is_ok()
