@@ -217,6 +217,7 @@ fn every_family_computes_what_transformers_does() {
     // The others have theirs in tests/families.rs.
     let elsewhere = ["qwen2vl", "qwen3vl", "gemma2", "granite", "smollm3"];
     assert!(architectures().all(|name| seen.contains(name) || elsewhere.contains(&name)), "an architecture without a proof");
+    assert!(architectures().all(ggforge::arch::is_known), "an architecture that llama.cpp calls otherwise");
 }
 
 /// The logits after the tokens, all layers in memory.

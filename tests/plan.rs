@@ -280,3 +280,29 @@ fn what_a_format_can_use_is_in_the_plan_and_the_rest_is_refused() {
         }
     }
 }
+
+/// Rules by tensor name were made for architectures that someone has a runtime for.
+#[test]
+fn quantizing_an_architecture_that_nobody_knows_is_warned_of() {
+    let scratch = common::scratch();
+    let warned = |architecture: &str| {
+        let model = common::tiny::Tiny::new(architecture).write(scratch.path(), "model");
+        let output = scratch.path().join("quantized.gguf");
+        let mut command = common::ggforge();
+        command.arg("quantize").arg(model).args(["--type", "F16", "--json", "--force", "--output"]).arg(&output);
+        let output = common::succeeds(&mut command);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let warnings: Vec<String> = serde_json::from_value(report["warnings"].clone()).unwrap();
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert!(warnings.iter().all(|warning| printed.contains(warning)), "{printed}");
+        warnings
+    };
+    for known in ["llama", "mamba", "glm5-next", "clip"] {
+        assert_eq!(warned(known), Vec::<String>::new(), "{known}");
+    }
+    for unknown in ["frobnicate", "Llama", ""] {
+        let warnings = warned(unknown);
+        assert!(warnings[0].starts_with(&format!("llama.cpp knows no architecture {unknown:?}: ")), "{warnings:?}");
+        assert_eq!(warnings.len(), 1);
+    }
+}

@@ -20,7 +20,7 @@ pub mod sizes;
 mod source_names;
 mod tensors;
 
-pub use family::FAMILIES;
+pub use family::{FAMILIES, LLAMA_CPP, is_known};
 pub use general::{Facts, Size, general};
 pub use map::{Mapped, MappedTensor};
 pub use metadata_numbers::architectures;

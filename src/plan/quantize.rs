@@ -6,6 +6,7 @@ use super::assemble::{Draft, Model};
 use super::choose::{Choice, Overrides};
 use super::recipe::Preset;
 use super::{Origin, Plan};
+use crate::arch;
 use crate::error::{Error, Result};
 use crate::gguf;
 use crate::imatrix::Imatrix;
@@ -42,6 +43,17 @@ pub fn quantize(model: &gguf::Model, options: &QuantizeOptions<'_>) -> Result<Pl
         true => Ok(()),
         false => refuse_requantization(draft, choice),
     })?;
+    let architecture = model.architecture()?;
+    if !arch::is_known(architecture) {
+        let shown: String = architecture.chars().take(64).collect();
+        plan.warnings.insert(
+            0,
+            format!(
+                "llama.cpp knows no architecture {shown:?}: types were chosen by the names of tensors alone; \
+                 make sure that what is going to read the file can"
+            ),
+        );
+    }
     for output in &plan.outputs {
         let n_requantized = output.tensors.iter().filter(|tensor| is_requantized(model, tensor)).count();
         if n_requantized > 0 {

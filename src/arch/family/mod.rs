@@ -3,6 +3,7 @@
 mod gemma;
 mod gpt2;
 mod granite;
+mod known;
 mod llama;
 mod parts;
 mod phi;
@@ -12,6 +13,7 @@ mod smollm3;
 
 use super::describe::Family;
 
+pub use known::{LLAMA_CPP, is_known};
 pub use quirks::{Queries, Quirks, Recipe, Stacks, quirks};
 
 /// Every architecture, one line each.
