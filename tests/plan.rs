@@ -9,7 +9,7 @@ use ggforge::gguf::{Header, Metadata, Model, TensorSpec, Value, keys};
 use ggforge::hf::Folder;
 use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Entry, Imatrix};
 use ggforge::plan::recipe::{PRESETS, preset};
-use ggforge::plan::{ConvertOptions, NameOverride, Overrides, Plan, QuantizeOptions, convert, output_paths, quantize};
+use ggforge::plan::{ConvertOptions, NameOverride, Overrides, Plan, QuantizeOptions, convert, paths_in_folder, quantize};
 use ggforge::quant::Format;
 use ggforge::{Error, Result, error::Fault};
 
@@ -190,7 +190,7 @@ fn without_a_type_the_weights_stay_as_they_are() {
     let plan = converted(ConvertOptions { name: Some("Mine".to_owned()), ..ConvertOptions::default() });
     assert_eq!(plan.outputs[0].file_type, "BF16");
     assert!(plan.outputs[0].metadata.contains(&(keys::GENERAL_NAME.to_owned(), "Mine".into())));
-    assert_eq!(output_paths(&plan, "out".as_ref(), true).unwrap(), [PathBuf::from("out/forge-3M-BF16.gguf")]);
+    assert_eq!(paths_in_folder(&plan, "out".as_ref()), [PathBuf::from("out/forge-3M-BF16.gguf")]);
     let summary = plan.outputs[0].summary();
     assert_eq!(summary.by_format.iter().map(|total| total.format).collect::<Vec<_>>(), [Format::BF16, Format::F32]);
     assert!((16.0..16.02).contains(&summary.bits_per_weight()), "{}", summary.bits_per_weight());

@@ -1,24 +1,25 @@
 //! The sources keep the layering of ARCHITECTURE.md: a module imports only from those below it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Modules by rank, lowest first. Modules of one group do not import each other.
-const LAYERS: &[&[&str]] = &[
-    &["error"],
-    &["simd", "report", "threads", "names"],
-    &["quant"],
-    &["source"],
-    &["gguf", "hf", "rows"],
-    &["tokenizer", "arch", "imatrix"],
-    &["plan"],
-    &["pipeline", "matmul"],
-    &["model"],
-    &["eval", "cuda"],
-];
+/// The rank of every module, from the table of layers in ARCHITECTURE.md, which is the one place that states them. Modules of one rank
+/// do not import each other.
+fn ranks() -> HashMap<String, usize> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let rows = text.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+        let rank = cells.next()?.parse().ok()?;
+        Some((cells.next()?.trim_matches('`').to_owned(), rank))
+    });
+    let ranks: HashMap<String, usize> = rows.collect();
+    assert!(ranks.len() > 10, "the table of layers is not found in ARCHITECTURE.md");
+    ranks
+}
 
-fn rank(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|layer| layer.contains(&module))
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Every `.rs` file below `dir`.
@@ -63,17 +64,17 @@ fn imports(text: &str) -> Vec<(usize, String)> {
 
 #[test]
 fn imports_go_downwards_only() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (src, ranks) = (root().join("src"), ranks());
     let mut faults = Vec::new();
     for file in sources(&src) {
         let module = module_of(&file, &src);
         if module == "lib" {
             continue;
         }
-        let own = rank(&module).unwrap_or_else(|| panic!("{module} has no rank in tests/tidy.rs"));
+        let own = *ranks.get(&module).unwrap_or_else(|| panic!("{module} has no rank in ARCHITECTURE.md"));
         for (line, name) in imports(&fs::read_to_string(&file).expect("readable source")) {
-            if let Some(other) = rank(&name)
-                && other >= own
+            if let Some(other) = ranks.get(&name)
+                && *other >= own
                 && name != module
             {
                 faults.push(format!("{}:{line}: {module} imports {name}, which lies above or beside it", file.display()));
@@ -85,9 +86,8 @@ fn imports_go_downwards_only() {
 
 #[test]
 fn the_program_is_the_only_one_that_prints_or_exits() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut faults = Vec::new();
-    for file in sources(&src) {
+    for file in sources(&root().join("src")) {
         let text = fs::read_to_string(&file).expect("readable source");
         let body = text.split("#[cfg(test)]\nmod tests").next().unwrap_or("");
         for (number, line) in body.lines().enumerate() {
@@ -106,11 +106,57 @@ fn the_program_is_the_only_one_that_prints_or_exits() {
 #[test]
 fn unsafe_stays_in_its_homes() {
     const HOMES: &[&str] = &["src/simd/", "src/gguf/map.rs", "src/matmul/amx.rs", "src/cuda/", "tools/bench/ggml.rs"];
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for file in ["src", "tools"].iter().flat_map(|folder| sources(&root.join(folder))) {
-        let name = file.strip_prefix(root).expect("below root").to_str().expect("UTF-8 name").to_owned();
+    for file in ["src", "tools"].iter().flat_map(|folder| sources(&root().join(folder))) {
+        let name = file.strip_prefix(root()).expect("below root").to_str().expect("UTF-8 name").to_owned();
         let text = fs::read_to_string(&file).expect("readable source");
         let uses = text.lines().any(|line| line.split("//").next().unwrap_or("").contains("unsafe "));
         assert!(!uses || HOMES.iter().any(|home| name.starts_with(home)), "{name} uses unsafe outside its homes {HOMES:?}");
     }
+}
+
+/// What a source file says before its tests, without comments.
+fn code_of(file: &Path) -> String {
+    let text = fs::read_to_string(file).expect("readable source");
+    let body = text.split("#[cfg(test)]\n").next().unwrap_or("");
+    body.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+/// What a model is stands in its family's file; elsewhere no architecture is known by name.
+#[test]
+fn architectures_are_named_by_their_families_only() {
+    let src = root().join("src");
+    let families = src.join("arch/family");
+    let named =
+        |text: &str| text.split("    name: \"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())).collect();
+    let names: Vec<String> = sources(&families).iter().flat_map(|file| -> Vec<String> { named(&code_of(file)) }).collect();
+    assert!(names.len() >= 10, "the families are not found: {names:?}");
+    // Vocabularies and their pre-tokenizers have names too, some of them the same.
+    let elsewhere =
+        |file: &PathBuf| !file.starts_with(&families) && !file.starts_with(src.join("tokenizer")) && !file.ends_with("tests.rs");
+    let mut faults = Vec::new();
+    for file in sources(&src).into_iter().filter(elsewhere) {
+        let code = code_of(&file);
+        faults.extend(
+            names.iter().filter(|name| code.contains(&format!("\"{name}\""))).map(|name| format!("{}: {name}", file.display())),
+        );
+    }
+    assert!(faults.is_empty(), "architectures by name outside of src/arch/family:\n{}", faults.join("\n"));
+}
+
+/// `f(true)` says nothing at the place of the call; two functions, or an enum, do.
+#[test]
+fn public_functions_take_no_bool() {
+    let mut faults = Vec::new();
+    for file in sources(&root().join("src")) {
+        let code = code_of(&file);
+        for (at, _) in code.match_indices("pub fn ") {
+            let signature =
+                code[at..].split_once('{').or_else(|| code[at..].split_once(';')).map_or("", |(signature, _)| signature);
+            let parameters = signature.split("->").next().unwrap_or("");
+            if parameters.contains(": bool") {
+                faults.push(format!("{}: {}", file.display(), parameters.lines().next().unwrap_or("").trim()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "public functions with a bool:\n{}", faults.join("\n"));
 }

@@ -9,7 +9,7 @@ use ggforge::Error;
 use ggforge::imatrix::Imatrix;
 use ggforge::pipeline::{self, Existing, MEMORY_MAX_BYTES_DEFAULT, Options, ReadBack};
 use ggforge::plan::recipe::{Preset, preset};
-use ggforge::plan::{NameOverride, Overrides, Plan, output_paths, parse_format};
+use ggforge::plan::{NameOverride, Overrides, Plan, parse_format, paths_by_name, paths_in_folder};
 use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::read_text;
 use ggforge::tokenizer::proof::{Comparison, Outcome, Proof};
@@ -125,7 +125,10 @@ impl OutputOptions {
         let Prepared { source_path, source, plan, proof, mut protected } = prepared;
         protected.extend(self.imatrix.clone());
         plan.warnings.iter().for_each(|warning| terminal::warn(warning));
-        let paths = output_paths(&plan, &self.output, self.names_a_folder())?;
+        let paths = match self.names_a_folder() {
+            true => paths_in_folder(&plan, &self.output),
+            false => paths_by_name(&plan, &self.output)?,
+        };
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;
         let mut summary = Summary { source: &source_path, plan: &plan, files: &files, tokenizer: None, seconds: None };
         if self.dry_run {

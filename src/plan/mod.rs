@@ -30,7 +30,7 @@ pub use crate::rows::Origin;
 pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
 pub use convert::{ConvertOptions, convert, convert_as, open_folder};
 pub use facts::read_facts;
-pub use naming::{convention_name, output_paths};
+pub use naming::{convention_name, paths_by_name, paths_in_folder};
 pub use quantize::{QuantizeOptions, quantize};
 pub use summary::{FormatTotal, Summary};
 

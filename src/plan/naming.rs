@@ -16,15 +16,16 @@ const TYPE: &str = "{type}";
 /// File systems take 255 bytes; this leaves room for type, shard number and a temporary file's ending.
 const STEM_BYTES_MAX: usize = 180;
 
-/// Where each output of a plan goes. `output` is a file, a file name with `{type}` in it, or a folder.
+/// Where each output of a plan goes in a folder: under the name that llama.cpp's convention gives it.
+pub fn paths_in_folder(plan: &Plan, folder: &Path) -> Vec<PathBuf> {
+    plan.outputs.iter().map(|o| folder.join(format!("{}.gguf", convention_name(&o.metadata, &o.file_type)))).collect()
+}
+
+/// Where each output of a plan goes. `output` is a file, or a file name with `{type}` in it.
 ///
 /// # Errors
 /// `Usage` when one file name would have to serve several outputs.
-pub fn output_paths(plan: &Plan, output: &Path, is_folder: bool) -> Result<Vec<PathBuf>> {
-    if is_folder {
-        let paths = plan.outputs.iter().map(|o| output.join(format!("{}.gguf", convention_name(&o.metadata, &o.file_type))));
-        return Ok(paths.collect());
-    }
+pub fn paths_by_name(plan: &Plan, output: &Path) -> Result<Vec<PathBuf>> {
     let name = output.file_name().and_then(|name| name.to_str()).unwrap_or("");
     if name.contains(TYPE) {
         return Ok(plan.outputs.iter().map(|o| output.with_file_name(name.replace(TYPE, &o.file_type))).collect());
@@ -118,10 +119,11 @@ mod tests {
     #[test]
     fn several_outputs_need_several_names() {
         let both = plan(&["Q8_0", "Q4_K_M"]);
-        let to = |output: &str, is_folder| output_paths(&both, Path::new(output), is_folder);
-        assert_eq!(to("out", true).unwrap(), [Path::new("out/forge-3M-Q8_0.gguf"), Path::new("out/forge-3M-Q4_K_M.gguf")]);
-        assert_eq!(to("o/x-{type}.gguf", false).unwrap(), [Path::new("o/x-Q8_0.gguf"), Path::new("o/x-Q4_K_M.gguf")]);
-        assert!(matches!(to("x.gguf", false), Err(Error::Usage(_))));
-        assert_eq!(output_paths(&plan(&["F16"]), Path::new("x.gguf"), false).unwrap(), [Path::new("x.gguf")]);
+        let in_folder = [Path::new("out/forge-3M-Q8_0.gguf"), Path::new("out/forge-3M-Q4_K_M.gguf")];
+        assert_eq!(paths_in_folder(&both, Path::new("out")), in_folder);
+        let to = |output: &str| paths_by_name(&both, Path::new(output));
+        assert_eq!(to("o/x-{type}.gguf").unwrap(), [Path::new("o/x-Q8_0.gguf"), Path::new("o/x-Q4_K_M.gguf")]);
+        assert!(matches!(to("x.gguf"), Err(Error::Usage(_))));
+        assert_eq!(paths_by_name(&plan(&["F16"]), Path::new("x.gguf")).unwrap(), [Path::new("x.gguf")]);
     }
 }

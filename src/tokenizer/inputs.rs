@@ -95,7 +95,10 @@ impl<'a> Inputs<'a> {
         };
         Ok(Inputs {
             files,
-            sentencepiece: SentencePiece::read(files, tokenizer.is_some(), &mut warnings)?,
+            sentencepiece: match &tokenizer {
+                Some(_) => SentencePiece::read_beside_another(files, &mut warnings)?,
+                None => SentencePiece::read(files)?,
+            },
             tokenizer,
             tokenizer_config: object(files, "tokenizer_config.json")?,
             special_tokens_map: object(files, "special_tokens_map.json")?.unwrap_or_default(),

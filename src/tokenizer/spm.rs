@@ -63,16 +63,23 @@ pub(super) struct SentencePiece {
     add_dummy_prefix: bool,
 }
 
+const NAME: &str = "tokenizer.model";
+
 impl SentencePiece {
-    /// `None` when there is no such file, or when it is something else and `has_other` files give the vocabulary.
-    pub fn read(files: &dyn Files, has_other: bool, warnings: &mut Vec<String>) -> Result<Option<SentencePiece>> {
-        let name = "tokenizer.model";
-        let Some(bytes) = files.read_optional(name)? else { return Ok(None) };
-        if has_other && is_tiktoken(&bytes) {
+    /// `None` when there is no such file.
+    pub fn read(files: &dyn Files) -> Result<Option<SentencePiece>> {
+        let Some(bytes) = files.read_optional(NAME)? else { return Ok(None) };
+        SentencePiece::parse(files.path(NAME), &bytes).map(Some)
+    }
+
+    /// The same where another file gives the vocabulary too: `None` also for a file that is something else, with a warning.
+    pub fn read_beside_another(files: &dyn Files, warnings: &mut Vec<String>) -> Result<Option<SentencePiece>> {
+        let Some(bytes) = files.read_optional(NAME)? else { return Ok(None) };
+        if is_tiktoken(&bytes) {
             warnings.push("tokenizer.model is a tiktoken list, not SentencePiece; tokenizer.json is used".to_owned());
             return Ok(None);
         }
-        SentencePiece::parse(files.path(name), &bytes).map(Some)
+        SentencePiece::parse(files.path(NAME), &bytes).map(Some)
     }
 
     fn parse(path: PathBuf, bytes: &[u8]) -> Result<SentencePiece> {
