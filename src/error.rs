@@ -320,7 +320,10 @@ impl fmt::Display for Error {
                 }
                 write!(f, "{} ({})", Escaped(detail), fault.name())
             }
-            Error::Unsupported { what, hint } | Error::Gpu { what, hint } => write!(f, "{}; {}", Escaped(what), Escaped(hint)),
+            Error::Unsupported { what, hint } | Error::Gpu { what, hint } => {
+                write!(f, "{}; ", Escaped(what))?;
+                escape(hint, HINT_CHARS_MAX, f)
+            }
             Error::Limit { path, what, limit, found } => {
                 write!(f, "{}: {}: {found} is over the limit of {limit}", shown(path), Escaped(what))
             }
@@ -356,17 +359,23 @@ pub struct Escaped<'a>(pub &'a str);
 
 /// Characters of one escaped text that are displayed at most.
 const ESCAPED_CHARS_MAX: usize = 400;
+/// The same of a hint, which may list all that would work.
+const HINT_CHARS_MAX: usize = 1200;
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (shown, c) in self.0.chars().enumerate() {
-            if shown == ESCAPED_CHARS_MAX {
-                return write!(f, "…");
-            }
-            if is_harmless(c) { write!(f, "{c}")? } else { write!(f, "{}", c.escape_default())? }
-        }
-        Ok(())
+        escape(self.0, ESCAPED_CHARS_MAX, f)
     }
+}
+
+fn escape(text: &str, chars_max: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (shown, c) in text.chars().enumerate() {
+        if shown == chars_max {
+            return write!(f, "…");
+        }
+        if is_harmless(c) { write!(f, "{c}")? } else { write!(f, "{}", c.escape_default())? }
+    }
+    Ok(())
 }
 
 /// False for characters that move the cursor, change its colour, reorder text or hide it.

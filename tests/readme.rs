@@ -1,5 +1,6 @@
 //! README.md says what is true: its table of formats is the table of the code.
 
+use ggforge::arch::{self, FAMILIES};
 use ggforge::quant::Format;
 
 mod common;
@@ -9,6 +10,18 @@ fn the_table_of_formats_is_that_of_the_code() {
     let readme = std::fs::read_to_string(common::root().join("README.md")).expect("a readable README.md");
     let expected = table();
     assert!(readme.contains(&expected), "README.md should hold this table:\n\n{expected}");
+}
+
+#[test]
+fn the_table_of_architectures_is_that_of_the_code() {
+    let readme = std::fs::read_to_string(common::root().join("README.md")).expect("a readable README.md");
+    let expected = arch::table(FAMILIES);
+    assert!(readme.contains(&expected), "README.md should hold this table:\n\n{expected}");
+    let help = common::ggforge().args(["convert", "--help"]).output().expect("a program that starts");
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    for line in arch::list(FAMILIES).lines() {
+        assert!(help.contains(line.trim_end()), "`ggforge convert --help` should say {line:?}:\n{help}");
+    }
 }
 
 fn table() -> String {

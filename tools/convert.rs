@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use ggforge::arch;
 use ggforge::plan::{self, ConvertOptions};
 use ggforge::tokenizer::Scores;
 use ggforge::tokenizer::proof::Proof;
@@ -13,12 +14,15 @@ use crate::{Run, Session};
 
 /// Convert a Hugging Face model folder to GGUF, quantizing on the way
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(after_help = format!("\
 Examples:
   ggforge convert Llama-3.2-1B --type Q4_K_M --output llama.gguf
   ggforge convert Llama-3.2-1B --type Q8_0,Q4_K_M,Q6_K --output out/
   ggforge convert Llama-3.2-1B --type Q4_K_M --tensor-type attn_v=Q8_0 \\
-      --output llama.gguf --dry-run")]
+      --output llama.gguf --dry-run
+
+Architectures that convert, and run:
+{}", arch::list(arch::FAMILIES)))]
 pub struct Convert {
     /// Folder with config.json, safetensors and tokenizer files
     source: PathBuf,

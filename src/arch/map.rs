@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::config_numbers::InConfig;
-use super::describe::{Edit, Family, Need, Rows};
+use super::describe::{Edit, Family, Head, Need, Rows};
 use super::long_rope::long_factors;
 use super::rope::rope_freqs;
 use super::sizes::Hparams;
@@ -79,6 +79,7 @@ pub(super) fn map(
         config,
         family,
         is_tied: numbers.is_tied()?,
+        head: class.head,
         source,
         unreadable: unreadable.iter().map(|tensor| (renaming.apply(&tensor.name), tensor)).collect(),
         by_name: HashMap::with_capacity(source.len()),
@@ -111,6 +112,7 @@ struct Mapping<'a> {
     config: &'a Config,
     family: &'static Family,
     is_tied: bool,
+    head: Head,
     source: &'a [SourceTensor],
     /// With the family's names.
     unreadable: Vec<(String, &'a UnreadableTensor)>,
@@ -220,7 +222,7 @@ impl Mapping<'_> {
         let is_needed = match wanted.need {
             Need::Required => true,
             Need::If(flag) => self.config.bool(flag)?.unwrap_or(false),
-            Need::UnlessTied => !self.is_tied,
+            Need::UnlessTied => !self.is_tied && self.head == Head::Scores,
             Need::IfThere | Need::Never => false,
         };
         match (is_needed, names.first()) {

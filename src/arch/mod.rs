@@ -14,7 +14,7 @@ mod metadata_numbers;
 mod naming;
 mod nearest;
 mod notes;
-pub(crate) mod numbers;
+pub mod numbers;
 mod rope;
 pub mod sizes;
 mod source_names;
@@ -109,6 +109,21 @@ impl Described<'_> {
     pub fn map_tensors(&self, source: &[SourceTensor], unreadable: &[UnreadableTensor], n_tokens: Option<u64>) -> Result<Mapped> {
         map::map(&self.numbers, &self.hparams, source, unreadable, n_tokens)
     }
+}
+
+/// What converts and runs, as a table in Markdown: README.md and `--help` show that of [`FAMILIES`].
+pub fn table<'f>(families: impl IntoIterator<Item = &'f Family>) -> String {
+    let mut table = String::from("| architecture | models | Hugging Face classes |\n|---|---|---|\n");
+    for family in families {
+        let classes: Vec<String> = family.classes.iter().map(|class| format!("`{}`", class.name)).collect();
+        table += &format!("| `{}` | {} | {} |\n", family.name, family.models, classes.join(", "));
+    }
+    table
+}
+
+/// The same as lines of text, for a terminal.
+pub fn list<'f>(families: impl IntoIterator<Item = &'f Family>) -> String {
+    families.into_iter().fold(String::new(), |text, family| format!("{text}  {:<10} {}\n", family.name, family.models))
 }
 
 /// The classes that convert, for messages.

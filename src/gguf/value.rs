@@ -125,6 +125,32 @@ impl Value {
     }
 }
 
+impl Value {
+    /// A whole number of any type; `None` for a negative one and for anything else.
+    pub fn as_u64(&self) -> Option<u64> {
+        match self {
+            Value::U8(x) => Some(u64::from(*x)),
+            Value::U16(x) => Some(u64::from(*x)),
+            Value::U32(x) => Some(u64::from(*x)),
+            Value::U64(x) => Some(*x),
+            Value::I8(x) => u64::try_from(*x).ok(),
+            Value::I16(x) => u64::try_from(*x).ok(),
+            Value::I32(x) => u64::try_from(*x).ok(),
+            Value::I64(x) => u64::try_from(*x).ok(),
+            _ => None,
+        }
+    }
+
+    /// A float of either width.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Value::F32(x) => Some(f64::from(*x)),
+            Value::F64(x) => Some(*x),
+            _ => None,
+        }
+    }
+}
+
 impl Array {
     /// The type of every element.
     pub fn element_type(&self) -> ValueType {

@@ -130,8 +130,21 @@ impl<'a, B: Backend> Network<'a, B> {
     /// Everything that [`Hparams::read`] refuses; tensors that are missing, misshapen or left over; norms that are not finite; `Usage`
     /// for a context of no tokens; no memory.
     pub fn open(backend: &'a B, model: &'a Model, n_ctx: usize, residency: Residency) -> Result<Network<'a, B>> {
+        Network::open_as(backend, model, Hparams::read(model)?, n_ctx, residency)
+    }
+
+    /// The same with hyperparameters that are read already: those of a family that only the caller knows ([`Hparams::read_as`]).
+    ///
+    /// # Errors
+    /// As [`Network::open`].
+    pub fn open_as(
+        backend: &'a B,
+        model: &'a Model,
+        hparams: Hparams,
+        n_ctx: usize,
+        residency: Residency,
+    ) -> Result<Network<'a, B>> {
         model.check_has_weights()?;
-        let hparams = Hparams::read(model)?;
         backend.check(&hparams)?;
         let plan = Plan::new(model, &hparams)?;
         if n_ctx == 0 {

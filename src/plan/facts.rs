@@ -6,14 +6,11 @@
 use std::path::Path;
 
 use super::recipe::Facts;
+use crate::arch::numbers::{EXPERTS_MAX, LAYERS_MAX};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{self, Array, Metadata, Value, keys};
 use crate::names::{Role, TOKEN_EMBD, block_of};
 
-/// llama.cpp's own bound; the largest real model has 126 layers.
-const LAYERS_MAX: u32 = 512;
-/// llama.cpp's own bound.
-const EXPERTS_MAX: u32 = 1024;
 /// Positions are i32 in llama.cpp.
 const CONTEXT_LENGTH_MAX: u32 = i32::MAX as u32;
 
@@ -26,14 +23,14 @@ const CONTEXT_LENGTH_MAX: u32 = i32::MAX as u32;
 pub fn read_facts(path: &Path, metadata: &Metadata, tensors: &[(&str, &[u64])]) -> Result<Facts> {
     let hparams = Hparams { path, metadata, arch: architecture(path, metadata)? };
     let n_layer = match hparams.number(keys::BLOCK_COUNT)? {
-        Some(n_layer) => hparams.in_range(keys::BLOCK_COUNT, n_layer, 1, LAYERS_MAX)?,
+        Some(n_layer) => hparams.in_range(keys::BLOCK_COUNT, n_layer, 1, LAYERS_MAX as u32)?,
         // Projectors and the like name their blocks otherwise; what is there is what counts.
         None => tensors.iter().filter_map(|(name, _)| block_of(name)).max().map_or(0, |last| last.saturating_add(1)),
     };
     let n_layer_nextn = hparams.number(keys::NEXTN_PREDICT_LAYERS)?.unwrap_or(0);
     hparams.in_range(keys::NEXTN_PREDICT_LAYERS, n_layer_nextn, 0, n_layer)?;
     let n_expert = hparams.number(keys::EXPERT_COUNT)?.unwrap_or(0);
-    hparams.in_range(keys::EXPERT_COUNT, n_expert, 0, EXPERTS_MAX)?;
+    hparams.in_range(keys::EXPERT_COUNT, n_expert, 0, EXPERTS_MAX as u32)?;
     for used in hparams.per_layer(keys::EXPERT_USED_COUNT, n_layer)? {
         hparams.in_range(keys::EXPERT_USED_COUNT, used, 0, n_expert)?;
     }
@@ -72,12 +69,19 @@ struct Hparams<'a> {
 }
 
 impl Hparams<'_> {
-    /// A count. llama.cpp reads no other type than u32 here, so a file with another is of no use to anyone.
+    /// A count, of whatever width, as those who run the model read it.
     fn number(&self, key: &str) -> Result<Option<u32>> {
-        match get(self.metadata, &keys::of(self.arch, key)) {
-            None => Ok(None),
-            Some(Value::U32(number)) => Ok(Some(*number)),
-            Some(other) => Err(self.fault(key, Fault::ValueType, format!("a u32 is required here, found {}", other.value_type()))),
+        get(self.metadata, &keys::of(self.arch, key)).map(|value| self.whole(key, value)).transpose()
+    }
+
+    fn whole(&self, key: &str, value: &Value) -> Result<u32> {
+        match value.as_u64() {
+            Some(number) => u32::try_from(number)
+                .map_err(|_| self.fault(key, Fault::HparamRange, format!("{number} is beyond what any model has"))),
+            None => {
+                let detail = format!("is {}; a whole number is required here", value.value_type());
+                Err(self.fault(key, Fault::ValueType, detail))
+            }
         }
     }
 
@@ -157,14 +161,15 @@ impl Hparams<'_> {
         }
         for key in [keys::ATTENTION_LAYER_NORM_EPSILON, keys::ATTENTION_LAYER_NORM_RMS_EPSILON, keys::ROPE_FREQ_BASE] {
             match get(self.metadata, &keys::of(self.arch, key)) {
-                Some(Value::F32(x)) if !x.is_finite() || *x < 0.0 => {
-                    return Err(self.fault(key, Fault::HparamRange, format!("{x}")));
-                }
-                Some(Value::F32(_)) | None => {}
-                Some(other) => {
-                    let detail = format!("an f32 is required here, found {}", other.value_type());
-                    return Err(self.fault(key, Fault::ValueType, detail));
-                }
+                None => {}
+                Some(value) => match value.as_f64() {
+                    Some(x) if !x.is_finite() || x < 0.0 => return Err(self.fault(key, Fault::HparamRange, format!("{x}"))),
+                    Some(_) => {}
+                    None => {
+                        let detail = format!("is {}; a float is required here", value.value_type());
+                        return Err(self.fault(key, Fault::ValueType, detail));
+                    }
+                },
             }
         }
         Ok(())
@@ -225,6 +230,12 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_any_width_are_read() {
+        assert_eq!(read(&with(keys::BLOCK_COUNT, Value::U64(4))).unwrap().n_layer, 4);
+        assert!(read(&with(keys::ATTENTION_LAYER_NORM_RMS_EPSILON, Value::F64(1e-5))).is_ok());
+    }
+
+    #[test]
     fn key_heads_default_to_query_heads() {
         let metadata: Metadata = sound().into_iter().filter(|(key, _)| !key.ends_with(keys::ATTENTION_HEAD_COUNT_KV)).collect();
         assert_eq!(read(&metadata).unwrap().n_head_kv, 4);
@@ -243,7 +254,9 @@ mod tests {
             (keys::BLOCK_COUNT, Value::U32(0), Fault::HparamRange),
             (keys::BLOCK_COUNT, Value::U32(600), Fault::HparamRange),
             (keys::BLOCK_COUNT, Value::U32(u32::MAX), Fault::HparamRange),
-            (keys::BLOCK_COUNT, Value::U64(4), Fault::ValueType),
+            (keys::BLOCK_COUNT, Value::U64(u64::MAX), Fault::HparamRange),
+            (keys::BLOCK_COUNT, Value::F32(4.0), Fault::ValueType),
+            (keys::BLOCK_COUNT, Value::I32(-4), Fault::ValueType),
             (keys::ATTENTION_HEAD_COUNT, Value::U32(0), Fault::HparamRange),
             (keys::ATTENTION_HEAD_COUNT, Value::U32(3), Fault::HparamRange),
             (keys::ATTENTION_HEAD_COUNT, Value::U32(96), Fault::HparamRange),
@@ -256,7 +269,7 @@ mod tests {
             (keys::CONTEXT_LENGTH, Value::U32(u32::MAX), Fault::HparamRange),
             (keys::VOCAB_SIZE, Value::U32(1_000_000_000), Fault::HparamRange),
             (keys::ATTENTION_LAYER_NORM_RMS_EPSILON, Value::F32(f32::NAN), Fault::HparamRange),
-            (keys::ATTENTION_LAYER_NORM_RMS_EPSILON, Value::F64(1e-5), Fault::ValueType),
+            (keys::ATTENTION_LAYER_NORM_RMS_EPSILON, Value::U32(1), Fault::ValueType),
             (keys::EXPERT_COUNT, Value::U32(5000), Fault::HparamRange),
             (keys::EXPERT_USED_COUNT, Value::U32(2), Fault::HparamRange),
             (keys::NEXTN_PREDICT_LAYERS, Value::U32(5), Fault::HparamRange),

@@ -54,16 +54,28 @@ impl Case {
     /// Writes the model's folder, `to/LAYOUT/CASE`: the name of a folder becomes the model's.
     pub fn write(&self, layout: &Layout<'_>, to: &Path) -> PathBuf {
         let folder = to.join(layout.name).join(&self.name);
-        std::fs::create_dir_all(&folder).expect("a temporary folder");
+        self.write_changed(layout, &folder, |_, _| {});
+        folder
+    }
+
+    /// Writes the model's folder after a change of config.json and of the tensors: names, shapes and weights.
+    pub fn write_changed(
+        &self,
+        layout: &Layout<'_>,
+        folder: &Path,
+        change: impl FnOnce(&mut Map<String, Value>, &mut Vec<(String, Vec<u64>, Vec<f32>)>),
+    ) {
+        std::fs::create_dir_all(folder).expect("a temporary folder");
         for entry in std::fs::read_dir(super::fixture("families").join(self.text("tokenizer"))).expect("a tokenizer") {
             let path = entry.expect("a readable entry").path();
             std::fs::copy(&path, folder.join(path.file_name().expect("a name"))).expect("a copy");
         }
-        std::fs::write(folder.join("config.json"), layout.config.to_string()).expect("a temporary file");
-        let tensors: Vec<(&str, Vec<u64>, Vec<f32>)> =
-            layout.source.iter().map(|(name, described)| self.tensor(name, described)).collect();
+        let mut config = layout.config.as_object().expect("an object").clone();
+        let tensors = layout.source.iter().map(|(name, described)| self.tensor(name, described));
+        let mut tensors: Vec<_> = tensors.map(|(name, shape, weights)| (name.to_owned(), shape, weights)).collect();
+        change(&mut config, &mut tensors);
+        std::fs::write(folder.join("config.json"), Value::Object(config).to_string()).expect("a temporary file");
         std::fs::write(folder.join("model.safetensors"), safetensors(&tensors, self.text("stored"))).expect("a temporary file");
-        folder
     }
 
     /// The tokens of all chunks.
@@ -114,7 +126,7 @@ fn hashes(name: &str, n: usize) -> impl Iterator<Item = u64> {
 }
 
 /// A safetensors file of weights in one type.
-pub fn safetensors(tensors: &[(&str, Vec<u64>, Vec<f32>)], dtype: &str) -> Vec<u8> {
+pub fn safetensors(tensors: &[(String, Vec<u64>, Vec<f32>)], dtype: &str) -> Vec<u8> {
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut data = Vec::new();
@@ -128,7 +140,7 @@ pub fn safetensors(tensors: &[(&str, Vec<u64>, Vec<f32>)], dtype: &str) -> Vec<u
                 other => panic!("{other} is not written here"),
             }
         }
-        header.insert((*name).to_owned(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]}));
+        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]}));
     }
     let mut text = Value::Object(header).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');

@@ -12,6 +12,7 @@ pub const LLAMA: Family = Family {
         class("LlamaForCausalLM", OF_LLAMA),
         // The spelling of the first conversions of Llama 1.
         class("LLaMAForCausalLM", OF_LLAMA),
+        Class { head: Head::States, roots: &[""], ..class("LlamaModel", OF_LLAMA) },
         class("MistralForCausalLM", OF_MISTRAL),
         class("MixtralForCausalLM", OF_MIXTRAL),
     ],

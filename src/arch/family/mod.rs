@@ -5,7 +5,7 @@ mod gpt2;
 mod granite;
 mod known;
 mod llama;
-mod parts;
+pub mod parts;
 mod phi;
 mod quirks;
 mod qwen;

@@ -155,7 +155,7 @@ pub(super) fn mark_strips(vocab: &mut Vocab, fields: Fields) -> Result<()> {
 
     if contains(pre, &["jina-v2-de", "jina-v2-es", "jina-v2-code"]) || contains(arch, &["nomic-bert-moe", "jina-bert-v3"]) {
         change(vocab, &["<mask>"], |was| was.with(Attributes::STRIP_LEFT));
-    } else if contains(&name, &["phi-3", "phi3"]) {
+    } else if name.split("phi").skip(1).any(|rest| rest.strip_prefix('-').unwrap_or(rest).starts_with('3')) {
         for attributes in vocab.attributes.iter_mut().filter(|was| was.any(Attributes::SPECIAL)) {
             *attributes = attributes.with(Attributes::STRIP_RIGHT);
         }
