@@ -232,7 +232,7 @@ fn what_cannot_be_run_is_named() {
     let cases: [(&str, Change, &str); 10] = [
         ("mamba", |_| {}, "llama, qwen2, qwen2vl, qwen2moe, qwen3, qwen3vl, qwen3moe, gemma, gemma2, gemma3, phi3, gpt2,"),
         ("%s%n%s%n", |_| {}, "granite, smollm3 can be run"),
-        ("gemma3", |m| m.set("gemma3.final_logit_softcapping", Value::F32(30.0)), "no bound can be run"),
+        ("qwen2", |m| m.set("qwen2.final_logit_softcapping", Value::F32(30.0)), "no bound can be run"),
         ("qwen2", |m| m.set("qwen2.expert_count", Value::U32(8)), "one network in each layer"),
         ("llama", |m| experts_apart(m), "convert the original model anew"),
         ("llama", |m| weigh_experts(m, "expert_gating_func", Value::U32(2)), "a softmax over all experts"),

@@ -103,28 +103,6 @@ fn the_program_is_the_only_one_that_prints_or_exits() {
     assert!(faults.is_empty(), "the library prints, exits or is unfinished:\n{}", faults.join("\n"));
 }
 
-/// What a model of an architecture is stands in its family's file, and nowhere else: no other code asks for a name.
-#[test]
-fn no_code_asks_for_an_architecture_by_name() {
-    let names: Vec<String> = ggforge::arch::FAMILIES.iter().map(|family| format!("\"{}\"", family.name)).collect();
-    assert!(names.len() > 10, "{names:?}");
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut faults = Vec::new();
-    // Pre-tokenizers and vocabularies have names of their own, some of them the same.
-    let homes = ["arch/family", "tokenizer"].map(|home| src.join(home));
-    let is_elsewhere = |file: &PathBuf| !homes.iter().any(|home| file.starts_with(home)) && !file.ends_with("tests.rs");
-    for file in sources(&src).into_iter().filter(is_elsewhere) {
-        let text = fs::read_to_string(&file).expect("readable source");
-        let body = text.split("#[cfg(test)]").next().unwrap_or("");
-        for (number, line) in body.lines().enumerate() {
-            if let Some(name) = names.iter().find(|name| line.split("//").next().unwrap_or("").contains(name.as_str())) {
-                faults.push(format!("{}:{}: {name}", file.display(), number + 1));
-            }
-        }
-    }
-    assert!(faults.is_empty(), "names of architectures outside src/arch/family:\n{}", faults.join("\n"));
-}
-
 #[test]
 fn unsafe_stays_in_its_homes() {
     const HOMES: &[&str] = &["src/simd/", "src/gguf/map.rs", "src/matmul/amx.rs", "src/cuda/", "tools/bench/ggml.rs"];
