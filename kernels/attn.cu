@@ -14,26 +14,9 @@
 // A row of a tile is 16 bytes longer than a head, so that eight rows of a matrix meet in no bank. A head shorter than HEAD is filled
 // up with zeros in shared memory.
 
-#include "common.cuh"
+#include "attn.cuh"
 
 constexpr u32 QUERIES = 64, THREADS = 128;
-
-// Rows of one sequence.
-struct Span {
-    u32 q_first, q_len, kv_first, kv_len;
-};
-
-struct Heads {
-    const half *q, *k, *v;
-    const float *q_scale, *k_scale, *v_scale; // a power of two for each row
-    float* out;
-    u32 n_heads, n_kv_heads, head_len, ld_q, ld_kv, ld_out;
-    float scale;
-};
-
-// Of a power of two that is a normal float.
-DEVICE float log2_of_power(float power) { return (float)((i32)(as_bits(power) >> 23) - 127); }
-DEVICE float inverse_of_power(float power) { return as_float((254u << 23) - as_bits(power)); }
 
 template <u32 HEAD>
 struct Attention {
@@ -67,7 +50,7 @@ struct Attention {
 #pragma unroll
             for (u32 j = 0; j < 4; j++) out[i][j] = 0.0f;
         }
-        for (u32 i = 0; i < 2; i++) largest[i] = -infinity(), sum[i] = 0.0f;
+        for (u32 i = 0; i < 2; i++) largest[i] = UNSEEN, sum[i] = 0.0f;
         if (KEEPS_Q) {
 #pragma unroll
             for (u32 step = 0; step < K_STEPS; step++) load_matrices(q[KEEPS_Q ? step : 0], q_row(q_tile, warp, lane, step));
@@ -93,16 +76,22 @@ struct Attention {
 
     // Scores become probabilities relative to the largest so far, times the power of two of the value. `last`: the last key that row g
     // sees, in this tile's numbers; `end`: the first that there is not.
-    DEVICE void soften(float (&scores)[KEY_TILES][4], i32 last, u32 end, const float (&factors)[2], const float* k_scale,
-                       const float* v_scale, u32 lane) {
+    DEVICE void soften(const Heads& heads, float (&scores)[KEY_TILES][4], i32 last, u32 end, const float (&factors)[2],
+                       const float* k_scale, const float* v_scale, u32 lane) {
         float now[2] = {largest[0], largest[1]};
 #pragma unroll
         for (u32 i = 0; i < KEY_TILES; i++) {
 #pragma unroll
             for (u32 j = 0; j < 4; j++) {
                 u32 key = 8 * i + lane % 4 * 2 + j % 2, at = key < end ? key : 0;
-                scores[i][j] = fmaf(scores[i][j] * k_scale[at], factors[j / 2], log2_of_power(v_scale[at]));
-                if ((i32)key > last + (j >= 2 ? 8 : 0)) scores[i][j] = -infinity();
+                float power = log2_of_power(v_scale[at]);
+                if (heads.cap == 0.0f) {
+                    scores[i][j] = fmaf(scores[i][j] * k_scale[at], factors[j / 2], power);
+                } else {
+                    scores[i][j] = fmaf(capped(scores[i][j] * k_scale[at] * factors[j / 2], heads.cap), LOG2_E, power);
+                }
+                i32 past = last + (j >= 2 ? 8 : 0) - (i32)key; // keys between it and the last that the row sees
+                if (past < 0 || (heads.window != 0 && (u32)past >= heads.window)) scores[i][j] = UNSEEN;
                 now[j / 2] = fmaxf(now[j / 2], scores[i][j]);
             }
         }
@@ -189,8 +178,10 @@ DEVICE void attend(const Heads& heads, const Span* spans) {
 #pragma unroll
     for (u32 i = 0; i < 2; i++) {
         u32 row = 16 * warp + lane / 4 + 8 * i;
-        factors[i] = heads.scale * LOG2_E * heads.q_scale[span.q_first + first + (row < n_queries ? row : 0)];
+        factors[i] = heads.scale * (heads.cap == 0.0f ? LOG2_E : 1.0f) * heads.q_scale[span.q_first + first + (row < n_queries ? row : 0)];
     }
+    // The first tile that some query sees.
+    u32 first_seen = heads.window != 0 && earlier + first >= heads.window ? (earlier + first + 1 - heads.window) / Tile::KEYS : 0;
     auto copy = [&](u32 first_key) {
         u8* k_tile = kv_tiles + first_key / Tile::KEYS % 2 * 2 * Tile::KV_BYTES;
         if (first_key < n_keys) {
@@ -203,18 +194,18 @@ DEVICE void attend(const Heads& heads, const Span* spans) {
     };
 
     Tile::copy(q_tile, q, QUERIES, n_queries, heads.head_len, heads.ld_q);
-    copy(0);
+    copy(first_seen * Tile::KEYS);
     Tile tile;
-    for (u32 first_key = 0; first_key < n_keys; first_key += Tile::KEYS) {
+    for (u32 first_key = first_seen * Tile::KEYS; first_key < n_keys; first_key += Tile::KEYS) {
         copy(first_key + Tile::KEYS);
         copy_wait<1>();
         __syncthreads();
-        if (first_key == 0) tile.start(q_tile, warp, lane);
+        if (first_key == first_seen * Tile::KEYS) tile.start(q_tile, warp, lane);
         const u8* k_tile = kv_tiles + first_key / Tile::KEYS % 2 * 2 * Tile::KV_BYTES;
         float scores[Tile::KEY_TILES][4] = {};
         tile.score(scores, q_tile, k_tile, warp, lane);
         i32 last = (i32)(earlier + first + 16 * warp + lane / 4) - (i32)first_key;
-        tile.soften(scores, last, n_keys - first_key, factors, k_scale + first_key, v_scale + first_key, lane);
+        tile.soften(heads, scores, last, n_keys - first_key, factors, k_scale + first_key, v_scale + first_key, lane);
         tile.mix(scores, k_tile + Tile::KV_BYTES, lane);
         __syncthreads(); // the next copy goes over this tile
     }
@@ -231,9 +222,10 @@ DEVICE void attend(const Heads& heads, const Span* spans) {
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                            \
         attn_##HEAD(const half* q, const half* k, const half* v, const float* q_scale, const float* k_scale, const float* v_scale,   \
                     float* out, const Span* spans, u32 n_heads, u32 n_kv_heads, u32 head_len, u32 ld_q, u32 ld_kv, u32 ld_out,       \
-                    float scale) {                                                                                                   \
-        attend<HEAD>(                                                                                                                \
-            Heads{q, k, v, q_scale, k_scale, v_scale, out, n_heads, n_kv_heads, head_len, ld_q, ld_kv, ld_out, scale}, spans);       \
+                    float scale, u32 window, float cap) {                                                                            \
+        attend<HEAD>(Heads{q, k, v, q_scale, k_scale, v_scale, out, n_heads, n_kv_heads, head_len, ld_q, ld_kv, ld_out, scale,        \
+                           window, cap},                                                                                             \
+                     spans);                                                                                                         \
     }                                                                                                                                \
     KERNEL(attn_##HEAD)
 

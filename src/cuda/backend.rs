@@ -7,6 +7,7 @@
 //! No sum depends on how many rows are computed together, where memory is, or what else it holds: the same model and text give the same
 //! bits however little memory there is.
 
+mod attention;
 mod products;
 mod score;
 mod tables;
@@ -16,15 +17,17 @@ use std::sync::{Arc, OnceLock};
 use zerocopy::IntoBytes;
 
 use super::device::{Block, Device};
-use super::kernels::{self, HeadRows, Scaled, Selection, Sequences, Turn, View};
+use super::kernels::{self, Scaled, Selection, View};
 use super::probe::Gpu;
 use crate::arch::describe::{Activation, Body, Norm, Step};
 use crate::error::{Error, Result};
 use crate::model::{
     Accumulate, AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Hparams, LayerHparams, Matrix, Output, Places,
-    Residency, RopeLayout, Score, Span,
+    Residency, Score,
 };
 use crate::quant::Format;
+
+pub use attention::Pass;
 
 /// A GPU that runs models.
 pub struct Cuda {
@@ -63,30 +66,11 @@ enum Form {
 /// Of the powers of two behind rows of halves.
 const SCALES_ALIGNMENT: u64 = 16;
 
-/// Of a span: four u32.
-const SPAN_BYTES: usize = 16;
-
 /// Activations as halves: `[n_rows, n_cols]`, a row every `ld`, and behind them an f32 for each row that it is to be multiplied with.
 pub struct Operand {
     block: Block,
     n_rows: usize,
     n_cols: usize,
-}
-
-/// Where the rows of a pass stand.
-pub struct Pass {
-    /// Spans, as kernels read them, and behind them positions.
-    block: Block,
-    n_rows: usize,
-    n_spans: usize,
-    /// Behind the last position.
-    positions_end: usize,
-    /// Rows of queries of the longest span, and of all of them.
-    longest: usize,
-    n_queries: usize,
-    /// Behind the last row of queries, and of keys.
-    ends: [usize; 2],
-    kept_from: Option<usize>,
 }
 
 /// A matrix in blocks.
@@ -210,16 +194,6 @@ impl Rows {
     }
 }
 
-impl Pass {
-    fn spans(&self) -> kernels::Memory {
-        self.block.memory()
-    }
-
-    fn positions(&self) -> Result<kernels::Memory> {
-        self.block.memory().from((self.n_spans * SPAN_BYTES) as u64)
-    }
-}
-
 impl Operand {
     fn values(&self) -> View {
         View { memory: self.block.memory(), n_rows: self.n_rows, n_cols: self.n_cols, ld: operand_ld(self.n_cols) }
@@ -330,26 +304,7 @@ impl Backend for Cuda {
     }
 
     fn begin(&self, places: &Places<'_>) -> Result<Pass> {
-        let Places { positions, spans, kept_from } = *places;
-        assert!(
-            spans.iter().all(|span| span.q.len() <= span.kv.len() && span.q.end <= positions.len()),
-            "sequences within the rows"
-        );
-        let numbers = |span: &Span| [span.q.start, span.q.len(), span.kv.start, span.kv.len()].map(u32::try_from);
-        let numbers = spans.iter().flat_map(numbers).chain(positions.iter().map(|&position| Ok(position)));
-        let numbers: Vec<u32> =
-            numbers.collect::<std::result::Result<_, _>>().map_err(|_| Error::Internal("a sequence of 2^32 rows".to_owned()))?;
-        let largest = |rows: &mut dyn Iterator<Item = usize>| rows.max().unwrap_or(0);
-        Ok(Pass {
-            block: self.sent(numbers.as_bytes(), "positions and sequences")?,
-            n_rows: positions.len(),
-            n_spans: spans.len(),
-            positions_end: largest(&mut positions.iter().map(|&position| position as usize + 1)),
-            longest: largest(&mut spans.iter().map(|span| span.q.len())),
-            n_queries: spans.iter().map(|span| span.q.len()).sum(),
-            ends: [largest(&mut spans.iter().map(|span| span.q.end)), largest(&mut spans.iter().map(|span| span.kv.end))],
-            kept_from,
-        })
+        self.begin_pass(places)
     }
 
     fn rms_norm(&self, x: &Rows, gain: &Rows, eps: f32) -> Result<Operand> {
@@ -414,62 +369,11 @@ impl Backend for Cuda {
     }
 
     fn heads(&self, parts: &mut [Heads<'_, Rows>], form: &HeadForm<'_, Rows>, pass: &Pass) -> Result<()> {
-        let turn = form.rotation.as_ref().map(|rotation| {
-            assert!(pass.positions_end <= rotation.table.n_rows, "angles of every position");
-            Ok(Turn {
-                angles: self.angles(rotation.table)?,
-                n_positions: rotation.table.n_rows,
-                positions: pass.positions()?,
-                n_rot: rotation.n_rot,
-                is_neox: match rotation.layout {
-                    RopeLayout::Halves => true,
-                    RopeLayout::Neighbours => false,
-                },
-            })
-        });
-        let form = kernels::HeadForm { head_dim: form.head_dim, eps: form.norm_eps, turn: turn.transpose()? };
-        let mut outs = Vec::new();
-        let mut kinds = Vec::new();
-        for part in parts.iter() {
-            let x = part.rows.floats()?;
-            assert_eq!((x.n_rows, x.n_cols), (pass.n_rows, part.n_heads * form.head_dim), "heads of every row");
-            let out = match &part.kept {
-                Some(kept) => kept.heads()?.rows(pass.kept_from.expect("a pass that keeps"), x.n_rows)?,
-                None => {
-                    let out = self.new_rows(x.n_rows, x.n_cols, Form::F16)?;
-                    let heads = out.heads()?;
-                    outs.push(out);
-                    heads
-                }
-            };
-            let [bias, gain] = [part.bias, part.gain].map(|rows| rows.map(|rows| Ok(rows.floats()?.memory)).transpose());
-            kinds.push(HeadRows { x, bias: bias?, gain: gain?, rotates: part.rotates, out });
-        }
-        self.device.launch(kernels::heads(&kinds, form))?;
-        parts.iter_mut().filter(|part| part.kept.is_none()).zip(outs).for_each(|(part, out)| *part.rows = out);
-        Ok(())
+        self.make_heads(parts, form, pass)
     }
 
     fn attention(&self, q: &Rows, k: &Rows, v: &Rows, shape: &AttentionShape, pass: &Pass) -> Result<Operand> {
-        let AttentionShape { n_head, n_head_kv, head_dim, scale, window } = *shape;
-        if window.is_some() {
-            return Err(cpu_only("attention in windows on a GPU"));
-        }
-        let [q_end, n_kv] = pass.ends;
-        assert!(q_end <= q.n_rows && n_kv <= k.n_rows.min(v.n_rows), "sequences within the rows");
-        let out = self.rows(q.n_rows, q.n_cols)?;
-        if pass.n_queries < q.n_rows {
-            self.device.clear(out.block.memory())?;
-        }
-        if pass.longest > 0 {
-            let sequences = Sequences { spans: pass.spans(), n: pass.n_spans, longest: pass.longest };
-            let heads = kernels::Heads { n_head, n_head_kv, head_dim };
-            let [k, v] = [k.heads()?.rows(0, n_kv)?, v.heads()?.rows(0, n_kv)?];
-            self.device.launch(kernels::attention(q.heads()?, k, v, sequences, heads, scale, out.view()))?;
-        }
-        let operand = self.new_operand(out.n_rows, out.n_cols)?;
-        self.device.launch(kernels::rows_f16(out.view(), operand.values(), operand.row_scale()?))?;
-        Ok(operand)
+        self.attend([q, k, v], shape, pass)
     }
 
     fn sum_squares(&self, x: &Operand) -> Result<Vec<f64>> {

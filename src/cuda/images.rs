@@ -1,4 +1,4 @@
-//! What `tools/dev/kernels` compiled, as it lies in the program: 43 files, 2 MB, each compressed by itself.
+//! What `tools/dev/kernels` compiled, as it lies in the program: 50 files, 2 MB, each compressed by itself.
 
 /// The compiled sources of `kernels/` for one kind of GPU: name and compressed code.
 type Sources = &'static [(&'static str, &'static [u8])];
@@ -31,6 +31,7 @@ pub(super) const IMAGES: &[Image] = &[
 
 const SM_120: Sources = &[
     ("attn", include_bytes!("../../kernels/prebuilt/sm_120/attn.cubin.xz")),
+    ("attn_split", include_bytes!("../../kernels/prebuilt/sm_120/attn_split.cubin.xz")),
     ("dequant", include_bytes!("../../kernels/prebuilt/sm_120/dequant.cubin.xz")),
     ("elem", include_bytes!("../../kernels/prebuilt/sm_120/elem.cubin.xz")),
     ("gemm_sm80", include_bytes!("../../kernels/prebuilt/sm_120/gemm_sm80.cubin.xz")),
@@ -40,6 +41,7 @@ const SM_120: Sources = &[
 
 const SM_100: Sources = &[
     ("attn", include_bytes!("../../kernels/prebuilt/sm_100/attn.cubin.xz")),
+    ("attn_split", include_bytes!("../../kernels/prebuilt/sm_100/attn_split.cubin.xz")),
     ("dequant", include_bytes!("../../kernels/prebuilt/sm_100/dequant.cubin.xz")),
     ("elem", include_bytes!("../../kernels/prebuilt/sm_100/elem.cubin.xz")),
     ("gemm_sm80", include_bytes!("../../kernels/prebuilt/sm_100/gemm_sm80.cubin.xz")),
@@ -49,6 +51,7 @@ const SM_100: Sources = &[
 
 const SM_90A: Sources = &[
     ("attn", include_bytes!("../../kernels/prebuilt/sm_90a/attn.cubin.xz")),
+    ("attn_split", include_bytes!("../../kernels/prebuilt/sm_90a/attn_split.cubin.xz")),
     ("dequant", include_bytes!("../../kernels/prebuilt/sm_90a/dequant.cubin.xz")),
     ("elem", include_bytes!("../../kernels/prebuilt/sm_90a/elem.cubin.xz")),
     ("gemm_sm80", include_bytes!("../../kernels/prebuilt/sm_90a/gemm_sm80.cubin.xz")),
@@ -59,6 +62,7 @@ const SM_90A: Sources = &[
 
 const SM_89: Sources = &[
     ("attn", include_bytes!("../../kernels/prebuilt/sm_89/attn.cubin.xz")),
+    ("attn_split", include_bytes!("../../kernels/prebuilt/sm_89/attn_split.cubin.xz")),
     ("dequant", include_bytes!("../../kernels/prebuilt/sm_89/dequant.cubin.xz")),
     ("elem", include_bytes!("../../kernels/prebuilt/sm_89/elem.cubin.xz")),
     ("gemm_sm80", include_bytes!("../../kernels/prebuilt/sm_89/gemm_sm80.cubin.xz")),
@@ -68,6 +72,7 @@ const SM_89: Sources = &[
 
 const SM_86: Sources = &[
     ("attn", include_bytes!("../../kernels/prebuilt/sm_86/attn.cubin.xz")),
+    ("attn_split", include_bytes!("../../kernels/prebuilt/sm_86/attn_split.cubin.xz")),
     ("dequant", include_bytes!("../../kernels/prebuilt/sm_86/dequant.cubin.xz")),
     ("elem", include_bytes!("../../kernels/prebuilt/sm_86/elem.cubin.xz")),
     ("gemm_sm80", include_bytes!("../../kernels/prebuilt/sm_86/gemm_sm80.cubin.xz")),
@@ -77,6 +82,7 @@ const SM_86: Sources = &[
 
 const SM_80: Sources = &[
     ("attn", include_bytes!("../../kernels/prebuilt/sm_80/attn.cubin.xz")),
+    ("attn_split", include_bytes!("../../kernels/prebuilt/sm_80/attn_split.cubin.xz")),
     ("dequant", include_bytes!("../../kernels/prebuilt/sm_80/dequant.cubin.xz")),
     ("elem", include_bytes!("../../kernels/prebuilt/sm_80/elem.cubin.xz")),
     ("gemm_sm80", include_bytes!("../../kernels/prebuilt/sm_80/gemm_sm80.cubin.xz")),
@@ -87,6 +93,7 @@ const SM_80: Sources = &[
 /// For GPUs newer than all of them: the driver compiles it, which takes it some seconds the first time.
 pub(super) const PTX: Sources = &[
     ("attn", include_bytes!("../../kernels/prebuilt/compute_80/attn.ptx.xz")),
+    ("attn_split", include_bytes!("../../kernels/prebuilt/compute_80/attn_split.ptx.xz")),
     ("dequant", include_bytes!("../../kernels/prebuilt/compute_80/dequant.ptx.xz")),
     ("elem", include_bytes!("../../kernels/prebuilt/compute_80/elem.ptx.xz")),
     ("gemm_sm80", include_bytes!("../../kernels/prebuilt/compute_80/gemm_sm80.ptx.xz")),
@@ -97,6 +104,8 @@ pub(super) const PTX: Sources = &[
 /// Which source has a kernel.
 pub(super) fn source_of(kernel: &str) -> &'static str {
     const BY_PREFIX: &[(&str, &str)] = &[
+        ("attn_merge_", "attn_split"),
+        ("attn_split_", "attn_split"),
         ("attn_", "attn"),
         ("dequant_", "dequant"),
         ("gemm_sm90_", "gemm_sm90"),

@@ -359,6 +359,8 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Keys that a query sees, itself included; all where there is no window.
     pub window: Option<usize>,
+    /// A bound on the scores: each becomes `softcap * tanh(score / softcap)` before the softmax. Above 0.
+    pub softcap: Option<f32>,
 }
 
 /// One sequence among the rows of an attention.

@@ -8,7 +8,10 @@ mod attention;
 mod products;
 mod rows;
 
-pub(super) use attention::{HeadForm, HeadRows, Heads, Sequences, Turn, attention, heads};
+pub(super) use attention::{
+    Attended, AttentionForm, HeadForm, HeadRows, Parts, SPLIT_LEN, Sequences, Turn, attention, attention_of_splits, heads,
+    merge_f16, merge_f32,
+};
 pub(super) use products::{Maps, Matrix16, Scaled, gemm, gemm_sm90, gemv, gemv_rows_max};
 pub(super) use rows::{
     DIVERGENCE_BYTES, SCORE_BYTES, Selection, add, add_bias, add_rows, dequant_f16, dequant_f32, divergences, fold_columns,

@@ -107,14 +107,17 @@ fn a_product_of_few_rows_reads_blocks() {
     );
 }
 
+fn attended(head_dim: usize, n_sequences: usize, longest: usize) -> Attended {
+    let form = AttentionForm { n_head: 8, n_head_kv: 2, head_dim, scale: 0.125, window: None, cap: None };
+    let sequences = Sequences { spans: memory(512), n: n_sequences, longest };
+    let [q, k, v] = [8, 2, 2].map(|n_heads| scaled(4096, 1000, n_heads * head_dim));
+    Attended { q, k, v, sequences, form }
+}
+
 #[test]
 fn attention_takes_the_narrowest_entry_that_holds_a_head() {
-    let with = |head_dim: usize, n_sequences, longest| {
-        let heads = Heads { n_head: 8, n_head_kv: 2, head_dim };
-        let sequences = Sequences { spans: memory(512), n: n_sequences, longest };
-        let [q, k, v] = [8, 2, 2].map(|n_heads| scaled(4096, 1000, n_heads * head_dim));
-        attention(q, k, v, sequences, heads, 0.125, view(8192, 1000, 8 * head_dim))
-    };
+    let with =
+        |head_dim: usize, n_sequences, longest| attention(attended(head_dim, n_sequences, longest), view(8192, 1000, 8 * head_dim));
     for (head_dim, name, shared_bytes) in [
         (8, "attn_64", 46_080),
         (64, "attn_64", 46_080),
@@ -126,9 +129,39 @@ fn attention_takes_the_narrowest_entry_that_holds_a_head() {
         assert_eq!((launch.kernel.as_str(), launch.grid, launch.shared_bytes), (name, [2, 8, 3], shared_bytes));
     }
     assert_eq!(with(256, 1, 1).expect("a launch").kernel, "attn_256");
-    assert!(is_unsupported(with(264, 1, 1)));
+    let wide = with(264, 3, 65).expect("a launch");
+    assert_eq!((wide.kernel.as_str(), wide.grid, wide.shared_bytes), ("attn_split_512", [(65 * 4u32).div_ceil(16), 2, 3], 84_480));
+    assert!(is_unsupported(with(520, 1, 1)));
     assert!(is_unsupported(with(12, 1, 1)));
     assert!(is_unsupported(with(64, 65_536, 1)), "more sequences than a grid has layers");
+}
+
+#[test]
+fn splits_have_blocks_of_their_own() {
+    let parts = |n_splits, head_dim: usize| Parts { out: view(8192, 3 * n_splits, 8 * head_dim), state: memory(4096), n_splits };
+    let of = |n_splits, head_dim| {
+        let [q, k, v] = [(8, 3), (2, 1000), (2, 1000)].map(|(n_heads, n_rows)| scaled(4096, n_rows, n_heads * head_dim));
+        attention_of_splits(Attended { q, k, v, ..attended(head_dim, 1, 3) }, parts(n_splits, head_dim))
+    };
+    for (head_dim, name, shared_bytes) in
+        [(80, "attn_split_96", 58_880), (128, "attn_split_128", 76_288), (192, "attn_split_256", 77_312)]
+    {
+        let launch = of(5, head_dim).expect("a launch");
+        // Twelve rows of each key head are less than a block's.
+        assert_eq!((launch.kernel.as_str(), launch.grid, launch.shared_bytes), (name, [5, 2, 1], shared_bytes));
+        assert_eq!(launch.arguments[18..], [5, SPLIT_LEN as u32, 3].map(Argument::U32));
+    }
+    let form = attended(128, 1, 3).form;
+    let merged = merge_f16(parts(5, 128), form, scaled(8192, 3, 1024)).expect("a launch");
+    assert_eq!((merged.kernel.as_str(), merged.grid, merged.block), ("attn_merge_f16", [3, 1, 1], 512));
+    let merged = merge_f32(parts(5, 128), form, view(8192, 3, 1024)).expect("a launch");
+    assert_eq!((merged.kernel.as_str(), merged.grid), ("attn_merge_f32", [3, 8, 1]));
+    assert!(is_internal(merge_f16(parts(5, 128), form, scaled(8192, 4, 1024))), "rows that splits have not");
+    assert!(is_unsupported(merge_f16(
+        Parts { out: view(8192, 1, 1025 * 8), state: memory(4096), n_splits: 1 },
+        AttentionForm { n_head: 1025, n_head_kv: 1025, head_dim: 8, ..form },
+        scaled(8192, 1, 1025 * 8),
+    )));
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl<B: Backend> Network<'_, B> {
             head_dim: layer.key_dim,
             scale: layer.attention_scale,
             window: layer.window,
+            softcap: layer.attention_softcap,
         }
     }
 

@@ -14,7 +14,7 @@
 use rayon::prelude::*;
 
 use super::Rows;
-use super::exp::exp;
+use super::exp::{capped, exp};
 use crate::model::backend::{AttentionShape, Span};
 use crate::simd::{F32x16, Level, Simd, Task};
 
@@ -128,7 +128,7 @@ impl Queries {
 
 #[inline(always)]
 fn attend<S: Simd>(simd: S, inputs: &Inputs<'_>, job: &mut Job<'_>, queries: Queries, scratch: &mut Scratch) {
-    let AttentionShape { head_dim, scale, window, .. } = *inputs.shape;
+    let AttentionShape { head_dim, scale, window, softcap, .. } = *inputs.shape;
     let Span { q: q_rows, kv: kv_rows } = job.span;
     scratch.q.resize(head_dim, [0.0; 16]);
     scratch.o.resize(head_dim, [0.0; 16]);
@@ -161,6 +161,9 @@ fn attend<S: Simd>(simd: S, inputs: &Inputs<'_>, job: &mut Job<'_>, queries: Que
         let before = max;
         for (key, s) in scratch.s[..n].iter_mut().enumerate() {
             let mut score = F32x16::load(simd, s) * F32x16::splat(simd, scale);
+            if let Some(cap) = softcap {
+                score = capped(simd, score, cap);
+            }
             if first + key < n_past_max {
                 let is_past = F32x16::splat(simd, (first + key) as f32).lt(past);
                 score = is_past.select(F32x16::splat(simd, PAST), score);
@@ -288,9 +291,10 @@ mod tests {
     }
 
     /// Attention by its definition, in f64: the result for one query.
-    fn expected(q: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32) -> Vec<f64> {
-        let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() * f64::from(scale);
-        let scores: Vec<f64> = keys.iter().map(|k| dot(k)).collect();
+    fn expected(q: &[f32], keys: &[&[f32]], values: &[&[f32]], shape: &AttentionShape) -> Vec<f64> {
+        let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() * f64::from(shape.scale);
+        let bounded = |score: f64| shape.softcap.map_or(score, |cap| f64::from(cap) * libm::tanh(score / f64::from(cap)));
+        let scores: Vec<f64> = keys.iter().map(|k| bounded(dot(k))).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| libm::exp(s - max)).collect();
         let sum: f64 = weights.iter().sum();
@@ -300,8 +304,10 @@ mod tests {
     /// Groups and widths that fill no vector, spans of one and of many blocks, and a cache longer than its queries.
     #[test]
     fn attention_is_its_definition() {
-        for (n_head, n_head_kv, head_dim) in [(3, 1, 20), (4, 4, 8), (8, 2, 64), (20, 1, 6)] {
-            let shape = AttentionShape { n_head, n_head_kv, head_dim, scale: 0.4, window: None };
+        for (n_head, n_head_kv, head_dim, softcap) in
+            [(3, 1, 20, None), (4, 4, 8, Some(1.5)), (8, 2, 64, None), (20, 1, 6, Some(50.0))]
+        {
+            let shape = AttentionShape { n_head, n_head_kv, head_dim, scale: 0.4, window: None, softcap };
             let spans = [Span { q: 0..70, kv: 0..70 }, Span { q: 70..71, kv: 70..71 }, Span { q: 71..75, kv: 80..240 }];
             let (q, kv) = (n_head * head_dim, n_head_kv * head_dim);
             let (xq, xk, xv) = (wave(75 * q, 0.713), wave(240 * kv, 0.311), wave(240 * kv, 0.177));
@@ -316,7 +322,7 @@ mod tests {
                         let column = head / (n_head / n_head_kv) * head_dim;
                         let seen = |x| heads(x, kv, column, head_dim)[span.kv.start..][..n_seen].to_vec();
                         let query = &xq[row * q + head * head_dim..][..head_dim];
-                        let truth = expected(query, &seen(&xk), &seen(&xv), shape.scale);
+                        let truth = expected(query, &seen(&xk), &seen(&xv), &shape);
                         let found = &out.rows.row(row)[head * head_dim..][..head_dim];
                         for (found, truth) in found.iter().zip(truth) {
                             assert!(
