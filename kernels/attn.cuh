@@ -25,9 +25,3 @@ DEVICE float inverse_of_power(float power) { return as_float((254u << 23) - as_b
 // The score of a key that a query does not see. Finite, so that a query that has seen none has a largest score; what those keys add is
 // multiplied with 2^-huge = 0 as soon as it sees one.
 constexpr float UNSEEN = -1e30f;
-
-// cap * tanh(x / cap)
-DEVICE float capped(float x, float cap) {
-    float e = exp2_fast(x / cap * (2.0f * LOG2_E)); // tanh(y) = 1 - 2 / (1 + exp(2 y))
-    return cap - cap * (2.0f / (1.0f + e));
-}

@@ -106,6 +106,12 @@ constexpr float LOG2_E = 1.44269504088896340736f;
 // x * sigmoid(x)
 DEVICE float silu(float x) { return x / (1.0f + exp2_fast(-x * LOG2_E)); }
 
+// cap * tanh(x / cap)
+DEVICE float capped(float x, float cap) {
+    float e = exp2_fast(x / cap * (2.0f * LOG2_E)); // tanh(y) = 1 - 2 / (1 + exp(2 y))
+    return cap - cap * (2.0f / (1.0f + e));
+}
+
 // ---- Sums and maxima over a warp and a block, in a fixed order
 
 DEVICE float warp_sum(float x) {

@@ -52,6 +52,24 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (u32 i = threadIdx.x; i < row_len; i += THREADS) out[i] = x[i] * norm * weight[i];
 }
 
+// out[row, i] = (x[row, i] - mean) / sqrt(variance + eps) * weight[i] + bias[i], as fp16 with row_scale[row]
+extern "C" __global__ void __launch_bounds__(THREADS)
+    layernorm_f16(const float* x, u32 ld_x, const float* weight, const float* bias, float eps, u32 row_len, half* out, u32 ld_out,
+                  float* row_scale) {
+    u32 row = blockIdx.x;
+    x += (u64)row * ld_x;
+    float sum = 0.0f, squares = 0.0f, largest = 0.0f;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) sum += x[i];
+    float mean = of_block<Sum>(sum) / (float)row_len;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) squares = fmaf(x[i] - mean, x[i] - mean, squares);
+    float norm = 1.0f / sqrtf(of_block<Sum>(squares) / (float)row_len + eps);
+    auto value = [=](u32 i) { return (x[i] - mean) * norm * weight[i] + bias[i]; };
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) largest = fmaxf(largest, fabsf(value(i)));
+    RowScale scale(of_block<Max>(largest));
+    store_row(out + (u64)row * ld_out, row_len, ld_out, scale.inverse, value);
+    if (threadIdx.x == 0) row_scale[row] = scale.scale;
+}
+
 // out[row, :] = x[row, :] as fp16 with row_scale[row]
 extern "C" __global__ void __launch_bounds__(THREADS)
     rows_f16(const float* x, u32 ld_x, u32 row_len, half* out, u32 ld_out, float* row_scale) {
@@ -74,6 +92,46 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (u32 i = threadIdx.x; i < row_len; i += THREADS) largest = fmaxf(largest, fabsf(silu(gate[i]) * up[i]));
     RowScale scale(of_block<Max>(largest));
     store_row(out + (u64)row * ld_out, row_len, ld_out, scale.inverse, [=](u32 i) { return silu(gate[i]) * up[i]; });
+    if (threadIdx.x == 0) row_scale[row] = scale.scale;
+}
+
+// x * Phi(x), by the form with the hyperbolic tangent: (1 + tanh(y)) / 2 = 1 / (1 + exp(-2 y)).
+DEVICE float gelu_tanh(float x) {
+    float twice = x * fmaf(x * x, 0.07135482f, 1.5957692f); // 2 * sqrt(2 / pi) * (x + 0.044715 x^3)
+    return x / (1.0f + exp2_fast(-twice * LOG2_E));
+}
+
+// x * Phi(x) = x * erfc(-x / sqrt 2) / 2, with the approximation of erfc by Press et al., Numerical Recipes, whose relative error is 1.2e-7.
+DEVICE float gelu_erf(float x) {
+    float z = fabsf(x) * 0.70710678f, t = 1.0f / fmaf(0.5f, z, 1.0f);
+    float p = 0.17087277f;
+    p = fmaf(p, t, -0.82215223f);
+    p = fmaf(p, t, 1.48851587f);
+    p = fmaf(p, t, -1.13520398f);
+    p = fmaf(p, t, 0.27886807f);
+    p = fmaf(p, t, -0.18628806f);
+    p = fmaf(p, t, 0.09678418f);
+    p = fmaf(p, t, 0.37409196f);
+    p = fmaf(p, t, 1.00002368f);
+    p = fmaf(p, t, -1.26551223f);
+    float half_erfc = 0.5f * t * exp2_fast(fmaf(-z, z, p) * LOG2_E);
+    return x * (x < 0.0f ? half_erfc : 1.0f - half_erfc);
+}
+
+// out[row, i] = gelu(gate[row, i]) * up[row, i] as fp16 with row_scale[row]; without `up` gelu(gate[row, i])
+extern "C" __global__ void __launch_bounds__(THREADS)
+    gelu_f16(const float* gate, const float* up, u32 by_erf, u32 ld, u32 row_len, half* out, u32 ld_out, float* row_scale) {
+    u32 row = blockIdx.x;
+    gate += (u64)row * ld;
+    up += up ? (u64)row * ld : 0;
+    auto value = [=](u32 i) {
+        float gelu = by_erf ? gelu_erf(gate[i]) : gelu_tanh(gate[i]);
+        return up ? gelu * up[i] : gelu;
+    };
+    float largest = 0.0f;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) largest = fmaxf(largest, fabsf(value(i)));
+    RowScale scale(of_block<Max>(largest));
+    store_row(out + (u64)row * ld_out, row_len, ld_out, scale.inverse, value);
     if (threadIdx.x == 0) row_scale[row] = scale.scale;
 }
 
@@ -161,6 +219,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (u32 i = threadIdx.x; i < row_len; i += THREADS) to[i] += factor * x[i];
 }
 
+// x[row, i] = cap * tanh(x[row, i] * scale / cap), or without a cap x[row, i] * scale
+extern "C" __global__ void __launch_bounds__(THREADS) cap_rows_f32(float* x, u32 ld, u32 row_len, float scale, float cap) {
+    x += (u64)blockIdx.x * ld;
+    for (u32 i = threadIdx.x; i < row_len; i += THREADS) x[i] = cap == 0.0f ? x[i] * scale : capped(x[i] * scale, cap);
+}
+
 // partial[block] = the largest magnitude of the block's share of x; infinity where it is not a number
 extern "C" __global__ void __launch_bounds__(THREADS) magnitude(const float* x, u64 len, float* partial) {
     float largest = 0.0f;
@@ -196,10 +260,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) fold_columns(const double*
 
 KERNEL(rmsnorm_f16)
 KERNEL(rmsnorm_f32)
+KERNEL(layernorm_f16)
 KERNEL(rows_f16)
 KERNEL(swiglu_f16)
+KERNEL(gelu_f16)
 KERNEL(heads_f16)
 KERNEL(add_rows_f32)
+KERNEL(cap_rows_f32)
 KERNEL(magnitude)
 KERNEL(sum_squares)
 KERNEL(fold_columns)

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use ggforge::Error;
 use ggforge::cuda::{Cuda, Driver, Products};
-use ggforge::gguf::Model;
+use ggforge::gguf::{Model, Value};
 use ggforge::matmul::Engine;
 use ggforge::model::{Accumulate, Activations, Backend, Batch, Cpu, Matrix, Network, Residency};
 use ggforge::quant::Format;
@@ -186,17 +186,73 @@ fn generated_text_is_that_of_the_cpu() {
     assert_eq!(greedy(&cuda, &model, prompt, 16), greedy(&cpu, &model, prompt, 16));
 }
 
+/// GELU, norms with a bias, learned positions, windows, bounds of scores: for whole sequences, and token by token with a cache.
 #[test]
-fn families_with_operations_of_the_cpu_alone_are_refused() {
+fn families_compute_what_they_do_on_the_cpu() {
     let Some(cuda) = any_gpu() else { return };
     let scratch = common::scratch();
-    for architecture in ["gemma", "gemma3", "gpt2"] {
-        let model = Model::open(Tiny::new(architecture).write(scratch.path(), architecture)).expect("a model");
-        let Err(error) = Network::open(&cuda, &model, 64, Residency::Resident) else { panic!("{architecture} runs on a GPU") };
-        assert!(matches!(error, Error::Unsupported { .. }), "{architecture}: {error:?}");
-        let line = error.to_string();
-        assert!(line.contains(architecture) && line.contains("--device cpu"), "{line}");
+    let cpu = Cpu::new(Engine::detect(), threads(), Activations::F32).expect("a CPU");
+    let tokens: Vec<u32> = (0..40).map(|i| (7 * i * i + 3 * i + 5) % 64).collect();
+    for architecture in ["gemma", "gemma2", "gemma3", "gpt2"] {
+        let mut tiny = Tiny::new(architecture);
+        if matches!(architecture, "gemma2" | "gemma3") {
+            tiny.set(&format!("{architecture}.attention.sliding_window"), Value::U32(16));
+        }
+        if architecture == "gemma2" {
+            // Near the scores that there are.
+            tiny.set("gemma2.attn_logit_softcapping", Value::F32(0.5));
+            tiny.set("gemma2.final_logit_softcapping", Value::F32(2.0));
+        }
+        let model = Model::open(tiny.write(scratch.path(), architecture)).expect("a model");
+        let whole = [last_logits(&cuda, &model, &tokens), last_logits(&cpu, &model, &tokens)];
+        let extended = [extended_logits(&cuda, &model, &tokens), extended_logits(&cpu, &model, &tokens)];
+        for (how, [found, expected]) in [("whole", whole), ("extended", extended)] {
+            let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            let difference = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{architecture}, {how}: logits up to {largest} differ by {difference}");
+            assert!(difference < 4e-3 * largest, "{architecture}, {how}: logits up to {largest} differ by {difference}");
+        }
     }
+}
+
+/// A model with heads that no kernel takes is refused before anything is computed.
+#[test]
+fn heads_that_are_too_wide_for_a_gpu_are_refused() {
+    let Some(cuda) = any_gpu() else { return };
+    let scratch = common::scratch();
+    let mut tiny = Tiny::new("llama");
+    for (key, name, n_heads) in [("key_length", "attn_k", 2), ("value_length", "attn_v", 2), ("", "attn_q", 4)] {
+        if !key.is_empty() {
+            tiny.set(&format!("llama.attention.{key}"), Value::U32(520));
+        }
+        for layer in 0..2 {
+            let name = format!("blk.{layer}.{name}.weight");
+            tiny.tensors.retain(|tensor| tensor.0 != name);
+            tiny.add(&name, &[n_heads * 520, 32]);
+        }
+    }
+    for layer in 0..2 {
+        let name = format!("blk.{layer}.attn_output.weight");
+        tiny.tensors.retain(|tensor| tensor.0 != name);
+        tiny.add(&name, &[32, 4 * 520]);
+    }
+    let model = Model::open(tiny.write(scratch.path(), "wide")).expect("a model");
+    let Err(error) = Network::open(&cuda, &model, 64, Residency::Resident) else { panic!("heads of 520 run on a GPU") };
+    assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
+    let line = error.to_string();
+    assert!(line.contains("520") && line.contains("--device cpu"), "{line}");
+}
+
+/// The scores after all tokens, of which the last ten come one by one.
+fn extended_logits<B: Backend>(backend: &B, model: &Model, tokens: &[u32]) -> Vec<f32> {
+    let network = Network::open(backend, model, tokens.len(), Residency::Resident).expect("a network");
+    let mut cache = network.cache().expect("a cache");
+    let (first, others) = tokens.split_at(tokens.len() - 10);
+    let mut states = network.extend(first, &mut cache).expect("a prompt");
+    for token in others {
+        states = network.extend(&[*token], &mut cache).expect("a token");
+    }
+    backend.logits(&network.normalised(&states, &[0]).expect("a row"), network.output()).expect("logits")
 }
 
 /// The same tokens choose the same experts, for scores that are not as close as halves are coarse.

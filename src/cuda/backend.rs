@@ -19,11 +19,10 @@ use zerocopy::IntoBytes;
 use super::device::{Block, Device};
 use super::kernels::{self, Scaled, Selection, View};
 use super::probe::Gpu;
-use crate::arch::describe::{Activation, Body, Norm, Step};
 use crate::error::{Error, Result};
 use crate::model::{
-    Accumulate, AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Hparams, LayerHparams, Matrix, Output, Places,
-    Residency, Score,
+    Accumulate, AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Hparams, LayerHparams, Matrix, Output,
+    Places, Residency, Score,
 };
 use crate::quant::Format;
 
@@ -220,15 +219,6 @@ pub(super) fn bytes_of(factors: &[usize]) -> Result<u64> {
     product.filter(|&bytes| bytes < 1 << 60).ok_or_else(|| Error::Internal(format!("GPU memory for {factors:?}")))
 }
 
-/// The matrix of an output that does nothing else.
-fn plain<'w>(output: Output<'w, Weight>) -> Result<&'w Weight> {
-    if output.is_plain() { Ok(output.weight) } else { Err(cpu_only("a factor or a bound on scores on a GPU")) }
-}
-
-fn cpu_only(what: &str) -> Error {
-    Error::unsupported(what, "--device cpu can")
-}
-
 impl Backend for Cuda {
     type Rows = Rows;
     type Operand = Operand;
@@ -245,18 +235,14 @@ impl Backend for Cuda {
     }
 
     fn check(&self, hparams: &Hparams) -> Result<()> {
-        let can = |layer: &LayerHparams| {
-            let is_plain = |step: &Step| match &step.body {
-                Body::Attention(_) => true,
-                Body::Network(network) => network.activation == Activation::Silu,
-                Body::Experts(experts) => experts.activation == Activation::Silu,
-            };
-            layer.layer.steps.iter().all(|step| matches!(step.before, Norm::Rms(_)) && is_plain(step)) && layer.window.is_none()
-        };
-        if hparams.layers.iter().all(can) && hparams.logit_scale == 1.0 && hparams.logit_softcap.is_none() {
-            return Ok(());
+        let is_wide = |layer: &&LayerHparams| !kernels::has_heads(layer.key_dim);
+        match hparams.layers.iter().find(is_wide) {
+            None => Ok(()),
+            Some(layer) => Err(Error::unsupported(
+                format!("running {} with heads of {} on a GPU", hparams.family.name, layer.key_dim),
+                "multiples of 8 up to 512 are possible; --device cpu can",
+            )),
         }
-        Err(cpu_only(&format!("running architecture {} on a GPU", hparams.family.name)))
     }
 
     fn rows(&self, n_rows: usize, n_cols: usize) -> Result<Rows> {
@@ -313,8 +299,11 @@ impl Backend for Cuda {
         Ok(out)
     }
 
-    fn layer_norm(&self, _: &Rows, _: &Rows, _: &Rows, _: f32) -> Result<Operand> {
-        Err(cpu_only("a norm with a bias on a GPU"))
+    fn layer_norm(&self, x: &Rows, gain: &Rows, bias: &Rows, eps: f32) -> Result<Operand> {
+        let out = self.new_operand(x.n_rows, x.n_cols)?;
+        let vectors = [gain.floats()?.memory, bias.floats()?.memory];
+        self.device.launch(kernels::layer_norm_f16(x.floats()?, vectors, eps, out.values(), out.row_scale()?))?;
+        Ok(out)
     }
 
     fn rms_norm_heads(&self, x: &mut Rows, gain: &Rows, eps: f32) -> Result<()> {
@@ -364,8 +353,11 @@ impl Backend for Cuda {
         Ok(out)
     }
 
-    fn gelu(&self, _: &Rows, _: Option<&Rows>) -> Result<Operand> {
-        Err(cpu_only("GELU on a GPU"))
+    fn gelu(&self, form: Gelu, gate: &Rows, up: Option<&Rows>) -> Result<Operand> {
+        let out = self.new_operand(gate.n_rows, gate.n_cols)?;
+        let up = up.map(Rows::floats).transpose()?;
+        self.device.launch(kernels::gelu(form, gate.floats()?, up, out.values(), out.row_scale()?))?;
+        Ok(out)
     }
 
     fn heads(&self, parts: &mut [Heads<'_, Rows>], form: &HeadForm<'_, Rows>, pass: &Pass) -> Result<()> {
@@ -381,11 +373,11 @@ impl Backend for Cuda {
     }
 
     fn logits(&self, x: &Operand, output: Output<'_, Weight>) -> Result<Vec<f32>> {
-        self.all_logits(x, plain(output)?)
+        self.all_logits(x, output)
     }
 
     fn score(&self, x: &Operand, output: Output<'_, Weight>, targets: &[u32]) -> Result<Vec<Score>> {
-        self.scores(x, plain(output)?, targets)
+        self.scores(x, output, targets)
     }
 
     fn compare(
@@ -394,7 +386,6 @@ impl Backend for Cuda {
         b: (&Operand, Output<'_, Weight>),
         targets: &[u32],
     ) -> Result<Vec<Divergence>> {
-        let (a, b) = ((a.0, plain(a.1)?), (b.0, plain(b.1)?));
         self.divergences(a, b, targets)
     }
 }

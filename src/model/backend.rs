@@ -183,12 +183,11 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn swiglu(&self, gate: &Self::Rows, up: &Self::Rows) -> Result<Self::Operand>;
 
-    /// `gelu(gate) * up`, or `gelu(gate)` alone, where `gelu(g) = g / (1 + exp(-2 * sqrt(2 / pi) * (g + 0.044715 * g^3)))`, which is the
-    /// form with the hyperbolic tangent.
+    /// `gelu(gate) * up`, or `gelu(gate)` alone.
     ///
     /// # Errors
     /// As for every operation.
-    fn gelu(&self, gate: &Self::Rows, up: Option<&Self::Rows>) -> Result<Self::Operand>;
+    fn gelu(&self, form: Gelu, gate: &Self::Rows, up: Option<&Self::Rows>) -> Result<Self::Operand>;
 
     /// Makes products with the matrices of queries, keys and values, at most three of them, what [`Backend::attention`] reads: adds
     /// biases, normalises heads, rotates them by their positions. What has a place to be kept goes there, and leaves its own rows anything.
@@ -244,6 +243,15 @@ pub trait Backend: Sync {
         b: (&Self::Operand, Output<'_, Self::Weight>),
         targets: &[u32],
     ) -> Result<Vec<Divergence>>;
+}
+
+/// How `x * Phi(x)` of the normal distribution is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// `x / (1 + exp(-2 * sqrt(2 / pi) * (x + 0.044715 * x^3)))`: nearly, by the hyperbolic tangent.
+    Tanh,
+    /// `x * erfc(-x / sqrt(2)) / 2`: as it is.
+    Erf,
 }
 
 /// What turns states into scores of the vocabulary: `softcap * tanh(x * weight^T * scale / softcap)`, or without a softcap

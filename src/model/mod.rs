@@ -28,7 +28,7 @@ pub use crate::arch::describe::RopeLayout;
 pub use crate::arch::{ExpertHparams, Hparams, LayerHparams, Rope, RopeScaling, architectures};
 pub use crate::matmul::Accumulate;
 pub use backend::{
-    AttentionShape, Backend, BatchLimits, Divergence, HeadForm, Heads, Matrix, Output, Places, Rotation, Score, Span,
+    AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Matrix, Output, Places, Rotation, Score, Span,
 };
 pub use cpu::{Activations, Ceilings, Cpu};
 pub use forward::{Batch, Cache, Network, Observed, Observer};

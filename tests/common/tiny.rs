@@ -88,7 +88,7 @@ impl Tiny {
         tiny.add("token_embd.weight", &[64, 32]);
         tiny.add("output_norm.weight", &[32]);
         match architecture {
-            "gemma" | "gemma3" => {}
+            "gemma" | "gemma2" | "gemma3" => {}
             "gpt2" => {
                 tiny.unset("gpt2.attention.layer_norm_rms_epsilon");
                 tiny.set("gpt2.attention.layer_norm_epsilon", Value::F32(1e-5));
@@ -223,6 +223,7 @@ fn parts(architecture: &str) -> Vec<(&'static str, &'static [u64])> {
     ]);
     match architecture {
         "qwen2" | "qwen2moe" => parts.extend([("attn_q.bias", &[32][..]), ("attn_k.bias", &[16]), ("attn_v.bias", &[16])]),
+        "gemma2" => parts.extend([("post_attention_norm.weight", &[32][..]), ("post_ffw_norm.weight", &[32])]),
         "gemma3" => parts.extend([
             ("attn_q_norm.weight", &[8][..]),
             ("attn_k_norm.weight", &[8]),

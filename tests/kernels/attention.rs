@@ -14,7 +14,6 @@ const ENTRIES: [(usize, usize); 5] = [(64, 46080), (80, 56320), (96, 66560), (12
 /// Entries of few queries.
 const SPLIT_ENTRIES: [(usize, usize); 5] = [(64, 41472), (96, 58880), (128, 76288), (256, 77312), (512, 84480)];
 
-#[derive(Clone)]
 struct Case {
     head_len: usize,
     n_heads: usize,
@@ -90,22 +89,31 @@ fn wide_heads_equal_f64() {
 #[test]
 fn splits_equal_f64_and_both_ways_to_merge_them_have_the_same_bits() {
     let Some(shim) = shim() else { return };
-    let cases: [(usize, usize, usize, &[(usize, usize)], usize, f32); 8] = [
-        (64, 2, 2, &[(1, 300)], 0, 0.0),
-        (128, 8, 2, &[(1, 257)], 0, 0.0),
-        (128, 20, 1, &[(1, 64)], 0, 2.0),
-        (96, 4, 1, &[(7, 130)], 0, 0.0),
-        (80, 2, 1, &[(3, 65)], 0, 0.0),
-        (256, 4, 2, &[(2, 200)], 0, 0.0),
-        (512, 4, 1, &[(2, 140)], 0, 0.0),
-        (64, 4, 2, &[(2, 400)], 70, 0.0),
+    let case = |head_len, n_heads, n_kv_heads, sequence| Case {
+        head_len,
+        n_heads,
+        n_kv_heads,
+        sequences: vec![sequence],
+        window: 0,
+        cap: 0.0,
+    };
+    let cases = [
+        case(64, 2, 2, (1, 300)),
+        case(128, 8, 2, (1, 257)),
+        Case { cap: 2.0, ..case(128, 20, 1, (1, 64)) },
+        case(96, 4, 1, (7, 130)),
+        case(80, 2, 1, (3, 65)),
+        case(256, 4, 2, (2, 200)),
+        case(512, 4, 1, (2, 140)),
+        Case { window: 70, ..case(64, 4, 2, (2, 400)) },
     ];
-    for (head_len, n_heads, n_kv_heads, sequences, window, cap) in cases {
+    for case in cases {
         // Splits as short as can be: the number of them is what matters.
         let split_len = 64;
-        let attention = Attention::new(Case { head_len, n_heads, n_kv_heads, sequences: sequences.to_vec(), window, cap });
+        let Case { head_len, n_heads, .. } = case;
+        let attention = Attention::new(case);
         let (width, n_rows) = (n_heads * head_len, attention.n_queries);
-        let n_splits = sequences[0].1.div_ceil(split_len);
+        let n_splits = attention.case.sequences[0].1.div_ceil(split_len);
         let parts = Buffer::<f32>::unwritten(n_splits * n_rows * width);
         let state = Buffer::<f32>::unwritten(n_splits * n_rows * n_heads * 2);
         attention.launch(shim, Kernel::Split { state: Some(&state), n_splits, split_len }, &parts, width);

@@ -67,6 +67,92 @@ fn norms_equal_f64() {
 }
 
 #[test]
+fn norms_with_a_bias_equal_f64() {
+    let Some(shim) = shim() else { return };
+    let mut paint = Paint::new(6);
+    for len in ROW_LENS {
+        let (n_rows, ld, ld_out, eps) = (5, len + 3, len.next_multiple_of(8) + 8, 1e-5f32);
+        // A mean that is larger than what lies around it.
+        let mut x = rows(n_rows, len, ld, &mut paint);
+        x[..len].iter_mut().for_each(|x| *x += 30.0);
+        let (weight, bias) = (paint.weights(len, Paint::gaussian), paint.weights(len, Paint::gaussian));
+        let (x_on, weight_on, bias_on) = (Buffer::new(&x), Buffer::new(&weight), Buffer::new(&bias));
+        let (halves, row_scale) = (Buffer::<f16>::unwritten(n_rows * ld_out), Buffer::<f32>::unwritten(n_rows));
+        let arguments = arguments![&x_on, ld, &weight_on, &bias_on, eps, len, &halves, ld_out, &row_scale];
+        shim.launch("layernorm_f16", &[n_rows as u32], 256, 0, &arguments);
+        let (halves, row_scale) = (halves.to_vec(), row_scale.to_vec());
+        for row in 0..n_rows {
+            let x: Vec<f64> = x[row * ld..][..len].iter().map(|&x| x.into()).collect();
+            let mean = x.iter().sum::<f64>() / len as f64;
+            let norm = 1.0 / (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / len as f64 + f64::from(eps)).sqrt();
+            // A row of one value, or of values that are all the same, is its bias, but for what its mean is off.
+            let slack = x.iter().fold(0.0f64, |max, x| max.max(x.abs())) * norm * 2f64.powi(-22);
+            let of = |i: usize| (x[i] - mean) * norm * f64::from(weight[i]) + f64::from(bias[i]);
+            let largest = (0..len).map(of).fold(0.0f64, |max, x| max.max(x.abs()));
+            assert!(row_scale[row] > 0.0 && row_scale[row].to_bits() & 0x007f_ffff == 0);
+            for (i, half) in halves[row * ld_out..][..ld_out].iter().enumerate() {
+                let (expected, weight) = if i < len { (of(i), f64::from(weight[i]).abs()) } else { (0.0, 0.0) };
+                let value = half.to_f64() * f64::from(row_scale[row]);
+                let bound = HALF_ERROR * expected.abs() + 2e-6 * (largest + weight) + slack * weight;
+                assert!((value - expected).abs() <= bound, "layernorm_f16 of {len}: [{row}, {i}] is {value:e}, not {expected:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gelu_equals_f64() {
+    let Some(shim) = shim() else { return };
+    let mut paint = Paint::new(7);
+    for len in ROW_LENS {
+        let (n_rows, ld, ld_out) = (6, len + 1, len.next_multiple_of(8));
+        let (gate, up) = (rows(n_rows, len, ld, &mut paint), rows(n_rows, len, ld, &mut paint));
+        let (gate_on, up_on) = (Buffer::new(&gate), Buffer::new(&up));
+        for (by_erf, is_gated) in [(0u32, true), (0, false), (1, true), (1, false)] {
+            let (halves, row_scale) = (Buffer::<f16>::unwritten(n_rows * ld_out), Buffer::<f32>::unwritten(n_rows));
+            let up_or_null = if is_gated { (&up_on).into() } else { NULL };
+            let arguments = arguments![&gate_on, up_or_null, by_erf, ld, len, &halves, ld_out, &row_scale];
+            shim.launch("gelu_f16", &[n_rows as u32], 256, 0, &arguments);
+            let (halves, row_scale) = (halves.to_vec(), row_scale.to_vec());
+            for row in 0..n_rows {
+                let gelu = |x: f64| match by_erf {
+                    0 => x / (1.0 + (-2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).exp()),
+                    _ => 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2),
+                };
+                let pairs = gate[row * ld..][..len].iter().zip(&up[row * ld..]);
+                let expected: Vec<f64> =
+                    pairs.map(|(&x, &up)| gelu(x.into()) * if is_gated { f64::from(up) } else { 1.0 }).collect();
+                let what = format!("gelu_f16 of {len}, row {row}, by erf {by_erf}, gated {is_gated}");
+                check_halves(&what, &halves[row * ld_out..][..ld_out], row_scale[row], &expected, 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_are_scaled_and_bounded() {
+    let Some(shim) = shim() else { return };
+    let mut paint = Paint::new(8);
+    for (len, scale, cap) in [(7usize, 0.25f32, 30.0f32), (1100, 4.0, 1.5), (33, 1.5, 0.0)] {
+        let ld = len + 3;
+        let x = paint.weights(2 * ld, |p| 20.0 * p.gaussian());
+        let on_device = Buffer::new(&x);
+        shim.launch("cap_rows_f32", &[2], 256, 0, &arguments![&on_device, ld, len, scale, cap]);
+        for (i, (found, x)) in on_device.to_vec().iter().zip(&x).enumerate() {
+            let scaled = f64::from(*x) * f64::from(scale);
+            let expected = match (i % ld < len, cap == 0.0) {
+                (false, _) => f64::from(*x),
+                (true, true) => scaled,
+                (true, false) => f64::from(cap) * (scaled / f64::from(cap)).tanh(),
+            };
+            // A hyperbolic tangent near 0 is a difference of two numbers near 1.
+            let bound = 1e-6 * expected.abs() + 4e-7 * f64::from(cap);
+            assert!((f64::from(*found) - expected).abs() <= bound, "{len}, cap {cap}: [{i}] is {found}, expected {expected}");
+        }
+    }
+}
+
+#[test]
 fn rows_become_halves() {
     let Some(shim) = shim() else { return };
     let mut paint = Paint::new(2);

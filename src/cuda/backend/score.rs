@@ -9,7 +9,7 @@ use super::{Cuda, Operand, Weight, bytes_of};
 use crate::cuda::device::Block;
 use crate::cuda::kernels::{self, DIVERGENCE_BYTES, Memory, SCORE_BYTES, View};
 use crate::error::{Error, Result};
-use crate::model::{Divergence, Score};
+use crate::model::{Divergence, Output, Score};
 
 /// What a run of logits takes at most.
 const LOGITS_BYTES_MAX: u64 = 1 << 30;
@@ -55,10 +55,19 @@ impl Cuda {
         Ok(Logits { block, n_vocab })
     }
 
-    pub(super) fn all_logits(&self, x: &Operand, weight: &Weight) -> Result<Vec<f32>> {
-        let (n_rows, n_vocab) = (x.n_rows, weight.n_rows);
+    /// Products become scores, where they are not.
+    fn finish(&self, output: Output<'_, Weight>, logits: View) -> Result<()> {
+        if output.is_plain() {
+            return Ok(());
+        }
+        self.device.launch(kernels::scale_and_cap(logits, output.scale, output.softcap))
+    }
+
+    pub(super) fn all_logits(&self, x: &Operand, output: Output<'_, Weight>) -> Result<Vec<f32>> {
+        let (n_rows, n_vocab) = (x.n_rows, output.weight.n_rows);
         let logits = self.new_logits(n_rows, n_vocab)?;
-        self.multiply(x, weight, false, logits.view(n_rows))?;
+        self.multiply(x, output.weight, false, logits.view(n_rows))?;
+        self.finish(output, logits.view(n_rows))?;
         let mut values = vec![0.0f32; n_rows * logits_ld(n_vocab)];
         self.device.fetch(logits.block.memory(), values.as_mut_bytes())?;
         if logits_ld(n_vocab) == n_vocab {
@@ -67,29 +76,37 @@ impl Cuda {
         Ok(values.chunks_exact(logits_ld(n_vocab)).flat_map(|row| &row[..n_vocab]).copied().collect())
     }
 
-    pub(super) fn scores(&self, x: &Operand, weight: &Weight, targets: &[u32]) -> Result<Vec<Score>> {
+    pub(super) fn scores(&self, x: &Operand, output: Output<'_, Weight>, targets: &[u32]) -> Result<Vec<Score>> {
         assert_eq!(x.n_rows, targets.len(), "a target for each row");
-        let n_vocab = weight.n_rows;
+        let n_vocab = output.weight.n_rows;
         let run_rows = rows_of_run(n_vocab, 1, self.device.longest_free_bytes()).min(x.n_rows.max(1));
         let logits = self.new_logits(run_rows, n_vocab)?;
         let records = self.for_each_run(targets, n_vocab, run_rows, SCORE_BYTES, |first, n_rows, targets, out| {
             let logits = logits.view(n_rows);
-            self.multiply_many(x.scaled()?.rows(first, n_rows)?, weight, false, logits)?;
+            self.multiply_many(x.scaled()?.rows(first, n_rows)?, output.weight, false, logits)?;
+            self.finish(output, logits)?;
             self.device.launch(kernels::scores(logits, targets, out))
         })?;
         records.chunks_exact(SCORE_BYTES).map(|record| score(f64_at(record, 0), i32_at(record, 12), n_vocab)).collect()
     }
 
-    pub(super) fn divergences(&self, a: (&Operand, &Weight), b: (&Operand, &Weight), targets: &[u32]) -> Result<Vec<Divergence>> {
+    pub(super) fn divergences(
+        &self,
+        a: (&Operand, Output<'_, Weight>),
+        b: (&Operand, Output<'_, Weight>),
+        targets: &[u32],
+    ) -> Result<Vec<Divergence>> {
         assert_eq!([a.0.n_rows, b.0.n_rows], [targets.len(); 2], "a target for each row");
-        let n_vocab = a.1.n_rows;
-        assert_eq!(n_vocab, b.1.n_rows, "one vocabulary");
+        let n_vocab = a.1.weight.n_rows;
+        assert_eq!(n_vocab, b.1.weight.n_rows, "one vocabulary");
         let run_rows = rows_of_run(n_vocab, 2, self.device.longest_free_bytes()).min(targets.len().max(1));
         let logits = [self.new_logits(run_rows, n_vocab)?, self.new_logits(run_rows, n_vocab)?];
         let records = self.for_each_run(targets, n_vocab, run_rows, DIVERGENCE_BYTES, |first, n_rows, targets, out| {
             let [logits_a, logits_b] = logits.each_ref().map(|logits| logits.view(n_rows));
-            self.multiply_many(a.0.scaled()?.rows(first, n_rows)?, a.1, false, logits_a)?;
-            self.multiply_many(b.0.scaled()?.rows(first, n_rows)?, b.1, false, logits_b)?;
+            self.multiply_many(a.0.scaled()?.rows(first, n_rows)?, a.1.weight, false, logits_a)?;
+            self.finish(a.1, logits_a)?;
+            self.multiply_many(b.0.scaled()?.rows(first, n_rows)?, b.1.weight, false, logits_b)?;
+            self.finish(b.1, logits_b)?;
             self.device.launch(kernels::divergences(logits_a, logits_b, targets, out))
         })?;
         let divergence = |record: &[u8]| {

@@ -77,9 +77,13 @@ fn entry(entries: &[(usize, u32)], head_dim: usize) -> Option<(usize, u32)> {
     entries.iter().find(|(widest, _)| head_dim <= *widest).copied()
 }
 
-/// Refuses heads of a width that no entry has.
+/// True where heads of that width can be rotated and attended to.
+pub(in crate::cuda) fn has_heads(head_dim: usize) -> bool {
+    head_dim.is_multiple_of(8) && entry(SPLIT_ENTRIES, head_dim).is_some()
+}
+
 fn check_width(head_dim: usize) -> Result<()> {
-    if head_dim.is_multiple_of(8) && entry(SPLIT_ENTRIES, head_dim).is_some() {
+    if has_heads(head_dim) {
         return Ok(());
     }
     Err(Error::unsupported(

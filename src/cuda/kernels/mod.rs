@@ -9,13 +9,13 @@ mod products;
 mod rows;
 
 pub(super) use attention::{
-    Attended, AttentionForm, HeadForm, HeadRows, Parts, SPLIT_LEN, Sequences, Turn, attention, attention_of_splits, heads,
-    merge_f16, merge_f32,
+    Attended, AttentionForm, HeadForm, HeadRows, Parts, SPLIT_LEN, Sequences, Turn, attention, attention_of_splits, has_heads,
+    heads, merge_f16, merge_f32,
 };
 pub(super) use products::{Maps, Matrix16, Scaled, gemm, gemm_sm90, gemv, gemv_rows_max};
 pub(super) use rows::{
-    DIVERGENCE_BYTES, SCORE_BYTES, Selection, add, add_bias, add_rows, dequant_f16, dequant_f32, divergences, fold_columns,
-    magnitude, rms_norm_f16, rms_norm_f32, rows_f16, scores, sum_squares, swiglu,
+    DIVERGENCE_BYTES, SCORE_BYTES, Selection, add, add_bias, add_rows, dequant_f16, dequant_f32, divergences, fold_columns, gelu,
+    layer_norm_f16, magnitude, rms_norm_f16, rms_norm_f32, rows_f16, scale_and_cap, scores, sum_squares, swiglu,
 };
 
 use crate::error::{Error, Result};

@@ -2,6 +2,7 @@
 
 use super::{Argument, Launch, Memory, View, internal, number};
 use crate::error::{Error, Result};
+use crate::model::Gelu;
 use crate::quant::Format;
 
 /// `NllRow` of `kernels/nll.cu`: f64 nll, f32 top logit, i32 top.
@@ -62,6 +63,58 @@ pub(in crate::cuda) fn magnitude(x: Memory, len: usize, partial: Memory, n_block
     let arguments =
         vec![x.holds(len, 4, "weights")?, Argument::U64(len as u64), partial.holds(n_blocks as usize, 4, "magnitudes")?];
     Launch::new("magnitude", n_blocks.into(), arguments)
+}
+
+/// Rows with a mean of 0 and a variance of 1, times `gain`, plus `bias`, as halves with a power of two for each row.
+pub(in crate::cuda) fn layer_norm_f16(
+    x: View,
+    [gain, bias]: [Memory; 2],
+    eps: f32,
+    out: View,
+    row_scale: Memory,
+) -> Result<Launch> {
+    x.same_shape(out, "norm")?;
+    let [x_at, ld_x] = x.floats("input of a norm")?;
+    let [out_at, ld_out] = out.halves("output of a norm")?;
+    let arguments = vec![
+        x_at,
+        ld_x,
+        gain.holds(x.n_cols, 4, "gain")?,
+        bias.holds(x.n_cols, 4, "bias")?,
+        Argument::F32(eps),
+        number(x.n_cols)?,
+        out_at,
+        ld_out,
+        row_scale.holds(x.n_rows, 4, "scales of rows")?,
+    ];
+    Launch::new("layernorm_f16", x.n_rows as u64, arguments)
+}
+
+/// `gelu(gate) * up`, or without `up` `gelu(gate)`, as halves with a power of two for each row.
+pub(in crate::cuda) fn gelu(form: Gelu, gate: View, up: Option<View>, out: View, row_scale: Memory) -> Result<Launch> {
+    gate.same_shape(out, "gate and product")?;
+    let [gate_at, ld] = gate.floats("gate")?;
+    let mut up_at = Argument::Pointer(0);
+    if let Some(up) = up {
+        gate.same_shape(up, "gate and up")?;
+        let [at, ld_up] = up.floats("up")?;
+        if ld_up != ld {
+            return Err(internal("gate and up have different strides"));
+        }
+        up_at = at;
+    }
+    let [out_at, ld_out] = out.halves("gated rows")?;
+    let by_erf = Argument::U32((form == Gelu::Erf).into());
+    let scales = row_scale.holds(gate.n_rows, 4, "scales of rows")?;
+    let arguments = vec![gate_at, up_at, by_erf, ld, number(gate.n_cols)?, out_at, ld_out, scales];
+    Launch::new("gelu_f16", gate.n_rows as u64, arguments)
+}
+
+/// `x` becomes `cap * tanh(x * scale / cap)`, or without a cap `x * scale`.
+pub(in crate::cuda) fn scale_and_cap(x: View, scale: f32, cap: Option<f32>) -> Result<Launch> {
+    let [at, ld] = x.floats("scores")?;
+    let arguments = vec![at, ld, number(x.n_cols)?, Argument::F32(scale), Argument::F32(cap.unwrap_or(0.0))];
+    Launch::new("cap_rows_f32", x.n_rows as u64, arguments)
 }
 
 /// Rows over their root mean square, times `gain`, as halves with a power of two for each row.

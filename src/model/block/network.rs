@@ -2,7 +2,7 @@
 
 use crate::arch::describe::{self, Activation, Inner};
 use crate::error::Result;
-use crate::model::backend::Backend;
+use crate::model::backend::{Backend, Gelu};
 use crate::model::forward::{Network as Running, Observer, tap};
 use crate::model::layer::Linear;
 use crate::model::weights::{Catalog, Site, Slice};
@@ -75,10 +75,14 @@ impl<B: Backend> Running<'_, B> {
     /// `activation(gate) * up`, or `activation(up)`.
     pub(in crate::model) fn activate(&self, activation: Activation, gate: Option<&B::Rows>, up: &B::Rows) -> Result<B::Operand> {
         let backend = self.backend();
-        match (activation, gate) {
-            (Activation::Silu, Some(gate)) => backend.swiglu(gate, up),
-            (_, Some(gate)) => backend.gelu(gate, Some(up)),
-            (_, None) => backend.gelu(up, None),
+        let form = match activation {
+            Activation::Silu => return backend.swiglu(gate.expect("SiLU comes with a gate"), up),
+            Activation::GeluTanh => Gelu::Tanh,
+            Activation::GeluErf => Gelu::Erf,
+        };
+        match gate {
+            Some(gate) => backend.gelu(form, gate, Some(up)),
+            None => backend.gelu(form, up, None),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! exact, and `exp(r)` is a polynomial of degree 7 fitted to `|r| <= ln(2) / 2`. Within 1.1 units in the last place of the true value,
 //! subnormal results included; and the same bits at every level and on every machine, which no system's own function promises.
 
+use crate::model::backend::Gelu;
 use crate::simd::{F32x16, I32x16, Level, Simd, Task};
 
 /// `1.5 * 2^23`: adding it rounds to an integer, which the low bits of the sum then hold.
@@ -52,9 +53,9 @@ pub(super) fn swiglu(level: Level, gate: &mut [f32], up: &[f32]) {
     level.run(Gated { curve: Curve::Silu, gate, up });
 }
 
-/// `gate` becomes `gelu(gate) * up`, by the form with the hyperbolic tangent: `(1 + tanh(y)) / 2 = 1 / (1 + exp(-2 y))`.
-pub(super) fn geglu(level: Level, gate: &mut [f32], up: &[f32]) {
-    level.run(Gated { curve: Curve::Gelu, gate, up });
+/// `gate` becomes `gelu(gate) * up`.
+pub(super) fn geglu(level: Level, form: Gelu, gate: &mut [f32], up: &[f32]) {
+    level.run(Gated { curve: Curve::Gelu(form), gate, up });
 }
 
 /// Every `x` becomes `cap * tanh(x * scale / cap)`, without a cap `x * scale`.
@@ -92,7 +93,7 @@ impl Task for ScaleAndCap<'_> {
 #[derive(Clone, Copy)]
 enum Curve {
     Silu,
-    Gelu,
+    Gelu(Gelu),
 }
 
 /// Sixteen at a time; the last ones are filled up with zeros.
@@ -126,20 +127,56 @@ impl Task for Gated<'_> {
 fn gated_lanes<S: Simd>(simd: S, curve: Curve, gate: &mut [f32; 16], up: &[f32; 16]) {
     match curve {
         Curve::Silu => swiglu_lanes(simd, gate, up),
-        Curve::Gelu => geglu_lanes(simd, gate, up),
+        Curve::Gelu(form) => geglu_lanes(simd, form, gate, up),
     }
 }
 
 #[inline(always)]
-fn geglu_lanes<S: Simd>(simd: S, gate: &mut [f32; 16], up: &[f32; 16]) {
+fn geglu_lanes<S: Simd>(simd: S, form: Gelu, gate: &mut [f32; 16], up: &[f32; 16]) {
+    let g = F32x16::load(simd, gate);
+    let gelu = match form {
+        Gelu::Tanh => gelu_tanh(simd, g),
+        Gelu::Erf => gelu_erf(simd, g),
+    };
+    (gelu * F32x16::load(simd, up)).store(gate);
+}
+
+/// `(1 + tanh(y)) / 2 = 1 / (1 + exp(-2 y))`.
+#[inline(always)]
+fn gelu_tanh<S: Simd>(simd: S, g: F32x16<S>) -> F32x16<S> {
     /// `2 * sqrt(2 / pi)`, and 0.044715 times that.
     const LINEAR: f32 = 1.595_769_2;
     const CUBIC: f32 = 0.071_354_82;
     let number = |value: f32| F32x16::splat(simd, value);
-    let g = F32x16::load(simd, gate);
     let twice = g * (g * g).fma(number(CUBIC), number(LINEAR));
-    let gelu = g / (number(1.0) + exp(simd, -twice));
-    (gelu * F32x16::load(simd, up)).store(gate);
+    g / (number(1.0) + exp(simd, -twice))
+}
+
+/// `g * erfc(-g / sqrt(2)) / 2`, with `erfc(z) = t * exp(-z^2 + p(t))` and `t = 1 / (1 + z / 2)` for `z >= 0`: the approximation of Press
+/// et al., Numerical Recipes, whose relative error is 1.2e-7.
+#[inline(always)]
+fn gelu_erf<S: Simd>(simd: S, g: F32x16<S>) -> F32x16<S> {
+    const COEFFICIENTS: [f32; 9] = [
+        -0.822_152_23,
+        1.488_515_9,
+        -1.135_204,
+        0.278_868_07,
+        -0.186_288_06,
+        0.096_784_18,
+        0.374_091_96,
+        1.000_023_7,
+        -1.265_512_2,
+    ];
+    let number = |value: f32| F32x16::splat(simd, value);
+    let z = g.max(-g) * number(std::f32::consts::FRAC_1_SQRT_2);
+    let t = number(1.0) / z.fma(number(0.5), number(1.0));
+    let mut p = number(0.170_872_77);
+    for coefficient in COEFFICIENTS {
+        p = p.fma(t, number(coefficient));
+    }
+    let half_erfc = number(0.5) * t * exp(simd, (-z).fma(z, p));
+    let phi = g.lt(number(0.0)).select(half_erfc, number(1.0) - half_erfc);
+    g * phi
 }
 
 #[inline(always)]
@@ -203,27 +240,35 @@ mod tests {
         }
     }
 
+    /// `x * Phi(x)`, in f64.
+    fn gelu(form: Gelu, x: f64) -> f64 {
+        match form {
+            Gelu::Tanh => 0.5 * x * (1.0 + libm::tanh((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x))),
+            Gelu::Erf => 0.5 * x * libm::erfc(-x / std::f64::consts::SQRT_2),
+        }
+    }
+
     #[test]
     fn geglu_is_its_formula_for_every_length() {
-        for len in [1, 15, 16, 17, 64, 172] {
+        for (len, form) in [1, 15, 16, 17, 64, 172].into_iter().flat_map(|len| [(len, Gelu::Tanh), (len, Gelu::Erf)]) {
             let gate: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 6.0).collect();
             let up: Vec<f32> = (0..len).map(|i| (i as f32 * 0.11).cos()).collect();
             for level in Level::available() {
                 let mut found = gate.clone();
-                geglu(level, &mut found, &up);
+                geglu(level, form, &mut found, &up);
                 for i in 0..len {
-                    let g = f64::from(gate[i]);
-                    let tanh = libm::tanh((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044_715 * g * g * g));
-                    let truth = 0.5 * g * (1.0 + tanh) * f64::from(up[i]);
+                    let truth = gelu(form, gate[i].into()) * f64::from(up[i]);
                     // An exponent of up to 40 in f32 errs by its last bit.
                     assert!((f64::from(found[i]) - truth).abs() <= 4e-6 * truth.abs() + 1e-12, "{} of {len}", level.name());
                 }
             }
         }
         for (g, expected) in [(1e30, 1e30), (-1e30, 0.0), (0.0, 0.0)] {
-            let mut found = [g];
-            geglu(Level::detect(), &mut found, &[1.0]);
-            assert_eq!(found[0], expected);
+            for form in [Gelu::Tanh, Gelu::Erf] {
+                let mut found = [g];
+                geglu(Level::detect(), form, &mut found, &[1.0]);
+                assert_eq!(found[0], expected);
+            }
         }
     }
 

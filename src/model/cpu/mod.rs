@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::backend::{AttentionShape, Backend, Divergence, HeadForm, Heads, Matrix, Output, Places, Score, Span};
+use super::backend::{AttentionShape, Backend, Divergence, Gelu, HeadForm, Heads, Matrix, Output, Places, Score, Span};
 use crate::error::Result;
 use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
 use crate::simd::Level;
@@ -291,11 +291,11 @@ impl Backend for Cpu {
         Ok(rows.into())
     }
 
-    fn gelu(&self, gate: &Rows, up: Option<&Rows>) -> Result<Operand> {
+    fn gelu(&self, form: Gelu, gate: &Rows, up: Option<&Rows>) -> Result<Operand> {
         let ones = if up.is_none() { vec![1.0; gate.n_cols] } else { Vec::new() };
         let rows = self.fill_rows(gate.n_rows(), gate.n_cols, |index, row| {
             row.copy_from_slice(gate.row(index));
-            exp::geglu(self.level(), row, up.map_or(&ones, |up| up.row(index)));
+            exp::geglu(self.level(), form, row, up.map_or(&ones, |up| up.row(index)));
         })?;
         Ok(rows.into())
     }
