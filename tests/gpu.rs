@@ -8,6 +8,8 @@
 
 #[path = "gpu/disguise.rs"]
 mod disguise;
+#[path = "gpu/fallback.rs"]
+mod fallback;
 #[path = "gpu/layers.rs"]
 mod layers;
 #[path = "gpu/measure.rs"]

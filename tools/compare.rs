@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use ggforge::eval::divergence::{self, Compared, Comparison};
 use ggforge::eval::{Estimate, Windows};
-use ggforge::model::Backend;
+use ggforge::model::{Backend, Residency, Workload};
 use ggforge::report::page::{self, ComparedFile, Page};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text};
 use ggforge::source::TensorSource;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::device::Job;
 use crate::exit::{Failure, print};
-use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
+use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed, workload};
 use crate::page::PageOptions;
 use crate::terminal::fitted;
 use crate::{Run, Session, signals};
@@ -83,12 +83,15 @@ struct Comparing<'a> {
 impl Job for Comparing<'_> {
     type Output = (Comparison, f64);
 
-    fn run<B: Backend>(self, backend: &B) -> Result<(Comparison, f64), Failure> {
+    fn workload(&self) -> Result<Workload, Failure> {
+        workload(std::iter::once(self.base).chain(self.others), self.windows)
+    }
+
+    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<(Comparison, f64), Failure> {
         let Comparing { base, others, windows, session } = self;
-        let n_bytes = std::iter::once(base).chain(others).map(Loaded::file_bytes).sum();
-        let network = base.network(backend, windows, n_bytes)?;
+        let network = base.network(backend, windows, residency)?;
         base.warn_of_context(&network, windows);
-        let others = others.iter().map(|other| other.network(backend, windows, n_bytes)).collect::<Result<Vec<_>, Failure>>()?;
+        let others = others.iter().map(|other| other.network(backend, windows, residency)).collect::<Result<Vec<_>, Failure>>()?;
         // Nothing is written before everything is known, so signals end the process.
         let never = AtomicBool::new(false);
         Ok(timed("comparing", session, &never, |watch| divergence::measure(&network, &others, windows, watch))?)

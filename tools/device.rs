@@ -2,9 +2,10 @@
 
 use clap::Args;
 use ggforge::Error;
-use ggforge::cuda::{Cuda, Driver, Gpu, Products};
+use ggforge::cuda::{self, Cuda, Driver, Gpu, Products};
 use ggforge::matmul::Engine;
-use ggforge::model::{Activations, Backend, Cpu};
+use ggforge::model::{Activations, Backend, Cpu, Residency, Workload};
+use ggforge::report::printable;
 
 use crate::exit::{Failure, say};
 use crate::{Session, size};
@@ -43,8 +44,8 @@ fn wish(text: &str) -> Result<Wish, String> {
 pub enum Device {
     /// The CPU; with `auto`, the reason why no GPU can be used.
     Cpu { because: Option<String> },
-    /// A GPU, and how much of its memory may be used.
-    Cuda { gpu: Gpu, memory_bytes_max: Option<u64> },
+    /// A GPU.
+    Cuda(Gpu),
 }
 
 /// What a command does on a machine, whichever it is.
@@ -52,33 +53,67 @@ pub trait Job {
     /// What comes of it.
     type Output;
 
-    /// Does it.
+    /// What it will ask of a machine.
+    ///
+    /// # Errors
+    /// The command's, for what is known before a weight is read.
+    fn workload(&self) -> Result<Workload, Failure>;
+
+    /// Does it, on a machine that is ready for the workload, with the layers where they are best there.
     ///
     /// # Errors
     /// The command's.
-    fn run<B: Backend>(self, backend: &B) -> Result<Self::Output, Failure>;
+    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<Self::Output, Failure>;
 }
 
 impl DeviceOptions {
     /// Runs the job where the options say, and tells where that is, if it is not where one could expect.
     ///
     /// # Errors
-    /// `Gpu`, as [`DeviceOptions::choose`] and when the GPU does not start; `Usage` for rounded activations on a GPU; the job's.
+    /// `Gpu`, when `cuda` was asked for and cannot be used, or has too little memory; `Unsupported`, when it has not the operations;
+    /// `Usage` for rounded activations on it; the job's.
     pub fn run<J: Job>(&self, session: &Session, activations: Activations, job: J) -> Result<J::Output, Failure> {
-        let mut device = self.choose()?;
-        if activations != Activations::F32 && matches!(device, Device::Cuda { .. }) {
-            if self.device != Wish::Auto {
-                return Err(Error::usage("a GPU does not round activations; use --device cpu").into());
+        let products = products()?;
+        let on_cpu = |job: J, because: Option<String>| {
+            self.tell(session, &Device::Cpu { because });
+            let cpu = Cpu::new(Engine::detect(), session.n_threads(), activations)?;
+            let residency = cpu.prepare(&job.workload()?)?;
+            job.run(&cpu, residency)
+        };
+        let Some(gpus) = self.gpus() else { return on_cpu(job, None) };
+        // What is wrong with a model is wrong on any machine, so it is not taken for a lack of this one.
+        let ready = match gpus {
+            Ok(_) if activations != Activations::F32 => Err(match self.device {
+                Wish::Auto => Error::unsupported("a GPU does not round activations", "use --device cpu"),
+                _ => Error::usage("a GPU does not round activations; use --device cpu"),
+            }),
+            Ok(gpus) => ready(&gpus, self.gpu_memory, products, &job.workload()?),
+            Err(error) => Err(error),
+        };
+        match ready {
+            Ok((cuda, residency)) => {
+                self.tell(session, &Device::Cuda(cuda.gpu().clone()));
+                job.run(&cuda, residency)
             }
-            device = Device::Cpu { because: Some("a GPU does not round activations".to_owned()) };
+            Err(Error::Gpu { what, .. } | Error::Unsupported { what, .. }) if self.device == Wish::Auto => on_cpu(job, Some(what)),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    fn tell(&self, session: &Session, device: &Device) {
         if self.device == Wish::Auto && !session.quiet {
             say(&format!("{}\n", device.line()));
         }
-        match device {
-            Device::Cpu { .. } => job.run(&Cpu::new(Engine::detect(), session.n_threads(), activations)?),
-            Device::Cuda { gpu, memory_bytes_max } => job.run(&Cuda::open(&gpu, memory_bytes_max, Products::Best)?),
-        }
+    }
+
+    /// The GPUs that may be used, or why there is none; `None` where none is wanted.
+    fn gpus(&self) -> Option<Result<Vec<Gpu>, Error>> {
+        let ordinal = match self.device {
+            Wish::Cpu => return None,
+            Wish::Auto => None,
+            Wish::Cuda(ordinal) => ordinal,
+        };
+        Some(Driver::start().and_then(|driver| driver.usable(ordinal)))
     }
 
     /// Looks for what was asked for.
@@ -86,20 +121,52 @@ impl DeviceOptions {
     /// # Errors
     /// `Gpu`, when `cuda` was asked for and cannot be used.
     pub fn choose(&self) -> Result<Device, Error> {
-        let cuda = |ordinal| {
-            let gpu = Driver::start()?.choose(ordinal)?;
-            Ok(Device::Cuda { gpu, memory_bytes_max: self.gpu_memory })
-        };
-        match self.device {
-            Wish::Cpu => Ok(Device::Cpu { because: None }),
-            Wish::Cuda(ordinal) => cuda(ordinal),
-            Wish::Auto => cuda(None).or_else(|error: Error| match error {
-                Error::Gpu { what, .. } => Ok(Device::Cpu { because: Some(what) }),
-                other => Err(other),
-            }),
+        match self.gpus() {
+            None => Ok(Device::Cpu { because: None }),
+            Some(Ok(mut gpus)) => Ok(Device::Cuda(gpus.swap_remove(0))),
+            Some(Err(Error::Gpu { what, .. })) if self.device == Wish::Auto => Ok(Device::Cpu { because: Some(what) }),
+            Some(Err(error)) => Err(error),
         }
     }
 }
+
+/// The first of the GPUs that can do the work, ready for it, and where layers are best there.
+///
+/// # Errors
+/// `Unsupported`, when no GPU can; `Gpu`, when none of these has the memory or starts: why not the first.
+fn ready(gpus: &[Gpu], memory_bytes_max: Option<u64>, products: Products, workload: &Workload) -> Result<(Cuda, Residency), Error> {
+    workload.models.iter().try_for_each(cuda::check)?;
+    let mut first = None;
+    for gpu in gpus {
+        let ready = Cuda::open(gpu, memory_bytes_max, products).and_then(|cuda| {
+            let residency = cuda.prepare(workload)?;
+            Ok((cuda, residency))
+        });
+        match ready {
+            Err(error @ Error::Gpu { .. }) => first = first.or(Some(error)),
+            done => return done,
+        }
+    }
+    Err(first.expect("at least one GPU"))
+}
+
+/// Which kernels multiply, as the environment has it: the fastest, or those that every GPU has.
+///
+/// # Errors
+/// `Usage` for a word that means nothing.
+fn products() -> Result<Products, Error> {
+    match std::env::var_os(PRODUCTS) {
+        None => Ok(Products::Best),
+        Some(value) if value.is_empty() || value == "best" => Ok(Products::Best),
+        Some(value) if value == "portable" => Ok(Products::Portable),
+        Some(value) => {
+            Err(Error::usage(format!("{PRODUCTS} is {}; best or portable is needed", printable(value.as_encoded_bytes()))))
+        }
+    }
+}
+
+/// The environment variable that tells which kernels multiply.
+const PRODUCTS: &str = "GGFORGE_GPU_PRODUCTS";
 
 impl Device {
     /// The one line about what is used.
@@ -107,7 +174,7 @@ impl Device {
         match self {
             Device::Cpu { because: None } => "computing on the CPU".to_owned(),
             Device::Cpu { because: Some(why) } => format!("computing on the CPU: {why}"),
-            Device::Cuda { gpu, .. } => format!("computing on GPU {}: {}", gpu.ordinal, gpu.name),
+            Device::Cuda(gpu) => format!("computing on GPU {}: {}", gpu.ordinal, gpu.name),
         }
     }
 }

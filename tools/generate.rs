@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use ggforge::error::is_harmless;
 use ggforge::gguf::Model;
-use ggforge::model::{Activations, Backend, Generation, Hparams, Network, Residency, Sampler, Sampling};
+use ggforge::model::{Activations, Backend, Generation, Hparams, Needs, Network, Residency, Sampler, Sampling, Work, Workload};
 use ggforge::report::json_text;
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer};
 use serde_json::json;
@@ -99,9 +99,14 @@ struct Continuation<'a> {
 impl Job for Continuation<'_> {
     type Output = ();
 
-    fn run<B: Backend>(self, backend: &B) -> Result<(), Failure> {
+    fn workload(&self) -> Result<Workload, Failure> {
+        let needs = Needs::of(self.model, self.n_ctx).map_err(named(&self.arguments.model))?;
+        Ok(Workload { models: vec![needs], work: Work::Generation { n_prompt: self.prompt.len() } })
+    }
+
+    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<(), Failure> {
         let Continuation { arguments, session, model, tokenizer, prompt, n_ctx, sampler } = self;
-        let network = Network::open(backend, model, n_ctx, Residency::Resident).map_err(named(&arguments.model))?;
+        let network = Network::open(backend, model, n_ctx, residency).map_err(named(&arguments.model))?;
 
         let started = Instant::now();
         let mut generation = Generation::start(&network, &prompt, sampler)?;

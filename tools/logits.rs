@@ -8,7 +8,7 @@ use clap::Args;
 use ggforge::Error;
 use ggforge::eval::logits;
 use ggforge::gguf::Model;
-use ggforge::model::{Backend, Hparams, Network};
+use ggforge::model::{Backend, Hparams, Needs, Network, Residency, Work, Workload};
 use ggforge::pipeline::{self, Existing};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text, printable, shortened};
 use ggforge::source::TensorSource;
@@ -134,10 +134,14 @@ impl Job for Computing<'_> {
     /// `[n_last, n_vocab]`.
     type Output = Vec<f32>;
 
-    fn run<B: Backend>(self, backend: &B) -> Result<Vec<f32>, Failure> {
+    fn workload(&self) -> Result<Workload, Failure> {
+        let needs = Needs::of(self.model, self.tokens.len()).map_err(named(self.path))?;
+        Ok(Workload { models: vec![needs], work: Work::Evaluation { n_sequences: 1, n_scored: self.n_last } })
+    }
+
+    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<Vec<f32>, Failure> {
         let Computing { path, model, tokens, n_last, session, stop } = self;
-        let bytes_of_all = model.files().iter().map(|file| file.size_bytes()).sum();
-        let network = Network::open(backend, model, tokens.len(), backend.residency(bytes_of_all)).map_err(named(path))?;
+        let network = Network::open(backend, model, tokens.len(), residency).map_err(named(path))?;
         let computed = timed("computing", session, stop.flag(), |watch| logits::logits(&network, tokens, n_last, watch));
         let (values, _) = computed.map_err(|error| match (error, stop.signal()) {
             (Error::Interrupted, Some(signal)) => Failure::Signal(signal),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use ggforge::eval::{self, Cut, Progress, Watch, Windows};
 use ggforge::gguf::Model;
-use ggforge::model::{Activations, Backend, Hparams, Network};
+use ggforge::model::{Activations, Backend, Hparams, Needs, Network, Residency, Work, Workload};
 use ggforge::quant::bits_per_weight;
 use ggforge::report::printable;
 use ggforge::source::TensorSource;
@@ -95,14 +95,14 @@ impl Loaded {
         printable(self.path.as_os_str().as_encoded_bytes())
     }
 
-    /// Its network. Layers are in memory, or read from the file as they are needed: where the backend wants those of `bytes_of_all`.
+    /// Its network. Layers are in memory, or read from the file as they are needed.
     pub fn network<'a, B: Backend>(
         &'a self,
         backend: &'a B,
         windows: &Windows,
-        bytes_of_all: u64,
+        residency: Residency,
     ) -> Result<Network<'a, B>, Failure> {
-        Network::open(backend, &self.model, windows.ctx(), backend.residency(bytes_of_all)).map_err(named(&self.path))
+        Network::open(backend, &self.model, windows.ctx(), residency).map_err(named(&self.path))
     }
 
     /// Warns of a context that the model was not trained for.
@@ -148,6 +148,16 @@ pub fn warn_of_context(path: &Path, hparams: &Hparams, n_ctx: usize, asked: &str
     if n_ctx > trained {
         warn(&format!("{name}: trained for contexts of {trained} tokens, {asked}"));
     }
+}
+
+/// What it takes to run models over a text, side by side.
+///
+/// # Errors
+/// As [`Needs::of`].
+pub fn workload<'a>(models: impl IntoIterator<Item = &'a Loaded>, windows: &Windows) -> Result<Workload, Failure> {
+    let needs = |loaded: &Loaded| Needs::of(&loaded.model, windows.ctx()).map_err(named(&loaded.path));
+    let work = Work::Evaluation { n_sequences: windows.len(), n_scored: windows.scored().len() };
+    Ok(Workload { models: models.into_iter().map(needs).collect::<Result<_, Failure>>()?, work })
 }
 
 /// Runs a measurement under a progress bar; returns what it found and the seconds it took.

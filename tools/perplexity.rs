@@ -6,13 +6,13 @@ use std::sync::atomic::AtomicBool;
 use clap::Args;
 use ggforge::eval::Windows;
 use ggforge::eval::perplexity::{self, Perplexity as Measured};
-use ggforge::model::Backend;
+use ggforge::model::{Backend, Residency, Workload};
 use ggforge::report::json_text;
 use serde_json::json;
 
 use crate::device::Job;
 use crate::exit::{Failure, print};
-use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed};
+use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed, workload};
 use crate::{Run, Session, signals};
 
 /// Measure how well a model foretells a text
@@ -72,8 +72,12 @@ struct Measuring<'a> {
 impl Job for Measuring<'_> {
     type Output = (Measured, f64);
 
-    fn run<B: Backend>(self, backend: &B) -> Result<(Measured, f64), Failure> {
-        let network = self.loaded.network(backend, self.windows, self.loaded.file_bytes())?;
+    fn workload(&self) -> Result<Workload, Failure> {
+        workload([self.loaded], self.windows)
+    }
+
+    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<(Measured, f64), Failure> {
+        let network = self.loaded.network(backend, self.windows, residency)?;
         self.loaded.warn_of_context(&network, self.windows);
         // Signals end the process.
         let never = AtomicBool::new(false);

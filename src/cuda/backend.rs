@@ -8,30 +8,35 @@
 //! bits however little memory there is.
 
 mod attention;
-mod products;
-mod score;
+pub(super) mod products;
+pub(super) mod score;
 mod tables;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use zerocopy::IntoBytes;
 
+use super::can;
 use super::device::{Block, Device};
 use super::kernels::{self, Scaled, Selection, View};
 use super::probe::Gpu;
+use super::room::Room;
 use crate::error::{Error, Result};
 use crate::model::{
-    Accumulate, AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Hparams, LayerHparams, Matrix, Output,
-    Places, Residency, Score,
+    Accumulate, AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Matrix, Needs, Output, Places, Residency,
+    Score, Workload,
 };
 use crate::quant::Format;
 
 pub use attention::Pass;
+pub(super) use attention::splits_bytes_max;
 
 /// A GPU that runs models.
 pub struct Cuda {
     pub(super) device: Arc<Device>,
     products: Products,
+    /// What [`Backend::prepare`] found.
+    room: Mutex<Option<Room>>,
 }
 
 /// Which kernels multiply many rows.
@@ -83,16 +88,17 @@ pub struct Weight {
 }
 
 /// Activations of a batch: so many that a weight is used for thousands of tokens each time it is dequantized or sent.
-const BATCH_BYTES_MAX: usize = 4 << 30;
-const BATCH_TOKENS_MAX: usize = 16_384;
+pub(super) const BATCH_BYTES_MAX: usize = 4 << 30;
+pub(super) const BATCH_TOKENS_MAX: usize = 16_384;
 
 impl Cuda {
-    /// Takes hold of a GPU, and of its memory: at most `memory_bytes_max`, by default nearly all that is free.
+    /// Takes hold of a GPU. At most `memory_bytes_max` of its memory will be used, by default nearly all that is free; it is taken when
+    /// [`Backend::prepare`] tells how much is needed, or when it is.
     ///
     /// # Errors
     /// `Gpu`, when it does not start, its driver is too old for the kernels, or it has not that much memory.
     pub fn open(gpu: &Gpu, memory_bytes_max: Option<u64>, products: Products) -> Result<Cuda> {
-        Ok(Cuda { device: Device::open(gpu, memory_bytes_max)?, products })
+        Ok(Cuda { device: Device::open(gpu, memory_bytes_max)?, products, room: Mutex::new(None) })
     }
 
     /// The GPU.
@@ -116,6 +122,10 @@ impl Cuda {
     /// `Gpu`, when the device is lost.
     pub fn synchronize(&self) -> Result<()> {
         self.device.synchronize()
+    }
+
+    fn room(&self) -> MutexGuard<'_, Option<Room>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn new_rows(&self, n_rows: usize, n_cols: usize, form: Form) -> Result<Rows> {
@@ -226,23 +236,24 @@ impl Backend for Cuda {
     type Pass = Pass;
 
     fn batch_limits(&self) -> BatchLimits {
+        if let Some(room) = *self.room() {
+            return room.limits;
+        }
         let memory_bytes = usize::try_from(self.memory_bytes() / 4).unwrap_or(usize::MAX).min(BATCH_BYTES_MAX);
         BatchLimits { memory_bytes, n_tokens: BATCH_TOKENS_MAX }
     }
 
-    fn residency(&self, weights_bytes: u64) -> Residency {
-        if weights_bytes <= self.memory_bytes() / 2 { Residency::Resident } else { Residency::Streamed }
+    fn check(&self, needs: &Needs) -> Result<()> {
+        can::check(needs)
     }
 
-    fn check(&self, hparams: &Hparams) -> Result<()> {
-        let is_wide = |layer: &&LayerHparams| !kernels::has_heads(layer.key_dim);
-        match hparams.layers.iter().find(is_wide) {
-            None => Ok(()),
-            Some(layer) => Err(Error::unsupported(
-                format!("running {} with heads of {} on a GPU", hparams.family.name, layer.key_dim),
-                "multiples of 8 up to 512 are possible; --device cpu can",
-            )),
-        }
+    /// Takes the memory at once. What else turns out to be needed is taken when it is.
+    fn prepare(&self, workload: &Workload) -> Result<Residency> {
+        workload.models.iter().try_for_each(can::check)?;
+        let room = Room::within(workload, self.memory_bytes())?;
+        self.device.reserve(room.len_bytes, room.len_bytes_min)?;
+        *self.room() = Some(room);
+        Ok(room.residency)
     }
 
     fn rows(&self, n_rows: usize, n_cols: usize) -> Result<Rows> {

@@ -1,4 +1,4 @@
-//! A GPU at work: one allocation, one stream that computes, one that copies, and everything that is called on them.
+//! A GPU at work: its memory, one stream that computes, one that copies, and everything that is called on them.
 //!
 //! ```text
 //!   compute stream   | layer 0 ........ | layer 1 ........ | layer 2 ....
@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::sys::{self, CUevent_flags};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, LaunchConfig, PushKernelArg, result};
 
+use super::arenas::Arenas;
 use super::kernels::{Argument, Launch, Memory, TensorMap, View};
 use super::modules::Modules;
 use super::probe::{Driver, Gpu, failed, gpu};
@@ -39,8 +40,7 @@ pub(super) struct Device {
     small: Mutex<Staging>,
     /// For weights.
     large: Mutex<Staging>,
-    base: u64,
-    ranges: Mutex<Ranges<Arc<CudaEvent>>>,
+    arenas: Mutex<Arenas<Arc<CudaEvent>>>,
     /// Numbers the events that stand behind weights.
     serial: AtomicU64,
 }
@@ -49,8 +49,13 @@ pub(super) struct Device {
 pub(super) struct Block {
     device: Arc<Device>,
     memory: Memory,
+    /// Its place among the ranges.
+    at: u64,
     is_weight: bool,
 }
+
+/// What the copy stream has to wait for.
+type Fences = Vec<Fence<Arc<CudaEvent>>>;
 
 impl Block {
     pub(super) fn memory(&self) -> Memory {
@@ -61,7 +66,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let fence = if self.is_weight { self.device.now().map_or(Fence::Everything, |event| event) } else { Fence::Everything };
-        self.device.ranges().give(self.memory.at - self.device.base, self.memory.len_bytes, fence);
+        self.device.arenas().ranges.give(self.at, self.memory.len_bytes, fence);
     }
 }
 
@@ -69,18 +74,19 @@ impl Drop for Device {
     fn drop(&mut self) {
         // A failure has nobody left to act on it, and the process's end frees everything anyway.
         let _ = self.context.synchronize();
+        let _ = self.context.bind_to_thread();
         // SAFETY: every block holds the device, so none is left; nothing runs any more.
-        let _ = unsafe { result::free_sync(self.base) };
+        unsafe { self.arenas().free() };
     }
 }
 
 impl Device {
-    /// Takes hold of a GPU, and of at most `memory_bytes_max` of its memory.
+    /// Takes hold of a GPU, and may take at most `memory_bytes_max` of its memory.
     pub(super) fn open(chosen: &Gpu, memory_bytes_max: Option<u64>) -> Result<Arc<Device>> {
         let driver = Driver::start()?;
         let starts = |e| failed(&format!("GPU {}, {}, does not start", chosen.ordinal, chosen.name), e);
         let context = CudaContext::new(chosen.ordinal).map_err(starts)?;
-        // SAFETY: the buffers of this context are parts of one allocation, whose uses this module orders itself.
+        // SAFETY: the buffers of this context are parts of arenas, whose uses this module orders itself.
         unsafe { context.disable_event_tracking() };
         let modules = Modules::open(&context, chosen, driver)?;
         let compute = context.new_stream().map_err(starts)?;
@@ -96,10 +102,9 @@ impl Device {
             let what = format!("{} of GPU memory were asked for, but {} are free", decimal_bytes(len), decimal_bytes(free_bytes));
             return Err(gpu(what, "choose a smaller --gpu-memory, end what else uses the GPU, or use --device cpu"));
         }
-        let (base, ranges) = allocate(len, memory_bytes_max.is_none())?;
-        let ranges = Mutex::new(ranges);
+        let arenas = Mutex::new(Arenas::new(len));
         let (small, large, serial) = (Mutex::new(small), Mutex::new(large), AtomicU64::new(0));
-        Ok(Arc::new(Device { gpu: chosen.clone(), context, compute, copy, modules, small, large, base, ranges, serial }))
+        Ok(Arc::new(Device { gpu: chosen.clone(), context, compute, copy, modules, small, large, arenas, serial }))
     }
 
     pub(super) fn gpu(&self) -> &Gpu {
@@ -111,27 +116,56 @@ impl Device {
         self.modules.has_sm90()
     }
 
-    fn ranges(&self) -> MutexGuard<'_, Ranges<Arc<CudaEvent>>> {
-        self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    fn arenas(&self) -> MutexGuard<'_, Arenas<Arc<CudaEvent>>> {
+        self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes so much memory from the driver at once, at least the lesser.
+    pub(super) fn reserve(&self, len_bytes: u64, len_bytes_min: u64) -> Result<()> {
+        let reserve = || {
+            self.context.bind_to_thread()?;
+            self.arenas().reserve(len_bytes, len_bytes_min)
+        };
+        reserve().map_err(|e| failed(&format!("{} of GPU memory", decimal_bytes(len_bytes_min)), e))
     }
 
     /// Bytes that may be used, are used, and were used at most.
     pub(super) fn memory_bytes(&self) -> [u64; 3] {
-        let ranges = self.ranges();
-        [ranges.len(), ranges.used(), ranges.peak()]
+        let arenas = self.arenas();
+        [arenas.limit_bytes(), arenas.ranges.used(), arenas.ranges.peak()]
     }
 
     /// The longest piece that is free.
     pub(super) fn longest_free_bytes(&self) -> u64 {
-        self.ranges().longest()
+        self.arenas().longest()
     }
 
     /// Room for what computations write: `len_bytes`, which are anything.
     pub(super) fn room(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<Block> {
-        let mut ranges = self.ranges();
-        let taken = padded(len_bytes).and_then(|len| Some((ranges.take_low(len)?, len)));
-        let (at, len_bytes) = taken.ok_or_else(|| no_room(&ranges, len_bytes, what))?;
-        Ok(Block { device: self.clone(), memory: Memory { at: self.base + at, len_bytes }, is_weight: false })
+        let (block, _) = self.take(len_bytes, what, false, |ranges, len| Some((ranges.take_low(len)?, Vec::new())))?;
+        Ok(block)
+    }
+
+    /// A free part as `from` chooses it, if need be of memory that is taken from the driver for it.
+    fn take(
+        self: &Arc<Self>,
+        len_bytes: u64,
+        what: &str,
+        is_weight: bool,
+        from: impl Fn(&mut Ranges<Arc<CudaEvent>>, u64) -> Option<(u64, Fences)>,
+    ) -> Result<(Block, Fences)> {
+        let mut arenas = self.arenas();
+        let Some(len) = padded(len_bytes) else { return Err(no_room(&arenas, len_bytes, what)) };
+        let mut place = from(&mut arenas.ranges, len);
+        if place.is_none() {
+            let grown = self.context.bind_to_thread().and_then(|()| arenas.grow(len));
+            if grown.map_err(|e| failed(&format!("{} of GPU memory for {what}", decimal_bytes(len)), e))? {
+                place = from(&mut arenas.ranges, len);
+            }
+        }
+        let (at, fences) = place.ok_or_else(|| no_room(&arenas, len_bytes, what))?;
+        let memory = Memory { at: arenas.address(at), len_bytes: len };
+        Ok((Block { device: self.clone(), memory, at, is_weight }, fences))
     }
 
     /// Room for what the copy stream works with, and nobody else.
@@ -141,16 +175,13 @@ impl Device {
         Ok(block)
     }
 
-    fn high_room(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<(Block, Vec<Fence<Arc<CudaEvent>>>)> {
-        let mut ranges = self.ranges();
+    fn high_room(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<(Block, Fences)> {
         let is_past = |event: &Arc<CudaEvent>| event.is_complete();
-        let taken = padded(len_bytes).and_then(|len| Some((ranges.take_high(len, is_past)?, len)));
-        let ((at, fences), len_bytes) = taken.ok_or_else(|| no_room(&ranges, len_bytes, what))?;
-        Ok((Block { device: self.clone(), memory: Memory { at: self.base + at, len_bytes }, is_weight: true }, fences))
+        self.take(len_bytes, what, true, |ranges, len| ranges.take_high(len, is_past))
     }
 
     /// Lets the copy stream wait.
-    fn wait_for(&self, fences: Vec<Fence<Arc<CudaEvent>>>) -> Result<()> {
+    fn wait_for(&self, fences: Fences) -> Result<()> {
         for fence in fences {
             match fence {
                 Fence::Open => {}
@@ -307,22 +338,9 @@ impl Device {
     }
 }
 
-/// One allocation of `len` bytes; less, where less will do and memory is in pieces.
-fn allocate(len: u64, less_will_do: bool) -> Result<(u64, Ranges<Arc<CudaEvent>>)> {
-    let mut len = len;
-    loop {
-        let ranges = Ranges::new(len);
-        // SAFETY: plain memory, freed when the device is dropped.
-        match unsafe { result::malloc_sync(ranges.len() as usize) } {
-            Ok(base) => return Ok((base, ranges)),
-            Err(_) if less_will_do && len > 1 << 30 => len -= len / 8,
-            Err(error) => return Err(failed(&format!("{} of GPU memory", decimal_bytes(ranges.len())), error)),
-        }
-    }
-}
-
-fn no_room(ranges: &Ranges<Arc<CudaEvent>>, need_bytes: u64, what: &str) -> Error {
-    let [len, free, longest] = [ranges.len(), ranges.len() - ranges.used(), ranges.longest()].map(decimal_bytes);
+fn no_room(arenas: &Arenas<Arc<CudaEvent>>, need_bytes: u64, what: &str) -> Error {
+    let limit = arenas.limit_bytes();
+    let [len, free, longest] = [limit, limit - arenas.ranges.used(), arenas.longest()].map(decimal_bytes);
     let what = format!(
         "not enough GPU memory: {} for {what}; of {len} that may be used {free} are free, {longest} in one piece",
         decimal_bytes(need_bytes)

@@ -4,7 +4,9 @@
 //! ([`Driver::start`]), and the kernels lie compiled in the program. Every way in which a machine can lack a usable GPU is an
 //! [`Error::Gpu`](crate::Error::Gpu) that says what is missing and what to do; none is a panic.
 
+mod arenas;
 mod backend;
+mod can;
 mod device;
 mod images;
 mod kernels;
@@ -12,8 +14,10 @@ mod measure;
 mod modules;
 mod probe;
 mod ranges;
+mod room;
 mod staging;
 
 pub use backend::{Cuda, Operand, Products, Rows, Weight};
+pub use can::check;
 pub use measure::{Timed, Work};
 pub use probe::{Driver, FUNCTIONS, Gpu, capability_min};

@@ -121,24 +121,33 @@ impl Driver {
     /// # Errors
     /// `Gpu`, when there is none, or it is too old.
     pub fn choose(self, ordinal: Option<usize>) -> Result<Gpu> {
+        Ok(self.usable(ordinal)?.swap_remove(0))
+    }
+
+    /// The GPU of that number, or all that can be used; at least one.
+    ///
+    /// # Errors
+    /// As [`Driver::choose`].
+    pub fn usable(self, ordinal: Option<usize>) -> Result<Vec<Gpu>> {
         let mut gpus = self.gpus()?;
         let n_gpus = gpus.len();
         if n_gpus == 0 {
             return Err(gpu("no GPU was found", "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use --device cpu"));
         }
-        let at = ordinal.unwrap_or_else(|| gpus.iter().position(|gpu| gpu.capability >= capability_min()).unwrap_or(0));
-        if at >= n_gpus {
+        if let Some(at) = ordinal.filter(|at| *at >= n_gpus) {
             return Err(gpu(format!("there is no GPU {at}"), format!("0 to {} exist: see ggforge devices", n_gpus - 1)));
         }
-        let chosen = gpus.swap_remove(at);
-        if chosen.capability < capability_min() {
-            let (major, minor) = chosen.capability;
+        gpus.retain(|gpu| ordinal.is_none_or(|at| gpu.ordinal == at));
+        let first = gpus[0].clone();
+        gpus.retain(|gpu| gpu.capability >= capability_min());
+        if gpus.is_empty() {
+            let Gpu { ordinal, name, capability: (major, minor), .. } = first;
             return Err(gpu(
-                format!("GPU {at}, {}, has compute capability {major}.{minor}", chosen.name),
+                format!("GPU {ordinal}, {name}, has compute capability {major}.{minor}"),
                 "8.0 or newer is needed (Ampere, 2020); use --device cpu",
             ));
         }
-        Ok(chosen)
+        Ok(gpus)
     }
 }
 

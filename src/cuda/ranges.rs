@@ -1,9 +1,11 @@
-//! Which parts of the one allocation are free, and what must have happened before a free part is written again.
+//! Which parts of the device's memory are free, and what must have happened before a free part is written again.
 //!
 //! ```text
-//!   0                                                                        len
+//!   0                                                                        end
 //!   | activations, from below -> |   free   | free, fence | <- weights, from above |
 //! ```
+//!
+//! Memory that is added later begins behind a gap, so that nothing is ever given out that lies in two allocations.
 //!
 //! Work on the compute stream follows in order, so what it takes over from itself needs no fence. A weight is written by the copy
 //! stream: before it writes to a part that computations used, it must wait for them. Each free part therefore carries a fence, and
@@ -41,10 +43,13 @@ struct Part<E> {
     fence: Fence<E>,
 }
 
-/// The free ranges of `0..len`, in order and without overlap.
+/// The free ranges, in order and without overlap.
 #[derive(Debug)]
 pub(super) struct Ranges<E> {
     free: Vec<Part<E>>,
+    /// Where what is added begins.
+    end: u64,
+    /// Without the gaps.
     len: u64,
     used: u64,
     peak: u64,
@@ -59,9 +64,18 @@ struct Run {
 }
 
 impl<E: Clone> Ranges<E> {
-    pub(super) fn new(len: u64) -> Ranges<E> {
-        let len = len / ALIGNMENT * ALIGNMENT;
-        Ranges { free: vec![Part { at: 0, len, fence: Fence::Open }], len, used: 0, peak: 0 }
+    pub(super) fn new() -> Ranges<E> {
+        Ranges { free: Vec::new(), end: 0, len: 0, used: 0, peak: 0 }
+    }
+
+    /// Adds `len` bytes, whole units of the alignment; returns where they begin.
+    pub(super) fn grow(&mut self, len: u64) -> u64 {
+        assert!(len.is_multiple_of(ALIGNMENT), "whole units");
+        let at = self.end;
+        self.free.push(Part { at, len, fence: Fence::Open });
+        self.len += len;
+        self.end += len + ALIGNMENT;
+        at
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -197,9 +211,15 @@ mod tests {
         Fence::Event { serial, event: serial }
     }
 
+    fn ranges(len: u64) -> Ranges<u64> {
+        let mut ranges = Ranges::new();
+        assert_eq!(ranges.grow(len), 0);
+        ranges
+    }
+
     #[test]
     fn activations_lie_low_and_weights_high() {
-        let mut ranges = Ranges::<u64>::new(10 * UNIT + 17);
+        let mut ranges = ranges(10 * UNIT);
         assert_eq!(ranges.len(), 10 * UNIT);
         assert_eq!(ranges.take_low(2 * UNIT), Some(0));
         assert_eq!(ranges.take_high(3 * UNIT, |_| false), Some((7 * UNIT, vec![])));
@@ -214,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_weight_waits_for_those_who_used_its_place_and_nobody_else() {
-        let mut ranges = Ranges::<u64>::new(4 * UNIT);
+        let mut ranges = ranges(4 * UNIT);
         for _ in 0..4 {
             ranges.take_high(UNIT, |_| false).expect("room");
         }
@@ -235,7 +255,7 @@ mod tests {
 
     #[test]
     fn what_is_given_back_is_whole_again() {
-        let mut ranges = Ranges::<u64>::new(8 * UNIT);
+        let mut ranges = ranges(8 * UNIT);
         let low: Vec<u64> = (0..8).map(|_| ranges.take_low(UNIT).expect("room")).collect();
         for at in [3, 1, 0, 2, 7, 5, 6, 4] {
             ranges.give(low[at], UNIT, Fence::Everything);
@@ -244,11 +264,26 @@ mod tests {
         assert_eq!((ranges.longest(), ranges.used(), ranges.peak()), (8 * UNIT, 0, 8 * UNIT));
     }
 
+    #[test]
+    fn nothing_lies_in_two_allocations() {
+        let mut ranges = ranges(4 * UNIT);
+        assert_eq!(ranges.grow(3 * UNIT), 5 * UNIT);
+        assert_eq!((ranges.len(), ranges.longest()), (7 * UNIT, 4 * UNIT));
+        assert_eq!((ranges.take_low(5 * UNIT), ranges.take_high(5 * UNIT, |_| true)), (None, None));
+        assert_eq!(ranges.take_low(3 * UNIT), Some(0));
+        assert_eq!(ranges.take_low(2 * UNIT), Some(5 * UNIT));
+        assert_eq!(ranges.take_high(UNIT, |_| true), Some((7 * UNIT, vec![])));
+        for (at, len) in [(0, 3), (5, 2), (7, 1)] {
+            ranges.give(at * UNIT, len * UNIT, Fence::Open);
+        }
+        assert_eq!((ranges.free.len(), ranges.longest(), ranges.used()), (2, 4 * UNIT, 0));
+    }
+
     /// Against a map of every unit, over random calls.
     #[test]
     fn nothing_is_given_out_twice() {
         const UNITS: u64 = 40;
-        let mut ranges = Ranges::<u64>::new(UNITS * UNIT);
+        let mut ranges = ranges(UNITS * UNIT);
         let mut owners = vec![None; UNITS as usize];
         let mut held: Vec<(u64, u64)> = Vec::new();
         let mut random = 1u64;

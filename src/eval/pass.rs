@@ -91,20 +91,7 @@ pub(super) fn scored_states<B: Backend>(network: &Network<'_, B>, batch: &Batch,
 
 /// Windows that make a batch of a size that suits the model and the machine.
 pub(super) fn windows_per_batch<B: Backend>(network: &Network<'_, B>, windows: &Windows) -> usize {
-    let (hparams, limits) = (network.hparams(), network.backend().batch_limits());
-    let widest = hparams.layers.iter().map(|layer| {
-        let attention = (2 * layer.n_head + 2 * layer.n_head_kv) * layer.key_dim;
-        let feed_forward = match layer.experts {
-            None => 3 * layer.n_ff,
-            // What all experts read, and if all tokens choose one, its input and its result.
-            Some(experts) => 3 * hparams.n_embd + 3 * experts.n_ff.max(experts.n_ff_shared.unwrap_or(0)),
-        };
-        attention.max(feed_forward)
-    });
-    // The residual stream, its norm, and the widest of what comes between.
-    let floats_per_token = 2 * hparams.n_embd + widest.max().unwrap_or(0);
-    let tokens = (limits.memory_bytes / (floats_per_token * size_of::<f32>())).min(limits.n_tokens);
-    (tokens / windows.ctx()).max(1)
+    network.backend().batch_limits().n_sequences(network.hparams(), windows.ctx())
 }
 
 /// The error of a model that computes something that is not a number.

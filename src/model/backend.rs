@@ -14,6 +14,7 @@
 
 use std::ops::Range;
 
+use super::needs::{Needs, Workload, activations_per_token};
 use super::weights::Residency;
 use crate::arch::Hparams;
 use crate::error::Result;
@@ -36,20 +37,23 @@ pub trait Backend: Sync {
         BatchLimits { memory_bytes: 512 << 20, n_tokens: 4096 }
     }
 
-    /// Where the layers of models with so many bytes of weights are best during an evaluation: where weights are read from the file as
-    /// fast as they are used, there.
-    fn residency(&self, weights_bytes: u64) -> Residency {
-        let _ = weights_bytes;
-        Residency::Streamed
-    }
-
     /// Refuses a model that takes operations which this machine lacks.
     ///
     /// # Errors
     /// `Unsupported`, with a machine that can.
-    fn check(&self, hparams: &Hparams) -> Result<()> {
-        let _ = hparams;
+    fn check(&self, needs: &Needs) -> Result<()> {
+        let _ = needs;
         Ok(())
+    }
+
+    /// Makes ready for what is to be done, memory included, and returns where the layers of all its models are best: for an evaluation
+    /// in the file, where weights are read from there as fast as they are used.
+    ///
+    /// # Errors
+    /// As [`Backend::check`]; when there is not enough memory.
+    fn prepare(&self, workload: &Workload) -> Result<Residency> {
+        workload.models.iter().try_for_each(|needs| self.check(needs))?;
+        Ok(workload.work.residency())
     }
 
     /// Does `work`, a chain of many short operations, where it need not go to the machine and back for each of them.
@@ -288,6 +292,14 @@ pub struct BatchLimits {
     pub memory_bytes: usize,
     /// More tokens make nothing faster, and progress coarser.
     pub n_tokens: usize,
+}
+
+impl BatchLimits {
+    /// Sequences of `n_ctx` tokens that a model takes together: one at least.
+    pub fn n_sequences(&self, hparams: &Hparams, n_ctx: usize) -> usize {
+        let n_tokens = (self.memory_bytes / (activations_per_token(hparams) * size_of::<f32>())).min(self.n_tokens);
+        (n_tokens / n_ctx.max(1)).max(1)
+    }
 }
 
 /// A matrix as it lies in the file.

@@ -20,6 +20,7 @@ use std::thread;
 use super::backend::{Backend, Output, Places, Span};
 use super::block::Block;
 use super::layer::{Layer, Linear, Norm, Step};
+use super::needs::Needs;
 use super::weights::{Plan, ReadLayer, Residency, Slice};
 use crate::arch::describe::Positions;
 use crate::arch::{Hparams, LayerHparams, Rope};
@@ -145,8 +146,8 @@ impl<'a, B: Backend> Network<'a, B> {
         residency: Residency,
     ) -> Result<Network<'a, B>> {
         model.check_has_weights()?;
-        backend.check(&hparams)?;
         let plan = Plan::new(model, &hparams)?;
+        backend.check(&Needs::planned(&hparams, &plan, n_ctx))?;
         if n_ctx == 0 {
             return Err(Error::usage("a context of no tokens"));
         }

@@ -6,7 +6,7 @@ use super::sample::Sampler;
 use crate::error::{Error, Fault, Place, Result};
 
 /// Tokens of a prompt that go through the layers together: as fast as more, in less memory.
-const PROMPT_BATCH: usize = 512;
+pub(super) const PROMPT_BATCH: usize = 512;
 
 /// A text that is being continued.
 pub struct Generation<'n, 'a, B: Backend> {

@@ -10,6 +10,7 @@
 //!
 //! - [`Hparams`] are read from metadata alone and refuse what cannot be; what a family's layers do is data, `arch::family`.
 //! - [`Network`] holds the weights, or reads them layer by layer while it computes, and knows the order of the operations.
+//! - [`Needs`] says what a model asks of a machine before a weight is read, [`Workload`] what is asked of several.
 //! - [`Backend`] supplies the operations. The CPU backend, in f32, is the reference for every other.
 //!
 //! Knows nothing of texts, files of texts or perplexity: that is evaluation, above.
@@ -20,6 +21,7 @@ mod cpu;
 mod forward;
 mod generate;
 mod layer;
+mod needs;
 mod rope;
 mod sample;
 mod weights;
@@ -33,5 +35,6 @@ pub use backend::{
 pub use cpu::{Activations, Ceilings, Cpu};
 pub use forward::{Batch, Cache, Network, Observed, Observer};
 pub use generate::Generation;
+pub use needs::{MatrixShape, Needs, Operation, WeightBytes, Work, Workload, activations_per_token};
 pub use sample::{Sampler, Sampling};
 pub use weights::Residency;

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::backend::Matrix;
 use super::block::{Block, Stacked};
 use super::layer::{Layer, Linear, Norm, Step};
+use super::needs::MatrixShape;
 use crate::arch::describe::{self, Dim};
 use crate::arch::{Hparams, LayerHparams, RopeScaling};
 use crate::error::{Error, Fault, Place, Result};
@@ -83,6 +84,11 @@ impl<'a> Plan<'a> {
         };
         catalog.refuse_leftovers()?;
         Ok(plan)
+    }
+
+    /// What a matrix or vector will be.
+    pub fn shape(&self, slice: &Slice) -> MatrixShape {
+        MatrixShape { format: self.source.tensors()[slice.tensor].format, n_rows: slice.n_rows, n_cols: slice.n_cols }
     }
 
     /// Reads a matrix.

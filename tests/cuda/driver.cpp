@@ -8,15 +8,18 @@
 //   copies-first   copies and their kernels at once, computations when waited for: a weight that overwrites another too early shows
 //   copies-last    the other way round: a computation that does not wait for its weights shows
 //
-// Device memory starts as NaN, and every copy must lie in it. FAKE_CUDA_MEMORY is its size in MiB, FAKE_CUDA_CAPABILITY the compute
-// capability (8.0; from 9.0 on products go the way of wgmma and TMA). A mistake ends the process. FAKE_CUDA_LOG is a file to which every
-// launch, copy and fill is added as a line when it is asked for.
+// Device memory starts as NaN, and every copy must lie in it. FAKE_CUDA_MEMORY is its size in MiB, FAKE_CUDA_USED what others have of it,
+// FAKE_CUDA_CAPABILITY the compute capability (8.0; from 9.0 on products go the way of wgmma and TMA). With two numbers in FAKE_CUDA_USED
+// there are two GPUs. A mistake ends the process. FAKE_CUDA_LOG is a file to which every allocation, launch, copy and fill is added as a
+// line when it is asked for.
 
+#include <algorithm>
 #include <deque>
 #include <dlfcn.h>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <sstream>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,9 +120,33 @@ static size_t memory_bytes() {
     return bytes;
 }
 
+static thread_local void* current_context;
+
+struct Gpu {
+    size_t used = 0, allocated = 0;
+    size_t free() const { return memory_bytes() - std::min(memory_bytes(), used + allocated); }
+};
+
+static std::vector<Gpu>& gpus() {
+    static std::vector<Gpu> gpus = [] {
+        std::vector<Gpu> gpus;
+        std::stringstream used(setting("FAKE_CUDA_USED", "0"));
+        for (std::string mib; std::getline(used, mib, ',');) {
+            gpus.emplace_back();
+            gpus.back().used = strtoull(mib.c_str(), nullptr, 10) << 20;
+        }
+        return gpus;
+    }();
+    return gpus;
+}
+
+static Gpu& current_gpu() {
+    if (!current_context) fail("memory without a context");
+    return *(Gpu*)current_context;
+}
+
 // What lies outside of every allocation cannot be touched: kernels that do end the process.
 static std::map<u64, size_t> allocations;
-static size_t allocated;
 
 static void check_range(u64 at, size_t len, const char* what) {
     auto after = allocations.upper_bound(at);
@@ -163,15 +190,13 @@ struct Function {
     size_t shared_bytes_max = 48 << 10;
 };
 
-static thread_local void* current_context;
-
 extern "C" {
 
 int cuInit(unsigned) { return SUCCESS; }
 int cuDriverGetVersion(int* version) { return *version = 12040, SUCCESS; }
 
-int cuDeviceGetCount(int* n) { return *n = 1, SUCCESS; }
-int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal ? 101 : SUCCESS; }
+int cuDeviceGetCount(int* n) { return *n = (int)gpus().size(), SUCCESS; }
+int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal < (int)gpus().size() ? SUCCESS : 101; }
 int cuDeviceGetName(char* name, int len, int) { return snprintf(name, len, "CPU in disguise"), SUCCESS; }
 int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = memory_bytes(), SUCCESS; }
 
@@ -185,7 +210,7 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
     return SUCCESS;
 }
 
-int cuDevicePrimaryCtxRetain(void** context, int) { return *context = (void*)&allocations, SUCCESS; }
+int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = &gpus()[device], SUCCESS; }
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxGetCurrent(void** context) { return *context = current_context, SUCCESS; }
 int cuCtxSetCurrent(void* context) { return current_context = context, SUCCESS; }
@@ -199,18 +224,19 @@ int cuCtxSynchronize() {
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
     LOCKED;
     *total = memory_bytes();
-    *free_bytes = *total - allocated;
+    *free_bytes = current_gpu().free();
     return SUCCESS;
 }
 
 int cuMemAlloc_v2(u64* at, size_t len) {
     LOCKED;
-    if (len == 0 || len > memory_bytes() - allocated) return len ? OUT_OF_MEMORY : INVALID_VALUE;
+    if (len == 0 || len > current_gpu().free()) return len ? OUT_OF_MEMORY : INVALID_VALUE;
     void* memory = mmap(nullptr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return OUT_OF_MEMORY;
     memset(memory, 0xff, len);
     allocations[*at = (u64)memory] = len;
-    allocated += len;
+    current_gpu().allocated += len;
+    note("alloc " + std::to_string(len));
     return SUCCESS;
 }
 
@@ -220,7 +246,7 @@ int cuMemFree_v2(u64 at) {
     auto found = allocations.find(at);
     if (found == allocations.end()) fail("frees what was not allocated");
     munmap((void*)at, found->second);
-    allocated -= found->second;
+    current_gpu().allocated -= found->second;
     allocations.erase(found);
     return SUCCESS;
 }

@@ -52,6 +52,13 @@ pub fn disguise() -> Option<&'static Disguise> {
 }
 
 impl Disguise {
+    /// The program, with a GPU that is this CPU.
+    pub fn program(&self, arguments: &[&str]) -> Command {
+        let mut command = common::ggforge();
+        command.args(arguments).env("LD_LIBRARY_PATH", &self.folder).env(KERNELS, &self.kernels);
+        command
+    }
+
     /// This test binary again, running the tests of these names.
     pub fn child(&self, tests: &[&str]) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("a test binary"));
@@ -160,13 +167,8 @@ fn no_order_of_the_streams_and_no_memory_changes_a_bit() {
 fn the_program_runs_on_a_cpu_in_disguise() {
     let (Some(disguise), Some(folder)) = (disguise(), model_folder("stories260K")) else { return };
     let run = |arguments: &[&str], memory_mib: &str| {
-        let mut command = common::ggforge();
-        command
-            .args(arguments)
-            .env("LD_LIBRARY_PATH", &disguise.folder)
-            .env(KERNELS, &disguise.kernels)
-            .env("FAKE_CUDA_MEMORY", memory_mib);
-        String::from_utf8(common::succeeds(&mut command).stdout).expect("UTF-8")
+        let mut command = disguise.program(arguments);
+        String::from_utf8(common::succeeds(command.env("FAKE_CUDA_MEMORY", memory_mib)).stdout).expect("UTF-8")
     };
     let devices = run(&["devices"], "256");
     assert!(devices.contains("CPU in disguise") && devices.contains("computing on GPU 0"), "{devices}");

@@ -10,7 +10,7 @@ use ggforge::eval::Windows;
 use ggforge::eval::collect::{self, OutputLayer};
 use ggforge::gguf::Model;
 use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Imatrix as Matrix, Wanted};
-use ggforge::model::Backend;
+use ggforge::model::{Backend, Residency, Workload};
 use ggforge::pipeline;
 use ggforge::report::json_text;
 use ggforge::source::TensorSource;
@@ -20,7 +20,7 @@ use super::{describe, existing, experts, table, write};
 use crate::Session;
 use crate::device::Job;
 use crate::exit::{self, Failure};
-use crate::measuring::{Loaded, MachineOptions, TextOptions, speed, timed};
+use crate::measuring::{Loaded, MachineOptions, TextOptions, speed, timed, workload};
 use crate::signals::Stop;
 
 #[derive(Debug, Args)]
@@ -61,9 +61,13 @@ struct Collecting<'a> {
 impl Job for Collecting<'_> {
     type Output = (Matrix, f64);
 
-    fn run<B: Backend>(self, backend: &B) -> Result<(Matrix, f64), Failure> {
+    fn workload(&self) -> Result<Workload, Failure> {
+        workload([self.loaded], self.windows)
+    }
+
+    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<(Matrix, f64), Failure> {
         let Collecting { loaded, windows, output_layer, dataset, session } = self;
-        let network = loaded.network(backend, windows, loaded.file_bytes())?;
+        let network = loaded.network(backend, windows, residency)?;
         loaded.warn_of_context(&network, windows);
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
         let collected =

@@ -36,6 +36,12 @@ const SPLIT_QUERIES_MAX: usize = 16;
 /// Splits that one block merges for a row: more take it as long as another launch does.
 const MERGED_SPLITS_MAX: usize = 32;
 
+/// Bytes that attention to so many keys needs where they are split, at most.
+pub(in crate::cuda) fn splits_bytes_max(n_keys: usize, n_head: usize, head_dim: usize) -> u64 {
+    let n_rows = n_keys.div_ceil(SPLIT_LEN).saturating_mul(SPLIT_QUERIES_MAX);
+    (n_rows as u64).saturating_mul((n_head * (head_dim + 2)) as u64 * 4)
+}
+
 impl Pass {
     fn spans(&self) -> Memory {
         self.block.memory()

@@ -22,6 +22,27 @@ const HALVES_BYTES_MAX: u64 = 256 << 20;
 /// Runs are multiples of the largest tile.
 const RUN_ROWS: usize = 256;
 
+/// Bytes of a run of a matrix's rows as halves, where it is as short as can be.
+pub(in crate::cuda) fn halves_bytes_min(n_rows: usize, n_cols: usize) -> u64 {
+    halves_bytes(n_rows, n_cols, 0)
+}
+
+/// The same, where there is room for long ones.
+pub(in crate::cuda) fn halves_bytes_max(n_rows: usize, n_cols: usize) -> u64 {
+    halves_bytes(n_rows, n_cols, HALVES_BYTES_MAX)
+}
+
+fn halves_bytes(n_rows: usize, n_cols: usize, bytes_max: u64) -> u64 {
+    let k = operand_ld(n_cols);
+    (run_rows(k, bytes_max).min(n_rows) as u64).saturating_mul(k as u64 * 2)
+}
+
+/// Bytes to look for a matrix's largest weight.
+pub(in crate::cuda) fn looking_bytes(n_rows: usize, n_cols: usize) -> u64 {
+    let n_floats = (n_rows.min(magnitude_rows(n_cols)) as u64).saturating_mul(n_cols.next_multiple_of(4) as u64);
+    n_floats.saturating_mul(4).saturating_add(u64::from(MAGNITUDE_BLOCKS) * 4)
+}
+
 /// The power of two that brings `largest` to 2^14 .. 2^15, the upper end of halves; 1 where that makes no sense.
 fn scale_for(largest: f32) -> f32 {
     let exponent = (largest.to_bits() >> 23) as i32 - 127;
@@ -54,9 +75,8 @@ impl Cuda {
 
     /// Room to look for the largest weight: floats of a run of rows, and the largest of each block.
     fn magnitude_room(&self, n_rows: usize, n_cols: usize) -> Result<Block> {
-        let n_floats = n_rows.min(magnitude_rows(n_cols)) * n_cols.next_multiple_of(4);
         // Given out for the copy stream, so that it is not one that a computation still reads.
-        self.device.room_for_copy(bytes_of(&[n_floats, 4])? + u64::from(MAGNITUDE_BLOCKS) * 4, "looking at a weight")
+        self.device.room_for_copy(looking_bytes(n_rows, n_cols), "looking at a weight")
     }
 
     /// The largest magnitude among the weights, on the copy stream.

@@ -82,6 +82,11 @@ pub(in crate::cuda) fn has_heads(head_dim: usize) -> bool {
     head_dim.is_multiple_of(8) && entry(SPLIT_ENTRIES, head_dim).is_some()
 }
 
+/// True where a row can have so many of them, normalised and merged.
+pub(in crate::cuda) fn has_heads_in_a_row(n_heads: usize) -> bool {
+    n_heads <= NORMS_MAX && n_heads <= MERGED_HEADS_MAX
+}
+
 fn check_width(head_dim: usize) -> Result<()> {
     if has_heads(head_dim) {
         return Ok(());

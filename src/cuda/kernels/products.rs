@@ -99,6 +99,11 @@ pub(in crate::cuda) const fn gemv_rows_max() -> usize {
 /// Rows of a matrix that a block of `gemv` has.
 const GEMV_BLOCK_ROWS: u64 = 16;
 
+/// True where rows of so many weights are short enough for `gemv`.
+pub(in crate::cuda) fn has_row_of_blocks(format: Format, row_len: usize) -> bool {
+    format.row_bytes(row_len as u64).is_some_and(|row_bytes| row_bytes <= u64::from(u32::MAX) / GEMV_BLOCK_ROWS)
+}
+
 /// The product of up to eight rows with weights in blocks, which are unpacked on the way and not rounded.
 pub(in crate::cuda) fn gemv(format: Format, blocks: Memory, x: Scaled, adds: bool, out: View) -> Result<Launch> {
     let [batch, row_len, n_rows] = [x.values.n_rows, x.values.n_cols, out.n_cols];
@@ -107,7 +112,7 @@ pub(in crate::cuda) fn gemv(format: Format, blocks: Memory, x: Scaled, adds: boo
     }
     let at_most = [1, 8].into_iter().find(|&n| batch <= n).ok_or_else(|| internal(format!("gemv of {batch} rows")))?;
     let row_bytes = format.row_bytes(row_len as u64).ok_or_else(|| internal("a row of broken blocks"))?;
-    if row_bytes > u64::from(u32::MAX) / GEMV_BLOCK_ROWS {
+    if !has_row_of_blocks(format, row_len) {
         return Err(Error::unsupported(format!("a row of {row_len} weights on a GPU"), "use --device cpu"));
     }
     let [x_at, ldx] = x.values.halves("activations")?;

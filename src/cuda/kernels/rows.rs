@@ -32,9 +32,14 @@ pub(in crate::cuda) fn dequant_f16(from: Selection, out: View) -> Result<Launch>
     dequant("dequant_f16", from, out, [to, ld])
 }
 
+/// True where rows of so many weights can become floats: they are written four at a time.
+pub(in crate::cuda) fn has_float_rows(row_len: usize) -> bool {
+    row_len.is_multiple_of(4)
+}
+
 /// Rows of a matrix in blocks, as floats.
 pub(in crate::cuda) fn dequant_f32(from: Selection, out: View) -> Result<Launch> {
-    if !out.ld.is_multiple_of(4) {
+    if !has_float_rows(out.ld) {
         return Err(Error::unsupported(
             format!("a row of {} weights on a GPU", out.ld),
             "multiples of 4 are possible; use --device cpu",
