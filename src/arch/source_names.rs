@@ -61,9 +61,9 @@ impl Renaming {
         let Renaming { root, found, .. } = self;
         Some(match found.is_empty() {
             true => {
-                format!("names of tensors begin without {root:?}, as of a model without its head; they are read as if they had it")
+                format!("names of tensors begin without {root:?}; they are read as if they had it")
             }
-            false => format!("names of tensors begin with {found:?} instead of {root:?}; they are read as if they did not"),
+            false => format!("names of tensors begin with {found:?} instead of {root:?}; they are read as if they began with that"),
         })
     }
 }
