@@ -10,7 +10,7 @@
 
 #ifdef HOST_SHIM
 #include "shim.h"
-#define DEVICE inline
+#define DEVICE inline __attribute__((always_inline))
 #else
 #define DEVICE __device__ __forceinline__
 #endif

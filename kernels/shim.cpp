@@ -70,9 +70,9 @@ struct Fiber {
     std::vector<std::vector<Copy>> copies;
 };
 
-// Where fibers meet.
+// Where fibers meet: those from `first` on.
 struct Meeting {
-    u32 expected, arrived = 0, turn = 0;
+    u32 first, expected, arrived = 0, turn = 0;
 };
 
 struct Warp {
@@ -126,6 +126,7 @@ static void wait(Meeting& meeting) {
     if (++meeting.arrived == meeting.expected) {
         meeting.arrived = 0;
         meeting.turn++;
+        banks_meet(meeting.first, meeting.first + meeting.expected);
         return;
     }
     sleep_while(&meeting.turn, turn);
@@ -176,10 +177,11 @@ static void run_block(bool backwards) {
     sm90_begin_block();
     // A NaN as half and as float.
     memset(shared_bytes, 0xff, shared_size);
-    block_meeting = Meeting{n_fibers};
-    warps.assign((n_fibers + 31) / 32, Warp{Meeting{0}, {}});
+    block_meeting = Meeting{0, n_fibers};
+    warps.clear();
     for (u32 i = 0; i < n_fibers; i++) {
-        warps[i / 32].meeting.expected++;
+        if (i % 32 == 0) warps.push_back(Warp{Meeting{i, 0}, {}});
+        warps.back().meeting.expected++;
         Fiber* fiber = fibers[i];
         fiber->is_done = false;
         fiber->turn = nullptr;
@@ -196,6 +198,7 @@ static void run_block(bool backwards) {
         for (u32 i = 0; i < n_fibers; i++) live |= !fibers[i]->is_done;
         if (live && !ran && !sm90_make_progress()) fail("waits for threads that ended or wait elsewhere");
     }
+    banks_meet(0, n_fibers);
     sm90_end_block();
 }
 
@@ -239,6 +242,7 @@ bool is_shared(const void* at, size_t n_bytes) {
 
 void copy_async(void* to, const void* from, bool valid) {
     if ((u64)to % 16 || (valid && (u64)from % 16)) fail("copies 16 bytes from or to where they are not aligned");
+    note_access(__builtin_return_address(0), to, 16, true);
     current->copies.back().push_back({to, from, valid});
     if (valid) memset(to, 0xff, 16); // until it is waited for
 }
@@ -259,6 +263,7 @@ u16 half_of(u64 word, u32 at) { return (u16)(word >> (16 * at)); }
 
 void load_matrices(u32 (&words)[4], const void* row, bool transposed) {
     if ((u64)row % 16 || !is_shared(row, 16)) fail("loads a matrix from outside shared memory or where it is not aligned");
+    note_access(__builtin_return_address(0), row, 16, false);
     u64 given = (u64)row;
     auto& rows = meet(&given, 1);
     for (u32 i = 0; i < 4; i++) {
@@ -348,6 +353,7 @@ extern "C" bool shim_launch(const char* name, const unsigned* grid, const unsign
         fibers[i]->number = i;
         fibers[i]->thread = {i % block[0], i / block[0] % block[1], i / block[0] / block[1]};
     }
+    banks_begin_launch(n_fibers);
     for (u32 z = 0; z < grid[2]; z++)
         for (u32 y = 0; y < grid[1]; y++)
             for (u32 x = 0; x < grid[0]; x++) {

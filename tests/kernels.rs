@@ -2,6 +2,8 @@
 
 #[path = "kernels/attention.rs"]
 mod attention;
+#[path = "kernels/banks.rs"]
+mod banks;
 mod common;
 #[path = "kernels/formats.rs"]
 mod formats;

@@ -139,6 +139,9 @@ fn launches_are_documented() {
     let kernels = shim.kernels();
     for kernel in &kernels {
         let format = formats().filter(|format| kernel.contains(&format!("_{format}"))).max_by_key(|format| format.name().len());
+        if kernel == "probe" {
+            continue; // of these tests only
+        }
         let mut entry = kernel.replace("_128x128_", "_<TILE>_").replace("_128x256_", "_<TILE>_");
         if let Some(format) = format {
             entry = entry.replace(&format!("_{format}"), "_<FORMAT>");

@@ -31,6 +31,8 @@ type EncodeTensorMap = unsafe extern "C" fn(
     c_int,
     c_int,
 ) -> c_int;
+type CountConflicts = unsafe extern "C" fn(bool);
+type ReadConflicts = unsafe extern "C" fn(*mut [Conflicts; 2]);
 type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, usize, *mut *mut c_void, c_int) -> bool;
 
 /// The kernels, compiled for the CPU.
@@ -38,7 +40,48 @@ pub struct Shim {
     name: Name,
     launch: Launch,
     encode_tensor_map: EncodeTensorMap,
+    count_conflicts: CountConflicts,
+    read_conflicts: ReadConflicts,
+    path: PathBuf,
     _library: Library,
+}
+
+/// What happened at a kernel's loads from shared memory, or its stores there, warp by warp (`kernels/shim_banks.cpp`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Conflicts {
+    /// Loads or stores of a warp.
+    pub n_instructions: u64,
+    /// How often all banks were served for them.
+    pub n_passes: u64,
+    /// How often without conflicts.
+    pub n_passes_least: u64,
+    /// The most passes of what could have been one.
+    pub ways_max: u64,
+    /// Of which a lane had so many bytes,
+    pub worst_bytes: u64,
+    /// at this place of the library: `addr2line -e`.
+    pub worst_site: u64,
+}
+
+/// Ways in which a kernel's loads from shared memory, and its stores, may meet in banks: what they do now, and no more.
+fn ways_max(kernel: &str) -> [u64; 2] {
+    let (family, format) = kernel.split_once('_').unwrap_or((kernel, ""));
+    let format = format.trim_start_matches("f32_").trim_start_matches("f16_").trim_end_matches("_1").trim_end_matches("_8");
+    match (family, format) {
+        ("dequant" | "gemv", "F32") => [32, 2],
+        ("dequant" | "gemv", "F16" | "BF16") => [16, 2],
+        ("dequant", "MXFP4") => [3, 1],
+        ("dequant", _) => [2, 1],
+        // Once for a piece: scales, of sixteen rows at once. And once in the end: sums of several rows of x.
+        ("gemv", _) => [4, 4],
+        ("attn", _) => [1, 2],
+        // Whose conflicts are meant.
+        ("probe", _) => [32, 1],
+        ("nll", _) => [1, 2],
+        ("kld", _) => [1, 3],
+        _ => [1, 1],
+    }
 }
 
 /// `None`, with a word about it, where there is no g++.
@@ -50,12 +93,12 @@ pub fn shim() -> Option<&'static Shim> {
 /// The host library, compiled anew when a source or the compiler changed.
 pub fn build() -> PathBuf {
     let kernels = common::root().join("kernels");
+    let probe = common::root().join("tests/kernels/probe.cu");
     let mut hash = DefaultHasher::new();
     common::succeeds(Command::new("g++").arg("--version")).stdout.hash(&mut hash);
-    for folder in [kernels.clone(), kernels.join("block")] {
-        for path in files(&folder).iter().filter(|path| path.is_file()) {
-            std::fs::read(path).expect("a readable source").hash(&mut hash);
-        }
+    let all = [files(&kernels), files(&kernels.join("block")), vec![probe.clone()]].concat();
+    for path in all.iter().filter(|path| path.is_file()) {
+        std::fs::read(path).expect("a readable source").hash(&mut hash);
     }
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kernels");
     std::fs::create_dir_all(&target).expect("a folder below target");
@@ -63,8 +106,8 @@ pub fn build() -> PathBuf {
     if library.exists() {
         return library;
     }
-    let sources: Vec<PathBuf> =
-        files(&kernels).into_iter().filter(|path| path.extension().is_some_and(|e| e == "cu" || e == "cpp")).collect();
+    let is_source = |path: &PathBuf| path.extension().is_some_and(|e| e == "cu" || e == "cpp");
+    let sources: Vec<PathBuf> = files(&kernels).into_iter().filter(is_source).chain([probe]).collect();
     let work = tempfile::tempdir_in(&target).expect("a folder below target");
     let objects: Vec<PathBuf> = std::thread::scope(|scope| {
         let workers: Vec<_> = sources.iter().map(|source| scope.spawn(|| compile(source, work.path()))).collect();
@@ -85,9 +128,19 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 fn compile(source: &Path, folder: &Path) -> PathBuf {
     const OPTIONS: &[&str] =
-        &["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-DHOST_SHIM"];
+        &["-std=c++17", "-fPIC", "-g1", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-DHOST_SHIM"];
+    /// Kernels tell `shim_banks.cpp` of every access to memory, as wide as the source says: no optimization takes structs apart or puts
+    /// bytes together.
+    const OPTIONS_OF_KERNELS: &[&str] = &["-O1", "-fsanitize=thread", "-fno-tree-sra", "-Wno-psabi"];
+    let is_kernel = source.extension().is_some_and(|e| e == "cu");
     let object = folder.join(source.file_stem().expect("a named source")).with_extension("o");
-    common::succeeds(Command::new("g++").args(OPTIONS).args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(&object));
+    let mut compiler = Command::new("g++");
+    compiler.args(OPTIONS).arg("-I").arg(common::root().join("kernels")).args(if is_kernel {
+        OPTIONS_OF_KERNELS
+    } else {
+        &["-O2"]
+    });
+    common::succeeds(compiler.args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(&object));
     object
 }
 
@@ -99,7 +152,10 @@ impl Shim {
             let launch = *library.get::<Launch>(b"shim_launch\0").expect("shim_launch");
             let name = *library.get::<Name>(b"shim_kernel\0").expect("shim_kernel");
             let encode_tensor_map = *library.get::<EncodeTensorMap>(b"shim_encode_tensor_map\0").expect("shim_encode_tensor_map");
-            Shim { name, launch, encode_tensor_map, _library: library }
+            let count_conflicts = *library.get::<CountConflicts>(b"shim_count_conflicts\0").expect("shim_count_conflicts");
+            let read_conflicts = *library.get::<ReadConflicts>(b"shim_conflicts\0").expect("shim_conflicts");
+            let path = path.to_owned();
+            Shim { name, launch, encode_tensor_map, count_conflicts, read_conflicts, path, _library: library }
         }
     }
 
@@ -141,11 +197,26 @@ impl Shim {
         map
     }
 
-    /// Runs `kernel` to its end, in both orders of threads.
+    /// Bank conflicts of the launches in `body`: of loads, and of stores.
+    fn conflicts(&self, body: impl FnOnce()) -> [Conflicts; 2] {
+        let mut conflicts = [Conflicts::default(); 2];
+        // SAFETY: the count is kept by thread.
+        unsafe { (self.count_conflicts)(true) };
+        body();
+        // SAFETY: the array is as shim_banks.cpp writes it.
+        unsafe {
+            (self.read_conflicts)(&mut conflicts);
+            (self.count_conflicts)(false);
+        }
+        conflicts
+    }
+
+    /// Runs `kernel` to its end, in both orders of threads. Returns its bank conflicts: of loads, and of stores.
     #[track_caller]
-    pub fn launch(&self, kernel: &str, grid: &[u32], block: u32, shared_bytes: usize, arguments: &[Argument]) {
+    pub fn launch(&self, kernel: &str, grid: &[u32], block: u32, shared_bytes: usize, arguments: &[Argument]) -> [Conflicts; 2] {
         let before: Vec<Option<Vec<u8>>> = arguments.iter().map(Argument::contents).collect();
-        self.run(kernel, grid, block, shared_bytes, arguments, 0);
+        let conflicts = self.conflicts(|| self.run(kernel, grid, block, shared_bytes, arguments, 0));
+        self.check_conflicts(kernel, &conflicts);
         let forwards: Vec<Option<Vec<u8>>> = arguments.iter().map(Argument::contents).collect();
         for (argument, bytes) in arguments.iter().zip(&before) {
             argument.restore(bytes.as_deref());
@@ -154,6 +225,21 @@ impl Shim {
         for (i, (argument, forwards)) in arguments.iter().zip(&forwards).enumerate() {
             assert!(argument.contents() == *forwards, "{kernel}: argument {i} depends on the order in which threads run");
             argument.check_guards(kernel, i);
+        }
+        conflicts
+    }
+
+    #[track_caller]
+    fn check_conflicts(&self, kernel: &str, conflicts: &[Conflicts; 2]) {
+        for (what, found, allowed) in [("load", conflicts[0], ways_max(kernel)[0]), ("store", conflicts[1], ways_max(kernel)[1])] {
+            assert!(
+                found.ways_max <= allowed,
+                "{kernel}: a {what} of {} bytes a lane meets in banks {} ways, where {allowed} are allowed; addr2line -e {} {:#x}",
+                found.worst_bytes,
+                found.ways_max,
+                self.path.display(),
+                found.worst_site
+            );
         }
     }
 
