@@ -61,6 +61,14 @@ DEVICE u32 as_bits(float x) {
 #endif
 }
 
+// The same number, which the compiler keeps in its register instead of making it again where it is used.
+DEVICE float kept(float x) {
+#ifndef HOST_SHIM
+    asm volatile("" : "+f"(x));
+#endif
+    return x;
+}
+
 DEVICE float infinity() { return as_float(0x7f800000); }
 
 DEVICE float to_f32(half x) {

@@ -1,12 +1,14 @@
 // Blocks -> floats: w[row, :] of a quantized tensor as f32 or fp16.
 //
-// A warp takes a piece of up to 1024 weights of one row: raw bytes to shared memory (stage.cuh), a sub-block of 32 weights unpacked by
+// A warp takes a piece of up to 1024 weights of one row. Of blocks: raw bytes to shared memory (stage.cuh), a sub-block of 32 weights unpacked by
 // each lane, the results turned round through the same shared memory, so that the warp stores 512 neighbouring bytes at a time.
 //
 //     raw row   |block|block|block|...            16-byte copies, asynchronous
 //     lane l    32 weights of sub-block l         in registers
 //     shared    [32 lanes][4 or 8 chunks]         chunk q of lane l lies at q ^ f(l): no two lanes of a store meet in a bank
 //     out row   chunk 0, 1, 2, ...                16 bytes per lane
+//
+// Plain floats come and go straight: a lane reads the weights of which it stores 16 bytes.
 //
 // Bound by memory: Q4_K reads 0.56 and writes 2 bytes per weight.
 
@@ -29,7 +31,7 @@ struct Piece {
     }
 };
 
-// The lane's 32 weights, times `scale`, as 16-byte chunks in shared memory.
+// Weights, times `scale`, as 16-byte chunks, of which a lane has so many; and where they lie in shared memory.
 template <class T>
 struct Chunks;
 
@@ -37,7 +39,7 @@ template <>
 struct Chunks<float> {
     static constexpr u32 PER_LANE = 8, LEN = 4;
     DEVICE static u32 place(u32 lane, u32 q) { return lane * PER_LANE + (q ^ lane % 8); }
-    DEVICE static Chunk make(const float (&w)[32], u32 q, float scale) {
+    DEVICE static Chunk make(const float* w, u32 q, float scale) {
         Chunk chunk;
         for (u32 i = 0; i < 4; i++) chunk.words[i] = as_bits(w[4 * q + i] * scale);
         return chunk;
@@ -48,41 +50,80 @@ template <>
 struct Chunks<half> {
     static constexpr u32 PER_LANE = 4, LEN = 8;
     DEVICE static u32 place(u32 lane, u32 q) { return lane * PER_LANE + (q ^ lane / 2 % 4); }
-    DEVICE static Chunk make(const float (&w)[32], u32 q, float scale) {
+    DEVICE static Chunk make(const float* w, u32 q, float scale) {
         Chunk chunk;
         for (u32 i = 0; i < 4; i++) chunk.words[i] = pack_f16(w[8 * q + 2 * i] * scale, w[8 * q + 2 * i + 1] * scale);
         return chunk;
     }
 };
 
-// blocks: [.., row_len] in Format; rows: [n_rows], or null for 0, 1, ..; out: [n_rows, ld], of which columns row_len .. ld become 0.
+// A piece of a row of blocks to a row of the result, with zeros to `ld`.
 template <class Format, class T>
-DEVICE void dequantize(const u8* blocks, const i32* rows, u32 n_rows, u32 row_len, float scale, T* out, u32 ld) {
+DEVICE void unpack(const u8* row, u32 first, u32 row_len, float scale, T* to, u32 ld, u32 warp, u32 lane) {
     constexpr u32 OUT_BYTES = PIECE_LEN * sizeof(T);
     __shared__ __align__(16) u8 shared[DEQUANT_WARPS][Stage<Format>::BYTES > OUT_BYTES ? Stage<Format>::BYTES : OUT_BYTES];
-    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    Piece at(n_rows, row_len, warp);
-    if (!at.exists) return;
-
-    u64 row = rows ? (u64)rows[at.row] : at.row;
-    const u8* piece = Stage<Format>::copy(blocks + row * Stage<Format>::row_bytes(row_len), at.first, row_len, shared[warp], lane);
+    Stage<Format>::copy(row, first, row_len, shared[warp], lane);
     copy_commit();
     copy_wait<0>();
     __syncwarp();
 
     float w[32];
-    Stage<Format>::unpack(piece, lane, at.first + 32 * lane, row_len, w);
+    Stage<Format>::unpack(shared[warp], row, first, row_len, lane, w);
     __syncwarp();
     Chunk* chunks = (Chunk*)shared[warp];
     for (u32 q = 0; q < Chunks<T>::PER_LANE; q++) chunks[Chunks<T>::place(lane, q)] = Chunks<T>::make(w, q, scale);
     __syncwarp();
 
-    T* to = out + (u64)at.row * ld + at.first;
     for (u32 i = 0; i < Chunks<T>::PER_LANE; i++) {
-        u32 c = i * WARP + lane, start = c * Chunks<T>::LEN;
-        if (at.first + start < ld) {
-            *(Chunk*)(to + start) = chunks[Chunks<T>::place(c / Chunks<T>::PER_LANE, c % Chunks<T>::PER_LANE)];
+        u32 c = i * WARP + lane, column = first + c * Chunks<T>::LEN;
+        if (column < ld) *(Chunk*)(to + column) = chunks[Chunks<T>::place(c / Chunks<T>::PER_LANE, c % Chunks<T>::PER_LANE)];
+    }
+}
+
+// The same of plain floats.
+template <class Format, class T>
+DEVICE void convert(const u8* row, u32 first, u32 row_len, float scale, T* to, u32 ld, u32 lane) {
+    constexpr u32 PER_LANE = Chunks<T>::PER_LANE, LEN = Chunks<T>::LEN, WORDS = LEN * Format::N_BYTES / 4;
+    struct alignas(WORDS > 4 ? 16 : 4 * WORDS) Words {
+        u32 words[WORDS];
+    };
+    // All are on their way before the first is used.
+    Words all[PER_LANE] = {};
+    bool by_chunks = is_read_by_chunks(row, row_len);
+#pragma unroll
+    for (u32 i = 0; i < PER_LANE; i++) {
+        u32 column = first + (i * WARP + lane) * LEN;
+        if (by_chunks && column < row_len) all[i] = *(const Words*)(row + (u64)column * Format::N_BYTES);
+    }
+#pragma unroll
+    for (u32 i = 0; i < PER_LANE; i++) {
+        u32 column = first + (i * WARP + lane) * LEN;
+        if (!by_chunks) {
+#pragma unroll
+            for (u32 j = 0; j < LEN; j++) {
+                u32 bits = column + j < row_len ? plain_bits<Format>(row, column + j) : 0;
+                all[i].words[j * Format::N_BYTES / 4] |= bits << (j * Format::N_BYTES % 4 * 8);
+            }
         }
+        float w[LEN];
+#pragma unroll
+        for (u32 j = 0; j < LEN; j++) w[j] = Format::weight(all[i].words, j);
+        if (column < ld) *(Chunk*)(to + column) = Chunks<T>::make(w, 0, scale);
+    }
+}
+
+// blocks: [.., row_len] in Format; rows: [n_rows], or null for 0, 1, ..; out: [n_rows, ld], of which columns row_len .. ld become 0.
+template <class Format, class T>
+DEVICE void dequantize(const u8* blocks, const i32* rows, u32 n_rows, u32 row_len, float scale, T* out, u32 ld) {
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    Piece at(n_rows, row_len, warp);
+    if (!at.exists) return;
+    const u8* row = blocks + (rows ? (u64)rows[at.row] : at.row) * Stage<Format>::row_bytes(row_len);
+    T* to = out + (u64)at.row * ld;
+    if constexpr (__is_base_of(PlainFloats, Format)) {
+        convert<Format>(row, at.first, row_len, scale, to, ld, lane);
+    } else {
+        unpack<Format>(row, at.first, row_len, scale, to, ld, warp, lane);
     }
 }
 

@@ -1,4 +1,4 @@
-// y[i, row] = sum_k w[row, k] * x[i, k] for one to eight rows of x, straight from quantized blocks: text generation.
+// y[i, row] = sum_k w[row, k] * x[i, k] for few rows of x, straight from quantized blocks: text generation.
 //
 // Bound by reading the blocks once, so what counts is instructions for a weight, and bytes on their way. Raw bytes come to shared memory
 // by 16 bytes, several stages ahead. Formats of levels and factors are multiplied by tensor cores (gemv_levels.cuh), others by
@@ -8,7 +8,8 @@
 #include "gemv_weights.cuh"
 
 template <class Format, u32 BATCH>
-DEVICE void gemv(const GemvWork& work) {
+DEVICE void gemv(const GemvWork& launch) {
+    GemvWork work = launch.of_block();
     if constexpr (HAS_LEVELS<Format>) {
         gemv_levels<Format, BATCH>(work);
     } else {
@@ -16,8 +17,8 @@ DEVICE void gemv(const GemvWork& work) {
     }
 }
 
-// gemv_<FORMAT>_1 for one row of x, gemv_<FORMAT>_8 for up to eight
-//   grid   ceil(n_rows / 16)    block 128
+// gemv_<FORMAT>_1 for one row of x, gemv_<FORMAT>_8 for any number
+//   grid   ceil(n_rows / 16) * ceil(batch / 8)    block 128
 //   blocks readable between the 16-byte boundaries around them; x: [batch, ldx] halves, 16-byte aligned rows, zeros from row_len to
 //   the next multiple of 8; y: [batch, ldy]; row_scale [batch] may be null
 #define INSTANCE_OF(FORMAT, BATCH)                                                                                          \

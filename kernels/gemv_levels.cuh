@@ -226,7 +226,7 @@ template <class Format, u32 BATCH>
 DEVICE void gemv_levels(const GemvWork& work) {
     typedef GemvLevels<Format, BATCH> Levels;
     __shared__ typename Levels::Shared shared[GEMV_WARPS];
-    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, first_row = blockIdx.x * GEMV_ROWS;
+    u32 warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, first_row = work.first_row;
     float sums[2][Levels::COLUMNS] = {};
     Levels{work, shared[warp], warp, lane, first_row}.run(sums);
 #pragma unroll

@@ -133,25 +133,32 @@ DEVICE void products_are_done(float (&c)[LEN]) {
 #define SUMS_4(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define SUMS_16(i) SUMS_4(i), SUMS_4(i + 4), SUMS_4(i + 8), SUMS_4(i + 12)
 #define SUMS_32(i) SUMS_16(i), SUMS_16(i + 16)
+#define NAMES_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_64 NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+                          "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NAMES_128 NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "       \
+                           "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "         \
+                           "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+                           "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+// Added to c, neither operand negated, both with k as their inner dimension.
+#define WGMMA(COLUMNS, NAMES, A, B) \
+    "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k16.f32.f16.f16 {" NAMES "}, " A ", " B ", 1, 1, 1, 0, 0;"
 
-// c[64, 256] += a[64, 16] * b[256, 16]^T, by the 128 threads of a warpgroup. Warp w has rows 16 w .. 16 w + 15: with g = lane / 4 and
-// t = 2 * (lane % 4), c[4 j], c[4 j + 1] are columns 8 j + t and the next of row g, c[4 j + 2], c[4 j + 3] those of row g + 8.
-DEVICE void wgmma_64x256x16(float (&c)[128], u64 a, u64 b) {
+// c[64, 2 * LEN] += a[64, 16] * b[2 * LEN, 16]^T, by the 128 threads of a warpgroup; 64, 128 or 256 columns. Warp w has rows
+// 16 w .. 16 w + 15: with g = lane / 4 and t = 2 * (lane % 4), c[4 j], c[4 j + 1] are columns 8 j + t and the next of row g, c[4 j + 2],
+// c[4 j + 3] those of row g + 8.
+template <u32 LEN>
+DEVICE void wgmma(float (&c)[LEN], u64 a, u64 b) {
+    static_assert(LEN == 32 || LEN == 64 || LEN == 128, "a shape that is written below");
 #ifdef HOST_SHIM
-    shim::wgmma_64x256x16(c, a, b);
+    shim::wgmma(c, LEN, a, b);
 #else
-    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 "
-                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-                 "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-                 "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-                 "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-                 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
-                 "%128, %129, 1, 1, 1, 0, 0;" // added to c, neither operand negated, both with k as their inner dimension
-                 : SUMS_32(0), SUMS_32(32), SUMS_32(64), SUMS_32(96)
-                 : "l"(a), "l"(b));
+    if constexpr (LEN == 32) asm volatile(WGMMA(64, NAMES_32, "%32", "%33") : SUMS_32(0) : "l"(a), "l"(b));
+    if constexpr (LEN == 64) asm volatile(WGMMA(128, NAMES_64, "%64", "%65") : SUMS_32(0), SUMS_32(32) : "l"(a), "l"(b));
+    if constexpr (LEN == 128) {
+        asm volatile(WGMMA(256, NAMES_128, "%128", "%129") : SUMS_32(0), SUMS_32(32), SUMS_32(64), SUMS_32(96) : "l"(a), "l"(b));
+    }
 #endif
 }
 

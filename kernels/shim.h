@@ -51,7 +51,7 @@ void barrier_expect(void* barrier, u32 n_bytes);
 void barrier_arrive(void* barrier);
 void barrier_wait(void* barrier, u32 parity);
 void copy_box(void* to, const void* map, u32 column, u32 row, void* barrier);
-void wgmma_64x256x16(float (&c)[128], u64 a, u64 b);
+void wgmma(float* c, u32 n_sums, u64 a, u64 b);
 void products_fence();
 void products_commit();
 void products_wait(u32 groups_left);

@@ -176,6 +176,7 @@ static const float* operand(u64 descriptor, u32 n_rows) {
 
 struct Product {
     float* c;
+    u32 n_sums; // of a thread: half the number of columns
     u64 a, b;
 };
 
@@ -186,6 +187,7 @@ struct Sums {
     bool is_fenced = false;
     // What the sums were when a product was last given or done.
     float* c = nullptr;
+    u32 n_sums = 0;
     float values[128];
     u32 registers = 0;
 };
@@ -204,19 +206,20 @@ static Sums& own_sums() {
     return all_sums[thread_number()];
 }
 
-static void remember(Sums& sums, float* c) {
-    sums.c = c;
-    memcpy(sums.values, c, sizeof sums.values);
+static void remember(Sums& sums, const Product& product) {
+    sums.c = product.c;
+    sums.n_sums = product.n_sums;
+    memcpy(sums.values, sums.c, 4 * sums.n_sums);
 }
 
-static bool is_remembered(const Sums& sums) { return !memcmp(sums.values, sums.c, sizeof sums.values); }
+static bool is_remembered(const Sums& sums) { return !memcmp(sums.values, sums.c, 4 * sums.n_sums); }
 
 // Thread l of warp w has rows 16 w + l/4 and the eighth after it, of columns 8 j + l%4*2 and the next. Products are exact, the sum of 17
 // numbers is rounded once.
 static void perform(const Product& product) {
     u32 warp = thread_number() / 32 % 4, g = lane() / 4, t = lane() % 4 * 2;
-    const float *a = operand(product.a, 64) + 16 * (16 * warp + g), *b = operand(product.b, 256) + 16 * t;
-    for (u32 j = 0; j < 32; j++) {
+    const float *a = operand(product.a, 64) + 16 * (16 * warp + g), *b = operand(product.b, 2 * product.n_sums) + 16 * t;
+    for (u32 j = 0; j < product.n_sums / 4; j++) {
         for (u32 i = 0; i < 4; i++) {
             const float *row = a + i / 2 * 8 * 16, *column = b + (8 * j + i % 2) * 16;
             double sum = product.c[4 * j + i];
@@ -228,22 +231,24 @@ static void perform(const Product& product) {
 
 void products_fence() { own_sums().is_fenced = true; }
 
-void wgmma_64x256x16(float (&c)[128], u64 a, u64 b) {
+void wgmma(float* c, u32 n_sums, u64 a, u64 b) {
     Sums& sums = own_sums();
+    const Product product{c, n_sums, a, b};
     if (thread_count() % 128) fail("multiplies in a block that is no whole number of warpgroups");
     if (sums.c && !sums.groups.back().empty() && !is_remembered(sums)) fail("wrote to sums under way");
     if ((sums.c != c || !is_remembered(sums)) && !sums.is_fenced) fail("multiplies into registers without a fence after their last use");
     auto& given = products[thread_number() / 128];
-    if (sums.n_products == given.size()) given.push_back({c, a, b});
-    if (given[sums.n_products].a != a || given[sums.n_products].b != b) fail("multiplies other operands than its warpgroup");
+    if (sums.n_products == given.size()) given.push_back(product);
+    const Product& of_others = given[sums.n_products];
+    if (of_others.a != a || of_others.b != b || of_others.n_sums != n_sums) fail("multiplies other operands than its warpgroup");
     sums.n_products++;
     sums.is_fenced = false;
     if (is_backwards()) {
-        sums.groups.back().push_back({c, a, b});
+        sums.groups.back().push_back(product);
     } else {
-        perform({c, a, b});
+        perform(product);
     }
-    remember(sums, c);
+    remember(sums, product);
 }
 
 void products_commit() { own_sums().groups.push_back({}); }
@@ -254,7 +259,7 @@ void products_wait(u32 groups_left) {
         if (!sums.groups[0].empty() && !is_remembered(sums)) fail("wrote to sums under way");
         for (auto& product : sums.groups[0]) {
             perform(product);
-            remember(sums, product.c);
+            remember(sums, product);
         }
         sums.groups.pop_front();
     }

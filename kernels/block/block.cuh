@@ -1,18 +1,18 @@
 // What the block formats share. A format is a struct with the fields of its twin in src/quant, and
 //
-//   LEN    weights per block; plain floats count 32 as a block, of which a row's last may be a part
+//   LEN    weights per block
 //   BYTES  bytes per block
 //   unpack(block, sub, w)   the 32 weights w of sub-block `sub`, 0 <= sub < LEN/32
 //
 // `block` points into shared or global memory, aligned as the block's place in a file allows. The weights are bit for bit those of
 // `Format::dequantize`: the same multiplications and additions in the same order, none fused.
 //
-// Integers become floats four at a time, byte by byte of a word.
+// Plain floats are no blocks (plain.cuh). Integers become floats four at a time, byte by byte of a word.
 #pragma once
 
 #include "../common.cuh"
 
-// A format whose rows may end within a sub-block of 32.
+// A format whose weights lie in memory one by one.
 struct PlainFloats {};
 
 // Byte i of a word.

@@ -16,8 +16,8 @@ const SHAPE: (usize, usize) = (16, 4096);
 /// gets worse; kernels/NOTES.md has the table in words.
 #[rustfmt::skip]
 const PERCENT_MAX: [(Format, [u64; 4]); 28] = [
-    (Format::F32, [875, 1134, 1286, 558]),
-    (Format::F16, [529, 700, 932, 488]),
+    (Format::F32, [0, 0, 100, 100]),
+    (Format::F16, [0, 0, 100, 100]),
     (Format::Q4_0, [149, 164, 110, 112]),
     (Format::Q4_1, [100, 100, 108, 111]),
     (Format::Q5_0, [149, 164, 103, 104]),
@@ -37,7 +37,7 @@ const PERCENT_MAX: [(Format, [u64; 4]); 28] = [
     (Format::IQ2_S, [111, 118, 142, 126]),
     (Format::IQ4_XS, [148, 162, 109, 111]),
     (Format::IQ1_M, [105, 108, 122, 121]),
-    (Format::BF16, [529, 700, 932, 488]),
+    (Format::BF16, [0, 0, 100, 100]),
     (Format::TQ1_0, [107, 110, 130, 125]),
     (Format::TQ2_0, [100, 100, 104, 106]),
     (Format::MXFP4, [214, 236, 107, 108]),
@@ -70,7 +70,9 @@ fn gemv(shim: &Shim, format: Format, batch: usize) -> [Conflicts; 2] {
 fn banks_are_met_no_more_often_than_recorded() {
     let Some(shim) = shim() else { return };
     let percent = |[loads, stores]: [Conflicts; 2]| {
-        assert!(loads.n_instructions > 0 && stores.n_instructions > 0, "accesses are counted");
+        if loads.n_instructions + stores.n_instructions == 0 {
+            return 0;
+        }
         (100 * (loads.n_passes + stores.n_passes)).div_ceil(loads.n_passes_least + stores.n_passes_least)
     };
     let mut worse = Vec::new();
@@ -83,6 +85,9 @@ fn banks_are_met_no_more_often_than_recorded() {
         ]
         .map(percent);
         println!("(Format::{format}, {found:?}),");
+        // Plain floats go straight from memory to memory.
+        let n_counted = found.iter().filter(|percent| **percent > 0).count();
+        assert_eq!(n_counted, if format.block_len() == 1 { 2 } else { 4 }, "{format}: accesses are counted");
         let (_, allowed) = PERCENT_MAX.iter().find(|(of, _)| *of == format).expect("a line in PERCENT_MAX");
         if found.iter().zip(allowed).any(|(found, allowed)| *found > allowed + COMPILER_PERCENT) {
             worse.push(format!("{format}: {found:?} instead of {allowed:?}"));

@@ -142,7 +142,7 @@ fn launches_are_documented() {
         if kernel == "probe" {
             continue; // of these tests only
         }
-        let mut entry = kernel.replace("_128x128_", "_<TILE>_").replace("_128x256_", "_<TILE>_");
+        let mut entry = ["128x128", "128x256", "64x64"].iter().fold(kernel.clone(), |entry, tile| entry.replace(tile, "<TILE>"));
         if let Some(format) = format {
             entry = entry.replace(&format!("_{format}"), "_<FORMAT>");
         }

@@ -41,29 +41,34 @@ fn dot(a: &Halves, i: usize, b: &Halves, j: usize, k: usize) -> (f64, f64) {
 
 struct Gemm {
     tile: &'static str,
-    tile_columns: usize,
+    rows: usize,
+    columns: usize,
     block: u32,
     shared_bytes: usize,
     /// Blocks, where they take one tile after another: as many as a GPU has multiprocessors.
     blocks: Option<u32>,
 }
 
-const GEMMS: [Gemm; 4] = [
-    Gemm { tile: "128x128", tile_columns: 128, block: 128, shared_bytes: 65536, blocks: None },
-    Gemm { tile: "128x256", tile_columns: 256, block: 256, shared_bytes: 98304, blocks: None },
-    Gemm { tile: "sm90", tile_columns: 256, block: 384, shared_bytes: 197_632, blocks: Some(1) },
-    Gemm { tile: "sm90", tile_columns: 256, block: 384, shared_bytes: 197_632, blocks: Some(132) },
+#[rustfmt::skip]
+const GEMMS: [Gemm; 7] = [
+    Gemm { tile: "128x256", rows: 128, columns: 256, block: 256, shared_bytes: 98_304, blocks: None },
+    Gemm { tile: "128x128", rows: 128, columns: 128, block: 128, shared_bytes: 65_536, blocks: None },
+    Gemm { tile: "64x64", rows: 64, columns: 64, block: 128, shared_bytes: 49_152, blocks: None },
+    Gemm { tile: "sm90_128x256", rows: 128, columns: 256, block: 384, shared_bytes: 197_632, blocks: Some(1) },
+    Gemm { tile: "sm90_128x256", rows: 128, columns: 256, block: 384, shared_bytes: 197_632, blocks: Some(132) },
+    Gemm { tile: "sm90_128x128", rows: 128, columns: 128, block: 384, shared_bytes: 197_632, blocks: Some(2) },
+    Gemm { tile: "sm90_64x64", rows: 64, columns: 64, block: 256, shared_bytes: 132_096, blocks: Some(5) },
 ];
 
 impl Gemm {
     fn grid(&self, m: usize, n: usize) -> u32 {
-        let tiles = (m.div_ceil(128) * n.div_ceil(self.tile_columns)) as u32;
+        let tiles = (m.div_ceil(self.rows) * n.div_ceil(self.columns)) as u32;
         self.blocks.map_or(tiles, |blocks| blocks.min(tiles))
     }
 
     /// Both factors, as the kernel wants them: maps, or addresses and strides.
     fn takes_maps(&self) -> bool {
-        self.tile == "sm90"
+        self.tile.starts_with("sm90")
     }
 }
 
@@ -83,47 +88,90 @@ fn powers_of_two(n: usize) -> Vec<f32> {
 #[test]
 fn gemm_equals_f64() {
     let Some(shim) = shim() else { return };
-    for gemm in &GEMMS {
-        for (case, (m, n, k)) in SHAPES.into_iter().enumerate() {
-            check_gemm(shim, gemm, m, n, k, case % 2 == 0);
+    for (case, (m, n, k)) in SHAPES.into_iter().enumerate() {
+        for adds in [false, true] {
+            let product = Product::new(m, n, k, case % 2 == 0, adds);
+            for takes_maps in [false, true] {
+                let mut first = None;
+                for gemm in GEMMS.iter().filter(|gemm| gemm.takes_maps() == takes_maps) {
+                    product.has_the_bits_of(&mut first, product.run(shim, gemm), gemm);
+                }
+            }
         }
     }
 }
 
-fn check_gemm(shim: &Shim, gemm: &Gemm, m: usize, n: usize, k: usize, scaled: bool) {
-    let mut paint = Paint::new((m * 1000 + n * 10 + k) as u64);
-    let (a, b) = (Halves::random(m, k, padded(k), &mut paint), Halves::random(n, k, padded(k), &mut paint));
-    let row_scale = powers_of_two(m);
-    let (alpha, ldc) = (0.25f32, n.next_multiple_of(2));
-    let before = paint.weights(m * ldc, Paint::gaussian);
-    let (a_on, b_on, scale_on) = (Buffer::new(&a.values), Buffer::new(&b.values), Buffer::new(&row_scale));
-    let grid = gemm.grid(m, n);
-    let maps = [shim.tensor_map(&a_on, m, k, a.ld, 128), shim.tensor_map(&b_on, n, k, b.ld, 256)];
-    for add in [false, true] {
-        let c = Buffer::new(&before);
-        let scales = if scaled { Argument::Buffer(&scale_on) } else { NULL };
+struct Product {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Halves,
+    b: Halves,
+    row_scale: Option<Vec<f32>>,
+    adds: bool,
+    ldc: usize,
+    before: Vec<f32>,
+    expected: Vec<f64>,
+    bounds: Vec<f64>,
+}
+
+impl Product {
+    const ALPHA: f32 = 0.25;
+
+    fn new(m: usize, n: usize, k: usize, scaled: bool, adds: bool) -> Product {
+        let mut paint = Paint::new((m * 1000 + n * 10 + k) as u64);
+        let (a, b) = (Halves::random(m, k, padded(k), &mut paint), Halves::random(n, k, padded(k), &mut paint));
+        let (row_scale, ldc) = (scaled.then(|| powers_of_two(m)), n.next_multiple_of(2));
+        let before = paint.weights(m * ldc, Paint::gaussian);
+        let (mut expected, mut bounds) = (Vec::new(), Vec::new());
+        for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+            let (sum, magnitudes) = dot(&a, i, &b, j, k);
+            let scale = f64::from(Product::ALPHA) * row_scale.as_ref().map_or(1.0, |scales| f64::from(scales[i]));
+            let old = if adds { f64::from(before[i * ldc + j]) } else { 0.0 };
+            expected.push(sum * scale + old);
+            bounds.push(SUM_ERROR * (magnitudes * scale + old.abs()));
+        }
+        Product { m, n, k, a, b, row_scale, adds, ldc, before, expected, bounds }
+    }
+
+    fn run(&self, shim: &Shim, gemm: &Gemm) -> Vec<f32> {
+        let Product { m, n, k, a, b, ldc, .. } = self;
+        let c = Buffer::new(&self.before);
+        let (a_on, b_on) = (Buffer::new(&a.values), Buffer::new(&b.values));
+        let scales = self.row_scale.as_ref().map(|scales| Buffer::new(scales));
+        let maps = [(&a_on, *m, a.ld, gemm.rows), (&b_on, *n, b.ld, gemm.columns)]
+            .map(|(halves, n_rows, ld, box_rows)| shim.tensor_map(halves, n_rows, *k, ld, box_rows as u32));
         let mut arguments = match gemm.takes_maps() {
             true => Vec::from(arguments![&maps[0], &maps[1]]),
             false => Vec::from(arguments![&a_on, &b_on, a.ld, b.ld]),
         };
-        arguments.extend(arguments![&c, scales, m, n, k, ldc, alpha]);
-        let kernel = format!("gemm_{}_{}", gemm.tile, if add { "add" } else { "store" });
-        shim.launch(&kernel, &[grid], gemm.block, gemm.shared_bytes, &arguments);
-        let c = c.to_vec();
+        let scales = scales.as_ref().map_or(NULL, |scales| Argument::Buffer(scales));
+        arguments.extend(arguments![&c, scales, *m, *n, *k, *ldc, Product::ALPHA]);
+        shim.launch(&self.kernel(gemm), &[gemm.grid(*m, *n)], gemm.block, gemm.shared_bytes, &arguments);
+        c.to_vec()
+    }
+
+    fn kernel(&self, gemm: &Gemm) -> String {
+        format!("gemm_{}_{}", gemm.tile, if self.adds { "add" } else { "store" })
+    }
+
+    /// The first of the kernels is near f64, the others have its bits: an element's sum goes through k in the same order in every tile.
+    fn has_the_bits_of(&self, first: &mut Option<Vec<f32>>, c: Vec<f32>, gemm: &Gemm) {
+        let Product { m, n, k, ldc, .. } = *self;
+        let what = format!("{} {m}x{n}x{k}", self.kernel(gemm));
+        if let Some(first) = first {
+            let same = c.iter().zip(&*first).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{what}: other bits than those of another tile");
+            return;
+        }
         for (i, row) in c.chunks(ldc).enumerate() {
             for (j, &got) in row[..n].iter().enumerate() {
-                let (sum, magnitudes) = dot(&a, i, &b, j, k);
-                let scale = f64::from(alpha) * if scaled { f64::from(row_scale[i]) } else { 1.0 };
-                let old = if add { f64::from(before[i * ldc + j]) } else { 0.0 };
-                let bound = SUM_ERROR * (magnitudes * scale + old.abs());
-                let expected = sum * scale + old;
-                assert!(
-                    (f64::from(got) - expected).abs() <= bound,
-                    "{kernel} {m}x{n}x{k}: c[{i}, {j}] is {got}, expected {expected}"
-                );
+                let (expected, bound) = (self.expected[i * n + j], self.bounds[i * n + j]);
+                assert!((f64::from(got) - expected).abs() <= bound, "{what}: c[{i}, {j}] is {got}, expected {expected}");
             }
-            assert!(row[n..] == before[i * ldc + n..(i + 1) * ldc], "{kernel} {m}x{n}x{k}: writes past column {n} of row {i}");
+            assert!(row[n..] == self.before[i * ldc + n..(i + 1) * ldc], "{what}: writes past column {n} of row {i}");
         }
+        *first = Some(c);
     }
 }
 
@@ -148,7 +196,7 @@ fn gemv_equals_f64() {
         // Some end within what a warp takes at once, and the last is more than is under way at once.
         let row_lens = if len == 1 { [7, 129, 2090] } else { [len, 1280 + len, 5120 - len] };
         for (case, row_len) in row_lens.into_iter().enumerate() {
-            for (n_rows, batch) in [(1, 1), (33, 1), (7, 8), (9, 3)] {
+            for (n_rows, batch) in [(1, 1), (33, 1), (7, 8), (9, 3), (17, 19)] {
                 check_gemv(shim, format, n_rows, row_len, batch, case % 2 == 0);
             }
         }
@@ -171,7 +219,8 @@ fn check_gemv(shim: &Shim, format: Format, n_rows: usize, row_len: usize, batch:
     let scales = if scaled { Argument::Buffer(&scale_on) } else { NULL };
     let arguments = arguments![&blocks_on, &x_on, x.ld, scales, &y, ldy, n_rows, row_len, batch, u32::from(scaled)];
     let kernel = format!("gemv_{format}_{}", if batch == 1 { 1 } else { 8 });
-    shim.launch(&kernel, &[n_rows.div_ceil(16) as u32], 128, 0, &arguments);
+    let grid = n_rows.div_ceil(16) * batch.div_ceil(8);
+    shim.launch(&kernel, &[grid as u32], 128, 0, &arguments);
     let y = y.to_vec();
     for i in 0..batch {
         for row in 0..n_rows {
@@ -190,5 +239,31 @@ fn check_gemv(shim: &Shim, format: Format, n_rows: usize, row_len: usize, batch:
             );
         }
         assert!(y[i * ldy + n_rows] == before[i * ldy + n_rows], "{kernel}: writes past row {n_rows}");
+    }
+}
+
+/// A row of x gives the same bits alone as among others.
+#[test]
+fn gemv_sums_do_not_depend_on_the_batch() {
+    let Some(shim) = shim() else { return };
+    let (n_rows, row_len, batch) = (5, 1792, 19);
+    for format in formats() {
+        let mut paint = Paint::new(u64::from(format.id()));
+        let blocks = Buffer::new(&quantized(format, n_rows, row_len, &mut paint));
+        let x = Halves::random(batch, row_len, row_len, &mut paint);
+        let run = |x: &[f16]| {
+            let batch = x.len() / row_len;
+            let (x, y) = (Buffer::new(x), Buffer::<f32>::unwritten(batch * n_rows));
+            let arguments = arguments![&blocks, &x, row_len, NULL, &y, n_rows, n_rows, row_len, batch, 0u32];
+            let kernel = format!("gemv_{format}_{}", if batch == 1 { 1 } else { 8 });
+            shim.launch(&kernel, &[batch.div_ceil(8) as u32], 128, 0, &arguments);
+            y.to_vec()
+        };
+        let together = run(&x.values);
+        for i in [0, 7, 8, 18] {
+            let alone = run(&x.values[i * row_len..][..row_len]);
+            let same = alone.iter().zip(&together[i * n_rows..]).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{format}: row {i} alone {alone:?}, among {batch} others {:?}", &together[i * n_rows..][..n_rows]);
+        }
     }
 }

@@ -69,8 +69,8 @@ fn ways_max(kernel: &str) -> [u64; 2] {
     let (family, format) = kernel.split_once('_').unwrap_or((kernel, ""));
     let format = format.trim_start_matches("f32_").trim_start_matches("f16_").trim_end_matches("_1").trim_end_matches("_8");
     match (family, format) {
-        ("dequant" | "gemv", "F32") => [32, 2],
-        ("dequant" | "gemv", "F16" | "BF16") => [16, 2],
+        ("dequant", "F32" | "F16" | "BF16") => [0, 0],
+        ("gemv", "F32" | "F16" | "BF16") => [1, 1],
         ("dequant", "MXFP4") => [3, 1],
         ("dequant", _) => [2, 1],
         // Once for a piece: scales, of sixteen rows at once. And once in the end: sums of several rows of x.

@@ -103,7 +103,7 @@ impl Cuda {
     /// `x * weight^T` into, or added to, `out`.
     pub(super) fn multiply(&self, x: &Operand, weight: &Weight, adds: bool, out: View) -> Result<()> {
         assert_eq!((x.n_cols, out.n_rows, out.n_cols), (weight.n_cols, x.n_rows, weight.n_rows), "shapes of a product");
-        if x.n_rows <= kernels::gemv_rows_max() {
+        if x.n_rows <= kernels::gemv_rows_max(weight.format, self.device.gpu().capability) {
             return self.device.launch(kernels::gemv(weight.format, weight.block.memory(), x.scaled()?, adds, out));
         }
         if weight.n_rows == 1 {
@@ -112,14 +112,9 @@ impl Cuda {
         self.multiply_many(x.scaled()?, weight, adds, out)
     }
 
-    /// The same for a matrix of one row, which is narrower than any tile writes: a few rows of `x` at a time.
+    /// The same for a matrix of one row, which is narrower than any tile writes.
     pub(super) fn multiply_with_row(&self, x: &Operand, weight: &Weight, adds: bool, out: View) -> Result<()> {
-        for first in (0..x.n_rows).step_by(kernels::gemv_rows_max()) {
-            let n_rows = kernels::gemv_rows_max().min(x.n_rows - first);
-            let (x, out) = (x.scaled()?.rows(first, n_rows)?, out.rows(first, n_rows, 4)?);
-            self.device.launch(kernels::gemv(weight.format, weight.block.memory(), x, adds, out))?;
-        }
-        Ok(())
+        self.device.launch(kernels::gemv(weight.format, weight.block.memory(), x.scaled()?, adds, out))
     }
 
     /// The same for any number of rows: the sums do not depend on it.
@@ -151,8 +146,9 @@ impl Cuda {
     pub(in crate::cuda) fn product(&self, a: Scaled, b: Matrix16, adds: bool, out: View) -> Result<()> {
         let n_multiprocessors = self.device.gpu().n_multiprocessors;
         self.device.launch(if self.products == Products::Best && self.device.has_sm90() {
-            let maps = Maps { a: self.device.tensor_map(a.values, 128)?, b: self.device.tensor_map(b.values, 256)? };
-            kernels::gemm_sm90(a, b, maps, adds, out, n_multiprocessors)
+            let tile = kernels::sm90_tile(out.n_rows, out.n_cols, n_multiprocessors);
+            let maps = Maps { a: self.device.tensor_map(a.values, tile.rows)?, b: self.device.tensor_map(b.values, tile.columns)? };
+            kernels::gemm_sm90(tile, a, b, maps, adds, out, n_multiprocessors)
         } else {
             kernels::gemm(a, b, adds, out, n_multiprocessors)
         })

@@ -26,13 +26,66 @@ pub(in crate::cuda) struct Maps {
     pub b: TensorMap,
 }
 
-/// A tile of `gemm_sm80.cu`: columns, threads, dynamic shared bytes. All have 128 rows.
-const LARGE: (u64, u32, u32) = (256, 256, 98_304);
-const SMALL: (u64, u32, u32) = (128, 128, 65_536);
+/// The part of a product that a block makes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cuda) struct Tile {
+    name: &'static str,
+    /// Rows of the product, and of activations that a block reads for it.
+    pub rows: u32,
+    /// Columns of the product, and rows of weights that a block reads.
+    pub columns: u32,
+    threads: u32,
+    shared_bytes: u32,
+}
 
-/// Shared bytes and threads of `gemm_sm90.cu`.
-const SM90_SHARED_BYTES: u32 = 197_632;
-const SM90_THREADS: u32 = 384;
+/// Those of `gemm_sm80.cu`, the largest first.
+const SM80_TILES: [Tile; 3] = [
+    Tile { name: "128x256", rows: 128, columns: 256, threads: 256, shared_bytes: 98_304 },
+    Tile { name: "128x128", rows: 128, columns: 128, threads: 128, shared_bytes: 65_536 },
+    Tile { name: "64x64", rows: 64, columns: 64, threads: 128, shared_bytes: 49_152 },
+];
+
+/// Those of `gemm_sm90.cu`.
+const SM90_TILES: [Tile; 3] = [
+    Tile { name: "sm90_128x256", rows: 128, columns: 256, threads: 384, shared_bytes: 197_632 },
+    Tile { name: "sm90_128x128", rows: 128, columns: 128, threads: 384, shared_bytes: 197_632 },
+    Tile { name: "sm90_64x64", rows: 64, columns: 64, threads: 256, shared_bytes: 132_096 },
+];
+
+/// Products of halves that a multiprocessor makes in a clock: `mma` on compute capability 8.0, `wgmma` on 9.0.
+const SM80_PRODUCTS: u64 = 1024;
+const SM90_PRODUCTS: u64 = 2048;
+
+/// Bytes that a multiprocessor reads from the L2 cache in a clock, at most, and that all of them read together.
+const L2_BYTES: u64 = 64;
+const L2_BYTES_OF_ALL: u64 = 5120;
+
+impl Tile {
+    /// Tiles of a product `[m, n]`.
+    fn count(self, m: usize, n: usize) -> u64 {
+        (m as u64).div_ceil(self.rows.into()) * (n as u64).div_ceil(self.columns.into())
+    }
+
+    /// What a column of both factors takes, in 1024ths of a clock, by counting: the longer of multiplying and reading, for the busiest
+    /// multiprocessor. The fewer of them have a tile, the more bytes each gets.
+    fn clocks(self, m: usize, n: usize, n_multiprocessors: u32, products_per_clock: u64) -> u64 {
+        let [rows, columns, all] = [self.rows, self.columns, n_multiprocessors.max(1)].map(u64::from);
+        let bytes_per_clock = (L2_BYTES_OF_ALL / self.count(m, n).min(all).max(1)).clamp(1, L2_BYTES);
+        let (multiplying, reading) = (1024 * rows * columns / products_per_clock, 1024 * 2 * (rows + columns) / bytes_per_clock);
+        self.count(m, n).div_ceil(all) * multiplying.max(reading)
+    }
+
+    fn launch(self, adds: bool, grid: u64, arguments: Vec<Argument>) -> Result<Launch> {
+        let kernel = format!("gemm_{}_{}", self.name, if adds { "add" } else { "store" });
+        Launch::shaped(kernel, [grid, 1, 1], self.threads, self.shared_bytes, arguments)
+    }
+}
+
+/// The tile that takes the least time, of several the largest: small ones read more, large ones leave multiprocessors idle.
+fn fastest(tiles: [Tile; 3], m: usize, n: usize, n_multiprocessors: u32, products_per_clock: u64) -> Tile {
+    let clocks = |tile: &Tile| tile.clocks(m, n, n_multiprocessors, products_per_clock);
+    tiles.into_iter().min_by_key(clocks).expect("three tiles")
+}
 
 impl Scaled {
     /// Some of the rows.
@@ -49,18 +102,23 @@ impl Scaled {
 
 /// The product of a GPU from compute capability 8.0: `out = alpha * row_scale * a b^T`, or that added to `out`.
 ///
-/// Both tiles give the same bits: an element's sum runs over `k` in steps of 16 in either.
+/// All tiles give the same bits: an element's sum runs over `k` in steps of 16 in each.
 pub(in crate::cuda) fn gemm(a: Scaled, b: Matrix16, adds: bool, out: View, n_multiprocessors: u32) -> Result<Launch> {
-    let tiles = |(columns, _, _): (u64, u32, u32)| (out.n_rows as u64).div_ceil(128) * (out.n_cols as u64).div_ceil(columns);
-    let (name, tile) = if tiles(LARGE) >= n_multiprocessors.into() { ("128x256", LARGE) } else { ("128x128", SMALL) };
+    let tile = fastest(SM80_TILES, out.n_rows, out.n_cols, n_multiprocessors, SM80_PRODUCTS);
     let [a_at, lda] = a.values.halves("activations")?;
     let [b_at, ldb] = b.values.halves("weights")?;
     let arguments = product(vec![a_at, b_at, lda, ldb], a, b, out)?;
-    Launch::shaped(format!("gemm_{name}_{}", if adds { "add" } else { "store" }), [tiles(tile), 1, 1], tile.1, tile.2, arguments)
+    tile.launch(adds, tile.count(out.n_rows, out.n_cols), arguments)
+}
+
+/// The tile that `gemm_sm90` is to take for a product `[m, n]`, and maps are to be made for.
+pub(in crate::cuda) fn sm90_tile(m: usize, n: usize, n_multiprocessors: u32) -> Tile {
+    fastest(SM90_TILES, m, n, n_multiprocessors, SM90_PRODUCTS)
 }
 
 /// The same product with `wgmma` and TMA, on compute capability 9.0.
 pub(in crate::cuda) fn gemm_sm90(
+    tile: Tile,
     a: Scaled,
     b: Matrix16,
     maps: Maps,
@@ -68,10 +126,8 @@ pub(in crate::cuda) fn gemm_sm90(
     out: View,
     n_multiprocessors: u32,
 ) -> Result<Launch> {
-    let tiles = (out.n_rows as u64).div_ceil(128) * (out.n_cols as u64).div_ceil(256);
-    let grid = tiles.min(n_multiprocessors.into());
     let arguments = product(vec![Argument::Map(maps.a), Argument::Map(maps.b)], a, b, out)?;
-    Launch::shaped(if adds { "gemm_sm90_add" } else { "gemm_sm90_store" }, [grid, 1, 1], SM90_THREADS, SM90_SHARED_BYTES, arguments)
+    tile.launch(adds, tile.count(out.n_rows, out.n_cols).min(n_multiprocessors.into()), arguments)
 }
 
 /// The arguments of a product, whose first are its factors.
@@ -91,26 +147,40 @@ fn product(factors: Vec<Argument>, a: Scaled, b: Matrix16, out: View) -> Result<
     Ok(factors.into_iter().chain(rest).collect())
 }
 
-/// Most rows that a `gemv` takes.
-pub(in crate::cuda) const fn gemv_rows_max() -> usize {
-    8
+/// Most rows of activations for which `gemv` is faster than unpacking the weights and a product of halves, by counting
+/// (`kernels/NOTES.md`, "How many rows").
+///
+/// Formats of levels multiply eight rows on tensor cores for little more than one. With others every row costs instructions, which the
+/// memory of small GPUs leaves time for, but that of 8.0, 9.0 and 10.x, three to six times as fast, does not.
+pub(in crate::cuda) fn gemv_rows_max(format: Format, capability: (u32, u32)) -> usize {
+    let is_fast_memory = matches!(capability, (8 | 9, 0) | (10, _));
+    match format {
+        // Needs no unpacking.
+        Format::F16 => 8,
+        Format::F32 | Format::BF16 if is_fast_memory => 8,
+        Format::IQ1_S | Format::IQ1_M | Format::IQ2_XXS | Format::IQ2_XS | Format::IQ2_S if is_fast_memory => 8,
+        Format::IQ3_XXS | Format::IQ3_S | Format::TQ1_0 | Format::Q1_0 | Format::Q2_0 if is_fast_memory => 8,
+        _ => 32,
+    }
 }
 
-/// Rows of a matrix that a block of `gemv` has.
+/// Rows of a matrix that a block of `gemv` has, and rows of activations.
 const GEMV_BLOCK_ROWS: u64 = 16;
+const GEMV_BLOCK_BATCH: u64 = 8;
 
 /// True where rows of so many weights are short enough for `gemv`.
 pub(in crate::cuda) fn has_row_of_blocks(format: Format, row_len: usize) -> bool {
     format.row_bytes(row_len as u64).is_some_and(|row_bytes| row_bytes <= u64::from(u32::MAX) / GEMV_BLOCK_ROWS)
 }
 
-/// The product of up to eight rows with weights in blocks, which are unpacked on the way and not rounded.
+/// The product of some rows with weights in blocks, which are unpacked on the way and not rounded.
+///
+/// No sum depends on the number of rows.
 pub(in crate::cuda) fn gemv(format: Format, blocks: Memory, x: Scaled, adds: bool, out: View) -> Result<Launch> {
     let [batch, row_len, n_rows] = [x.values.n_rows, x.values.n_cols, out.n_cols];
     if out.n_rows != batch {
         return Err(internal(format!("{batch} rows times a matrix into {} rows", out.n_rows)));
     }
-    let at_most = [1, 8].into_iter().find(|&n| batch <= n).ok_or_else(|| internal(format!("gemv of {batch} rows")))?;
     let row_bytes = format.row_bytes(row_len as u64).ok_or_else(|| internal("a row of broken blocks"))?;
     if !has_row_of_blocks(format, row_len) {
         return Err(Error::unsupported(format!("a row of {row_len} weights on a GPU"), "use --device cpu"));
@@ -129,6 +199,7 @@ pub(in crate::cuda) fn gemv(format: Format, blocks: Memory, x: Scaled, adds: boo
         number(batch)?,
         Argument::U32(adds.into()),
     ];
-    let grid = [(n_rows as u64).div_ceil(GEMV_BLOCK_ROWS), 1, 1];
-    Launch::shaped(format!("gemv_{}_{at_most}", format.name()), grid, 128, 0, arguments)
+    let grid = (n_rows as u64).div_ceil(GEMV_BLOCK_ROWS) * (batch as u64).div_ceil(GEMV_BLOCK_BATCH);
+    let kernel = format!("gemv_{}_{}", format.name(), if batch == 1 { 1 } else { GEMV_BLOCK_BATCH });
+    Launch::shaped(kernel, [grid, 1, 1], 128, 0, arguments)
 }

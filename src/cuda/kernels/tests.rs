@@ -66,26 +66,52 @@ fn what_does_not_fit_its_buffer_is_refused() {
     assert!(is_unsupported(rms_norm_f32(view(4096, 1, 1 << 32), memory(4096), 1e-5)), "a count beyond 32 bits");
 }
 
+/// By multiprocessors: an H100 has 132, an RTX 4090 has 128, an RTX 4070 Ti has 60.
 #[test]
-fn large_products_use_the_large_tile() {
-    let product = |m, n, k| {
+fn products_take_the_tile_that_keeps_multiprocessors_busy() {
+    let product = |m, n, k, n_multiprocessors| {
         let a = Scaled { values: view(4096, m, k), row_scale: Some(memory(256)) };
-        gemm(a, Matrix16 { values: view(8192, n, k), alpha: 0.5 }, false, view(16384, m, n), 132)
+        gemm(a, Matrix16 { values: view(8192, n, k), alpha: 0.5 }, false, view(16384, m, n), n_multiprocessors)
     };
-    let large = product(8192, 8192, 8192).expect("a launch");
-    assert_eq!(
-        (large.kernel.as_str(), large.grid, large.block, large.shared_bytes),
-        ("gemm_128x256_store", [64 * 32, 1, 1], 256, 98_304)
-    );
-    assert_eq!(large.arguments[2..4].to_vec(), [8192; 2].map(Argument::U32));
-    assert_eq!(large.arguments[6..10].to_vec(), [8192; 4].map(Argument::U32));
-    let small = product(129, 1000, 64).expect("a launch");
-    assert_eq!(
-        (small.kernel.as_str(), small.grid, small.block, small.shared_bytes),
-        ("gemm_128x128_store", [16, 1, 1], 128, 65_536)
-    );
-    assert!(is_internal(product(1, 10, 12)), "twelve columns, which should have been padded");
-    assert!(is_unsupported(product(1, 9, 16)), "an odd stride of the product");
+    for (m, n, n_multiprocessors, name, grid, block, shared_bytes) in [
+        (8192, 8192, 132, "gemm_128x256_store", 64 * 32, 256, 98_304),
+        (512, 4096, 128, "gemm_128x128_store", 4 * 32, 128, 65_536),
+        (129, 1000, 132, "gemm_64x64_store", 3 * 16, 128, 49_152),
+        (64, 4096, 128, "gemm_64x64_store", 64, 128, 49_152),
+        (512, 4096, 60, "gemm_64x64_store", 8 * 64, 128, 49_152), // 128 tiles would take three rounds
+    ] {
+        let launch = product(m, n, 4096, n_multiprocessors).expect("a launch");
+        assert_eq!((launch.kernel.as_str(), launch.grid, launch.block), (name, [grid, 1, 1], block), "[{m}, {n}]");
+        assert_eq!(launch.shared_bytes, shared_bytes);
+        assert_eq!(launch.arguments[2..4].to_vec(), [4096; 2].map(Argument::U32));
+        assert_eq!(launch.arguments[6..10].to_vec(), [m as u32, n as u32, 4096, n as u32].map(Argument::U32));
+    }
+    assert!(is_internal(product(1, 10, 12, 132)), "twelve columns, which should have been padded");
+    assert!(is_unsupported(product(1, 9, 16, 132)), "an odd stride of the product");
+}
+
+#[test]
+fn hopper_takes_small_tiles_for_few_rows() {
+    for (m, n, rows, columns) in [
+        (64, 4096, 64, 64),
+        (128, 4096, 64, 64),
+        (64, 14336, 128, 128),
+        (128, 14336, 128, 128),
+        (256, 4096, 128, 128),
+        (512, 4096, 128, 128),
+        (1024, 4096, 128, 256),
+        (8192, 1024, 128, 256),
+        (8192, 14336, 128, 256),
+    ] {
+        let tile = sm90_tile(m, n, 132);
+        assert_eq!((tile.rows, tile.columns), (rows, columns), "[{m}, {n}]");
+        let a = Scaled { values: view(4096, m, 512), row_scale: None };
+        let maps = Maps { a: TensorMap([1; 16]), b: TensorMap([2; 16]) };
+        let b = Matrix16 { values: view(8192, n, 512), alpha: 1.0 };
+        let launch = gemm_sm90(tile, a, b, maps, true, view(16384, m, n), 132).expect("a launch");
+        assert_eq!(launch.kernel, format!("gemm_sm90_{rows}x{columns}_add"));
+        assert_eq!(launch.grid[0] as usize, (m.div_ceil(rows as usize) * n.div_ceil(columns as usize)).min(132));
+    }
 }
 
 #[test]
@@ -94,12 +120,18 @@ fn a_product_of_few_rows_reads_blocks() {
         let x = Scaled { values: view(4096, batch, 4096), row_scale: None };
         gemv(Format::Q6_K, memory(8192), x, true, view(16384, batch, 14336))
     };
-    for (batch, name) in [(1, "gemv_Q6_K_1"), (2, "gemv_Q6_K_8"), (8, "gemv_Q6_K_8")] {
+    // Eight rows for each block.
+    for (batch, name, grid) in [
+        (1, "gemv_Q6_K_1", 896),
+        (2, "gemv_Q6_K_8", 896),
+        (8, "gemv_Q6_K_8", 896),
+        (9, "gemv_Q6_K_8", 1792),
+        (32, "gemv_Q6_K_8", 3584),
+    ] {
         let launch = of(batch).expect("a launch");
-        assert_eq!((launch.kernel.as_str(), launch.grid, launch.block), (name, [896, 1, 1], 128));
+        assert_eq!((launch.kernel.as_str(), launch.grid, launch.block), (name, [grid, 1, 1], 128));
         assert_eq!(launch.arguments[6..], [14336, 4096, batch as u32, 1].map(Argument::U32));
     }
-    assert!(is_internal(of(9)));
     let x = Scaled { values: view(4096, 1, 1 << 27), row_scale: None };
     assert!(
         is_unsupported(gemv(Format::F16, memory(8192), x, false, view(16384, 1, 1))),
@@ -112,6 +144,16 @@ fn attended(head_dim: usize, n_sequences: usize, longest: usize) -> Attended {
     let sequences = Sequences { spans: memory(512), n: n_sequences, longest };
     let [q, k, v] = [8, 2, 2].map(|n_heads| scaled(4096, 1000, n_heads * head_dim));
     Attended { q, k, v, sequences, form }
+}
+
+#[test]
+fn few_rows_read_blocks_where_that_is_faster() {
+    let [hopper, ada] = [(9, 0), (8, 9)];
+    for (format, on_hopper, on_ada) in
+        [(Format::Q4_K, 32, 32), (Format::IQ2_XXS, 8, 32), (Format::BF16, 8, 32), (Format::F16, 8, 8)]
+    {
+        assert_eq!((gemv_rows_max(format, hopper), gemv_rows_max(format, ada)), (on_hopper, on_ada), "{format}");
+    }
 }
 
 #[test]
