@@ -125,6 +125,49 @@ fn a_round_trip_loses_no_more_than_the_bits_explain() {
     });
 }
 
+/// What [`Format::largest_power_of_two`] is of these weights.
+fn power_of_two_below_largest(weights: &[f32]) -> f32 {
+    let largest = weights.iter().filter(|w| w.is_finite()).fold(0.0f32, |max, w| max.max(w.abs()));
+    let below = |exponent: i32| f64::from(largest) >= 2f64.powi(exponent);
+    (-149..128).rev().find(|exponent| below(*exponent)).map_or(0.0, |exponent| 2f64.powi(exponent) as f32)
+}
+
+#[test]
+fn the_largest_weight_is_found_whatever_scales_say() {
+    let mut paint = Paint::new(13);
+    for format in Format::ALL.iter().copied().filter(|format| format.can_dequantize()) {
+        let row_bytes = format.row_bytes(ROW_LEN as u64).expect("whole blocks") as usize;
+        // Random bytes have scales of every size, NaN and infinity among them; of others all quants are zeros, or all scales are.
+        let random = |paint: &mut Paint, n: usize| -> Vec<u8> { (0..n).map(|_| paint.next() as u8).collect() };
+        let mut cases: Vec<Vec<u8>> = (0..40).map(|_| random(&mut paint, row_bytes)).collect();
+        cases.extend((0..20).map(|_| {
+            let mut bytes = random(&mut paint, row_bytes);
+            bytes.chunks_mut(format.block_bytes()).for_each(|block| {
+                let (at, len) = (paint.next() as usize % block.len(), paint.next() as usize % block.len());
+                block[at..(at + len).min(format.block_bytes())].fill(0);
+            });
+            bytes
+        }));
+        cases.push(vec![0; row_bytes]);
+        if format.can_quantize() && !format.needs_importance() {
+            let weights = Paint::new(14).weights(ROW_LEN, |p| 0.02 * p.bell());
+            let way = Way { level: Level::detect(), weighted: false };
+            cases.push(quantize(format, way, &weights).expect("finite weights"));
+        }
+        for bytes in &cases {
+            for level in Level::available() {
+                let weights = dequantize(format, Way { level, weighted: false }, bytes);
+                let expected = power_of_two_below_largest(&weights);
+                let found = format.largest_power_of_two(level, bytes);
+                assert_eq!(found.to_bits(), expected.to_bits(), "{format} {}: {found:e} for {expected:e}", level.name());
+                // Part by part, in any order.
+                let parts = bytes.rchunks(format.block_bytes()).map(|block| format.largest_power_of_two(level, block));
+                assert_eq!(parts.fold(0.0, f32::max).to_bits(), expected.to_bits(), "{format} {}: in blocks", level.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn zeros_stay_zeros() {
     for_each(Format::can_quantize, |format, way| {

@@ -16,6 +16,8 @@ mod layers;
 mod measure;
 #[path = "gpu/random_model.rs"]
 mod random_model;
+#[path = "gpu/streaming.rs"]
+mod streaming;
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +25,7 @@ use ggforge::Error;
 use ggforge::cuda::{Cuda, Driver, Products};
 use ggforge::gguf::{Model, Value};
 use ggforge::matmul::Engine;
-use ggforge::model::{Accumulate, Activations, Backend, Batch, Cpu, Matrix, Network, Residency};
+use ggforge::model::{Accumulate, Activations, Backend, Batch, Blocks, Cpu, Matrix, Network, Residency};
 use ggforge::quant::Format;
 use ggforge::simd::Level;
 
@@ -66,16 +68,18 @@ fn random_floats(len: usize, paint: &mut Paint) -> Vec<f32> {
     (0..len).map(|_| (paint.next() >> 8) as u32 as f32 / (1u32 << 31) as f32 - 0.5).collect()
 }
 
-fn matrix(format: Format, n_rows: usize, n_cols: usize, paint: &mut Paint) -> Matrix {
+fn matrix(format: Format, n_rows: usize, n_cols: usize, paint: &mut Paint) -> Matrix<'static> {
     let weights = random_floats(n_rows * n_cols, paint);
     let mut bytes = vec![0; format.row_bytes(n_cols as u64).expect("whole blocks") as usize * n_rows];
     format.quantize_rows(Level::detect(), &weights, n_cols, None, &mut bytes).expect("finite weights");
-    Matrix { format, n_rows, n_cols, bytes }
+    Matrix { format, n_rows, n_cols, blocks: Blocks::Read(bytes) }
 }
 
-fn dequantized(matrix: &Matrix) -> Vec<f32> {
+fn dequantized(matrix: &Matrix<'_>) -> Vec<f32> {
     let mut weights = vec![0.0; matrix.n_rows * matrix.n_cols];
-    matrix.format.dequantize(Level::detect(), &matrix.bytes, &mut weights);
+    let mut bytes = vec![0; matrix.size_bytes()];
+    matrix.read_at(&mut bytes, 0).expect("blocks that are here");
+    matrix.format.dequantize(Level::detect(), &bytes, &mut weights);
     weights
 }
 
@@ -89,7 +93,7 @@ fn weights_have_the_bits_of_the_cpu() {
             let n_rows = 7;
             let row_bytes = format.row_bytes(n_cols as u64).expect("whole blocks") as usize;
             let bytes: Vec<u8> = (0..n_rows * row_bytes).map(|_| paint.next() as u8).collect();
-            let matrix = Matrix { format, n_rows, n_cols, bytes };
+            let matrix = Matrix { format, n_rows, n_cols, blocks: Blocks::Read(bytes) };
             let expected = dequantized(&matrix);
             let weight = cuda.weight(matrix).expect("room");
             let tokens = [3, 0, 6, 6, 1];
@@ -123,7 +127,7 @@ fn products_agree_with_f64() {
     }
 }
 
-fn agrees_with_f64(cuda: &Cuda, matrix: Matrix, m: usize, paint: &mut Paint) {
+fn agrees_with_f64(cuda: &Cuda, matrix: Matrix<'_>, m: usize, paint: &mut Paint) {
     let (format, n, k) = (matrix.format, matrix.n_rows, matrix.n_cols);
     let weights = dequantized(&matrix);
     let weight = cuda.weight(matrix).expect("room");

@@ -1,12 +1,13 @@
 //! Models that cannot be: each is refused with the name of the rule it breaks, and the program ends with exit code 3.
 
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
 
 use ggforge::Error;
 use ggforge::error::Fault;
 use ggforge::gguf::{Array, Model, Value};
 use ggforge::matmul::Engine;
-use ggforge::model::{Activations, Cpu, Network, Residency};
+use ggforge::model::{Activations, Batch, Cpu, Network, Observer, Residency};
 
 mod common;
 use common::tiny::Tiny;
@@ -301,4 +302,36 @@ fn a_context_is_not_exceeded_and_unknown_tokens_are_refused() {
     let network = Network::open(&cpu, &model, 4, Residency::Resident).unwrap();
     let next = Generation::start(&network, &[1], sampler).unwrap().next_token();
     assert!(matches!(next, Err(Error::Malformed { fault: Fault::NonFinite, .. })), "{next:?}");
+}
+
+/// What happens to a file.
+type ChangeOfFile = fn(&std::fs::File) -> std::io::Result<()>;
+
+/// Changes its file when the first layer is done.
+struct Changing(PathBuf, ChangeOfFile);
+
+impl Observer<Cpu> for Changing {
+    fn layer_done(&mut self, done: usize, _: usize) -> ggforge::Result<()> {
+        if done == 1 {
+            OpenOptions::new().write(true).open(&self.0).and_then(|file| (self.1)(&file)).unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_file_that_changes_during_a_pass_is_an_error() {
+    let scratch = common::scratch();
+    let cpu = Cpu::new(Engine::detect(), 1, Activations::F32).unwrap();
+    let changes: [(&str, ChangeOfFile); 2] =
+        [("cut", |file| file.set_len(4096)), ("written", |file| file.set_modified(std::time::SystemTime::UNIX_EPOCH))];
+    for (name, change) in changes {
+        let path = Tiny::new("llama").write(scratch.path(), name);
+        let model = Model::open(&path).unwrap();
+        let network = Network::open(&cpu, &model, 16, Residency::Streamed).unwrap();
+        let batch = Batch { tokens: &[1, 2, 3], sequences: std::slice::from_ref(&(0..3)) };
+        network.evaluate(batch, &mut ()).unwrap();
+        let Err(error) = network.evaluate(batch, &mut Changing(path, change)) else { panic!("{name}: no error") };
+        assert!(matches!(error, Error::InputChanged { .. }), "{name}: {error:?}");
+    }
 }

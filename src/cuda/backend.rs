@@ -276,8 +276,12 @@ impl Backend for Cuda {
         Ok(values)
     }
 
-    fn weight(&self, matrix: Matrix) -> Result<Weight> {
-        self.store(matrix)
+    fn computes_meanwhile(&self) -> bool {
+        true
+    }
+
+    fn weight(&self, matrix: Matrix<'_>) -> Result<Weight> {
+        self.store(&matrix)
     }
 
     fn embed(&self, table: &Weight, tokens: &[u32]) -> Result<Rows> {

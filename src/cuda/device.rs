@@ -6,7 +6,9 @@
 //! ```
 //!
 //! Work of the compute stream follows in order and needs no further care. A weight is written by the copy stream: it waits for the
-//! computations that used its place before (`ranges`), and is complete when [`Device::store`] returns, before anything can use it.
+//! computations that used its place before (`ranges`), and what is computed after [`Device::store`] waits for it. The copy stream does
+//! nothing but copy: kernels there would stand behind products that hold every multiprocessor to their end, and copies behind them. Nor
+//! does the host wait for a copy, other than for a piece of staging memory.
 //!
 //! Kernels are started only from a [`Launch`], whose shapes `kernels` has checked. Their own failures come back from the next call that
 //! waits for them.
@@ -20,7 +22,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, LaunchConf
 use super::arenas::Arenas;
 use super::kernels::{Argument, Launch, Memory, TensorMap, View};
 use super::modules::Modules;
-use super::probe::{Driver, Gpu, failed, gpu};
+use super::probe::{Driver, Gpu, failed, gpu, lost};
 use super::ranges::{Fence, Ranges, padded};
 use super::staging::Staging;
 use crate::error::{Error, Result};
@@ -90,9 +92,9 @@ impl Device {
         unsafe { context.disable_event_tracking() };
         let modules = Modules::open(&context, chosen, driver)?;
         let compute = context.new_stream().map_err(starts)?;
-        // What looks at new weights is short and should not stand behind large products.
+        // Priorities do not order copies; this one tells profilers, and the driver of the tests, which stream is which.
         let copy = context.new_stream_with_priority(-1).map_err(starts)?;
-        let small = Staging::new(&context, 256 << 10, 8).map_err(starts)?;
+        let small = Staging::new(&context, 256 << 10, 16).map_err(starts)?;
         let large = Staging::new(&context, 16 << 20, 4).map_err(starts)?;
 
         let (free_bytes, _) = context.mem_get_info().map_err(starts)?;
@@ -168,14 +170,8 @@ impl Device {
         Ok((Block { device: self.clone(), memory, at, is_weight }, fences))
     }
 
-    /// Room for what the copy stream works with, and nobody else.
-    pub(super) fn room_for_copy(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<Block> {
-        let (block, fences) = self.high_room(len_bytes, what)?;
-        self.wait_for(fences)?;
-        Ok(block)
-    }
-
-    fn high_room(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<(Block, Fences)> {
+    /// Room for a weight, and what must have happened before it is written.
+    fn room_for_weight(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<(Block, Fences)> {
         let is_past = |event: &Arc<CudaEvent>| event.is_complete();
         self.take(len_bytes, what, true, |ranges, len| ranges.take_high(len, is_past))
     }
@@ -192,47 +188,45 @@ impl Device {
         Ok(())
     }
 
-    /// Puts a weight into the device's memory, then calls `and_then` with its place to start more on the copy stream, and returns when
-    /// all of that is done. Computations that were started before go on meanwhile.
-    pub(super) fn store(self: &Arc<Self>, bytes: &[u8], what: &str, and_then: impl FnOnce(Memory) -> Result<()>) -> Result<Block> {
-        let block = self.room_for_copy(bytes.len() as u64, what)?;
+    /// Puts a weight of `len_bytes` into the device's memory, before whatever is computed next. Computations that were started before go on
+    /// meanwhile. `read` gets parts of whole units of `unit_bytes` to fill, and where in the weight they begin; several threads call it.
+    pub(super) fn store(
+        self: &Arc<Self>,
+        len_bytes: usize,
+        unit_bytes: usize,
+        what: &str,
+        read: impl Fn(&mut [u8], usize) -> Result<()> + Sync,
+    ) -> Result<Block> {
+        let (block, fences) = self.room_for_weight(len_bytes as u64, what)?;
+        self.wait_for(fences)?;
+        // Kernels read a weight's last sixteen bytes as one. To the end of the block they are zeros, which come along with the copy.
+        let read = |part: &mut [u8], at: usize| {
+            let (own, behind) = part.split_at_mut(len_bytes.saturating_sub(at).min(part.len()));
+            behind.fill(0);
+            if own.is_empty() { Ok(()) } else { read(own, at) }
+        };
         let mut staging = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-        staging.send(&self.copy, block.memory, bytes).map_err(lost)?;
-        // Kernels read a weight's last sixteen bytes as one.
-        let behind = block.memory.from(bytes.len() as u64)?;
-        if behind.len_bytes > 0 {
-            self.clear_on(&self.copy, behind)?;
-        }
-        let done = and_then(block.memory);
-        // Also after a failure: the block must not be given back while it is written.
-        self.copy.synchronize().map_err(lost)?;
-        done.map(|()| block)
+        let sent = staging.send_made(&self.copy, block.memory, block.memory.len_bytes as usize, unit_bytes, read);
+        // Also after a failure: whoever has the place next comes after what was sent.
+        self.compute.join(&self.copy).map_err(lost)?;
+        sent.map(|()| block)
     }
 
     /// Writes `bytes` to the begin of `to`, before whatever is computed next.
     pub(super) fn send(&self, to: Memory, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() as u64 <= to.len_bytes, "room for what is sent");
         let mut staging = self.small.lock().unwrap_or_else(PoisonError::into_inner);
-        staging.send(&self.compute, to, bytes).map_err(lost)
+        staging.send(&self.compute, to, bytes)
     }
 
     /// Reads the begin of `from`, after all that was started.
     pub(super) fn fetch(&self, from: Memory, bytes: &mut [u8]) -> Result<()> {
-        self.fetch_on(&self.compute, from, bytes)
-    }
-
-    /// The same from the copy stream.
-    pub(super) fn fetch_copied(&self, from: Memory, bytes: &mut [u8]) -> Result<()> {
-        self.fetch_on(&self.copy, from, bytes)
-    }
-
-    fn fetch_on(&self, stream: &CudaStream, from: Memory, bytes: &mut [u8]) -> Result<()> {
         assert!(bytes.len() as u64 <= from.len_bytes, "bytes to fetch");
         let mut fetch = || {
             self.context.bind_to_thread()?;
             // SAFETY: the device's bytes lie in one block; the host's live until the stream has caught up, which is waited for here.
-            unsafe { result::memcpy_dtoh_async(bytes, from.at, stream.cu_stream()) }?;
-            stream.synchronize()
+            unsafe { result::memcpy_dtoh_async(bytes, from.at, self.compute.cu_stream()) }?;
+            self.compute.synchronize()
         };
         fetch().map_err(lost)
     }
@@ -250,37 +244,24 @@ impl Device {
 
     /// Writes zeros.
     pub(super) fn clear(&self, memory: Memory) -> Result<()> {
-        self.clear_on(&self.compute, memory)
-    }
-
-    fn clear_on(&self, stream: &CudaStream, memory: Memory) -> Result<()> {
         let clear = || {
             self.context.bind_to_thread()?;
-            // SAFETY: as for a copy; on the copy stream it is a weight's own memory, which nothing else uses yet.
-            unsafe { result::memset_d8_async(memory.at, 0, memory.len_bytes as usize, stream.cu_stream()) }
+            // SAFETY: as for a copy.
+            unsafe { result::memset_d8_async(memory.at, 0, memory.len_bytes as usize, self.compute.cu_stream()) }
         };
         clear().map_err(lost)
     }
 
-    /// Starts a kernel on the compute stream.
+    /// Starts a kernel.
     pub(super) fn launch(&self, launch: Result<Launch>) -> Result<()> {
-        self.launch_on(&self.compute, &launch?)
-    }
-
-    /// Starts a kernel on the copy stream, within [`Device::store`].
-    pub(super) fn launch_on_copy(&self, launch: Result<Launch>) -> Result<()> {
-        self.launch_on(&self.copy, &launch?)
-    }
-
-    fn launch_on(&self, stream: &CudaStream, launch: &Launch) -> Result<()> {
+        let launch = launch?;
         let failed_here = |e| failed(&format!("cannot start {}", launch.kernel), e);
         let function = self.modules.function(&launch.kernel, launch.shared_bytes)?;
-        let mut builder = stream.launch_builder(&function);
+        let mut builder = self.compute.launch_builder(&function);
         for argument in &launch.arguments {
             match argument {
                 Argument::Pointer(at) => builder.arg(at),
                 Argument::U32(n) => builder.arg(n),
-                Argument::U64(n) => builder.arg(n),
                 Argument::F32(x) => builder.arg(x),
                 Argument::Map(map) => builder.arg(map),
             };
@@ -346,9 +327,4 @@ fn no_room(arenas: &Arenas<Arc<CudaEvent>>, need_bytes: u64, what: &str) -> Erro
         decimal_bytes(need_bytes)
     );
     gpu(what, "choose a smaller --ctx, a larger --gpu-memory, or --device cpu")
-}
-
-/// A call failed that should not: the device, or an earlier kernel on it.
-fn lost(error: DriverError) -> Error {
-    failed("the GPU failed", error)
 }

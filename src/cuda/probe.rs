@@ -173,6 +173,11 @@ pub(super) fn failed(what: &str, error: DriverError) -> Error {
     gpu(format!("{what}: the driver says {} ({code})", name_of(error)), advice(code as c_int))
 }
 
+/// A call failed that should not: the device, or an earlier kernel on it.
+pub(super) fn lost(error: DriverError) -> Error {
+    failed("the GPU failed", error)
+}
+
 fn name_of(error: DriverError) -> String {
     error.error_name().map_or_else(|_| "an unknown error".to_owned(), |name| name.to_string_lossy().into_owned())
 }

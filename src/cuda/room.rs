@@ -116,7 +116,7 @@ impl Sizes {
             activations: (n_tokens as u64).saturating_mul(bytes_of_token(workload)).saturating_add(kept_tokens),
             halves: (matrix(products::halves_bytes_min), matrix(products::halves_bytes_max)),
             scored: (states.saturating_add(logits(score::RUN_ROWS_MIN.min(n_scored))), states.saturating_add(logits(n_scored))),
-            rest: matrix(products::looking_bytes).saturating_add(matrix(|_, n_cols| score::sums_bytes(n_cols))),
+            rest: matrix(|_, n_cols| score::sums_bytes(n_cols)),
         }
     }
 

@@ -14,12 +14,12 @@
 
 use std::ops::Range;
 
+use super::matrix::Matrix;
 use super::needs::{Needs, Workload, activations_per_token};
 use super::weights::Residency;
 use crate::arch::Hparams;
 use crate::error::Result;
 use crate::matmul::Accumulate;
-use crate::quant::Format;
 
 /// A machine that multiplies matrices, and the few other things a transformer needs.
 pub trait Backend: Sync {
@@ -79,11 +79,17 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn download(&self, rows: &Self::Rows) -> Result<Vec<f32>>;
 
+    /// True for a machine that goes on computing while its weights are brought. Those of layers that are streamed are still in their file
+    /// then when [`Backend::weight`] gets them; elsewhere another thread has read them ahead.
+    fn computes_meanwhile(&self) -> bool {
+        false
+    }
+
     /// Takes a matrix over.
     ///
     /// # Errors
-    /// As for every operation.
-    fn weight(&self, matrix: Matrix) -> Result<Self::Weight>;
+    /// As for every operation, and as [`Matrix::read_at`].
+    fn weight(&self, matrix: Matrix<'_>) -> Result<Self::Weight>;
 
     /// The rows of `table` that `tokens` name, dequantized: `[tokens.len(), n_cols]`.
     ///
@@ -300,19 +306,6 @@ impl BatchLimits {
         let n_tokens = (self.memory_bytes / (activations_per_token(hparams) * size_of::<f32>())).min(self.n_tokens);
         (n_tokens / n_ctx.max(1)).max(1)
     }
-}
-
-/// A matrix as it lies in the file.
-#[derive(Debug, Clone)]
-pub struct Matrix {
-    /// How its weights are stored.
-    pub format: Format,
-    /// Outputs.
-    pub n_rows: usize,
-    /// Inputs: a whole number of blocks.
-    pub n_cols: usize,
-    /// `n_rows * format.row_bytes(n_cols)` bytes.
-    pub bytes: Vec<u8>,
 }
 
 /// Queries, keys or values of all rows of a pass.

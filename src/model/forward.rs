@@ -20,6 +20,7 @@ use std::thread;
 use super::backend::{Backend, Output, Places, Span};
 use super::block::Block;
 use super::layer::{Layer, Linear, Norm, Step};
+use super::matrix::Matrix;
 use super::needs::Needs;
 use super::weights::{Plan, ReadLayer, Residency, Slice};
 use crate::arch::describe::Positions;
@@ -160,10 +161,10 @@ impl<'a, B: Backend> Network<'a, B> {
         let mut network = Network {
             backend,
             n_ctx,
-            token_embd: backend.weight(plan.matrix(&plan.token_embd)?)?,
-            output: plan.output.as_ref().map(|slice| backend.weight(plan.matrix(slice)?)).transpose()?,
+            token_embd: backend.weight(plan.matrix(&plan.token_embd))?,
+            output: plan.output.as_ref().map(|slice| backend.weight(plan.matrix(slice))).transpose()?,
             output_norm: plan.output_norm.clone().try_map(&mut { upload })?,
-            position_embd: plan.position_embd.as_ref().map(|slice| backend.weight(plan.matrix(slice)?)).transpose()?,
+            position_embd: plan.position_embd.as_ref().map(|slice| backend.weight(plan.matrix(slice))).transpose()?,
             rope_tables,
             layers: Vec::new(),
             hparams,
@@ -406,22 +407,33 @@ impl<'a, B: Backend> Network<'a, B> {
         layers.cloned().try_for_each(|layer| layer.try_map(|_| Ok(()), |slice| self.plan.vector(&slice).map(drop)).map(drop))
     }
 
-    fn hand_over(&self, layer: ReadLayer) -> Result<LayerOf<B>> {
+    fn hand_over(&self, layer: ReadLayer<'_>) -> Result<LayerOf<B>> {
         layer.try_map(|matrix| self.backend.weight(matrix), |vector| self.backend.upload(&vector, vector.len()))
     }
 
-    /// Calls `run` with every layer in order. A layer that is streamed is read while the one before it is computed.
+    /// Calls `run` with every layer in order. A layer that is streamed is brought while the one before it is computed.
     fn for_each_layer(&self, mut run: impl FnMut(usize, &LayerOf<B>) -> Result<()>) -> Result<()> {
         if !self.layers.is_empty() {
             return self.layers.iter().enumerate().try_for_each(|(index, layer)| run(index, layer));
         }
+        let mut run_streamed = |index, layer: ReadLayer<'a>| run(index, &self.hand_over(layer)?);
+        if self.backend.computes_meanwhile() {
+            (0..self.plan.layers.len()).try_for_each(|index| run_streamed(index, self.plan.layer(index)?))?;
+        } else {
+            self.read_ahead(run_streamed)?;
+        }
+        self.plan.check_unchanged()
+    }
+
+    /// Calls `run` with every layer in order, as read by another thread meanwhile.
+    fn read_ahead(&self, mut run: impl FnMut(usize, ReadLayer<'a>) -> Result<()>) -> Result<()> {
         thread::scope(|scope| {
             // No room in the channel: one layer is computed, one is held out by the reader.
             let (sender, receiver) = sync_channel(0);
             let plan = &self.plan;
             let read = move || {
                 for index in 0..plan.layers.len() {
-                    let layer = plan.layer(index);
+                    let layer = plan.layer(index).and_then(|layer| layer.try_map(Matrix::read, Ok));
                     let failed = layer.is_err();
                     // The other side hangs up when it fails.
                     if sender.send(layer).is_err() || failed {
@@ -431,9 +443,8 @@ impl<'a, B: Backend> Network<'a, B> {
             };
             let reader = thread::Builder::new().name("layer reader".to_owned());
             reader.spawn_scoped(scope, read).map_err(|e| Error::io("reader thread", "start", e))?;
-            receiver.into_iter().enumerate().try_for_each(|(index, layer)| run(index, &self.hand_over(layer?)?))
-        })?;
-        self.plan.check_unchanged()
+            receiver.into_iter().enumerate().try_for_each(|(index, layer)| run(index, layer?))
+        })
     }
 }
 

@@ -21,6 +21,7 @@ mod cpu;
 mod forward;
 mod generate;
 mod layer;
+mod matrix;
 mod needs;
 mod rope;
 mod sample;
@@ -29,12 +30,11 @@ mod weights;
 pub use crate::arch::describe::RopeLayout;
 pub use crate::arch::{ExpertHparams, Hparams, LayerHparams, Rope, RopeScaling, architectures};
 pub use crate::matmul::Accumulate;
-pub use backend::{
-    AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Matrix, Output, Places, Rotation, Score, Span,
-};
+pub use backend::{AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Output, Places, Rotation, Score, Span};
 pub use cpu::{Activations, Ceilings, Cpu};
 pub use forward::{Batch, Cache, Network, Observed, Observer};
 pub use generate::Generation;
+pub use matrix::{Blocks, Matrix};
 pub use needs::{MatrixShape, Needs, Operation, WeightBytes, Work, Workload, activations_per_token};
 pub use sample::{Sampler, Sampling};
 pub use weights::Residency;

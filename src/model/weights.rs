@@ -1,14 +1,15 @@
 //! Where every weight of a model lies in its files, and reading them.
 //!
 //! The plan is made from names and shapes alone and refuses what is missing, misshapen, unreadable, or left over: a tensor that nothing
-//! here uses would mean that the model computes something else. Weights are read by position, whole tensors or runs of their rows.
+//! here uses would mean that the model computes something else. Weights are read by position, whole tensors or runs of their rows; those of
+//! matrices when a backend takes them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::backend::Matrix;
 use super::block::{Block, Stacked};
 use super::layer::{Layer, Linear, Norm, Step};
+use super::matrix::{Blocks, Matrix};
 use super::needs::MatrixShape;
 use crate::arch::describe::{self, Dim};
 use crate::arch::{Hparams, LayerHparams, RopeScaling};
@@ -39,8 +40,8 @@ pub(super) struct Slice {
 
 /// A layer that has not been read.
 pub(super) type PlannedLayer = Layer<Slice, Slice>;
-/// A layer that has been read, but not handed to a backend.
-pub(super) type ReadLayer = Layer<Matrix, Vec<f32>>;
+/// A layer that is to be handed to a backend: its vectors have been read.
+pub(super) type ReadLayer<'a> = Layer<Matrix<'a>, Vec<f32>>;
 
 /// Every weight's place.
 #[derive(Debug)]
@@ -91,29 +92,24 @@ impl<'a> Plan<'a> {
         MatrixShape { format: self.source.tensors()[slice.tensor].format, n_rows: slice.n_rows, n_cols: slice.n_cols }
     }
 
-    /// Reads a matrix.
-    ///
-    /// # Errors
-    /// `Io`, `InputChanged`.
-    pub fn matrix(&self, slice: &Slice) -> Result<Matrix> {
-        let tensor = &self.source.tensors()[slice.tensor];
-        let row_bytes = tensor.format.row_bytes(slice.n_cols as u64).expect("rows of a checked file are whole blocks");
-        // Both products are parts of a tensor's size in bytes, which the file holds.
-        let n_bytes = row_bytes as usize * slice.n_rows;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(n_bytes).map_err(|_| out_of_memory())?;
-        bytes.resize(n_bytes, 0);
-        let offset_bytes = tensor.offset_bytes + row_bytes * slice.first_row as u64;
-        self.source.files()[tensor.file].read_exact_at(&mut bytes, offset_bytes)?;
-        Ok(Matrix { format: tensor.format, n_rows: slice.n_rows, n_cols: slice.n_cols, bytes })
+    /// Where a matrix lies.
+    pub fn matrix(&self, slice: &Slice) -> Matrix<'a> {
+        let SourceTensor { format, file, offset_bytes, .. } = self.source.tensors()[slice.tensor];
+        let row_bytes = format.row_bytes(slice.n_cols as u64).expect("rows of a checked file are whole blocks");
+        // The product is part of a tensor's size in bytes, which the file holds.
+        let offset_bytes = offset_bytes + row_bytes * slice.first_row as u64;
+        let blocks = Blocks::InFile { file: &self.source.files()[file], offset_bytes };
+        Matrix { format, n_rows: slice.n_rows, n_cols: slice.n_cols, blocks }
     }
 
     /// Reads a vector as floats.
     ///
     /// # Errors
-    /// As [`Plan::matrix`]; `NonFinite` for NaN or infinity.
+    /// `Io`, `InputChanged`; `NonFinite` for NaN or infinity.
     pub fn vector(&self, slice: &Slice) -> Result<Vec<f32>> {
-        let Matrix { format, n_rows, n_cols, bytes } = self.matrix(slice)?;
+        let matrix = self.matrix(slice);
+        let Matrix { format, n_rows, n_cols, .. } = matrix;
+        let bytes = matrix.into_bytes()?;
         let mut values = vec![0.0; n_rows * n_cols];
         format.dequantize(Level::detect(), &bytes, &mut values);
         match values.iter().position(|x| !x.is_finite()) {
@@ -127,12 +123,12 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Reads a layer.
+    /// Reads the vectors of a layer.
     ///
     /// # Errors
     /// As [`Plan::vector`].
-    pub fn layer(&self, index: usize) -> Result<ReadLayer> {
-        self.layers[index].clone().try_map(|slice| self.matrix(&slice), |slice| self.vector(&slice))
+    pub fn layer(&self, index: usize) -> Result<ReadLayer<'a>> {
+        self.layers[index].clone().try_map(|slice| Ok(self.matrix(&slice)), |slice| self.vector(&slice))
     }
 
     /// The divisors of the rotary frequencies for a context of `n_ctx` tokens.
@@ -165,10 +161,6 @@ impl<'a> Plan<'a> {
     pub fn path(&self) -> &Path {
         first_path(self.source)
     }
-}
-
-pub(super) fn out_of_memory() -> Error {
-    Error::io("working memory", "allocate", std::io::ErrorKind::OutOfMemory.into())
 }
 
 fn first_path(source: &Model) -> &Path {

@@ -4,6 +4,7 @@ use half::f16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::dot::{self, Factors, Products, SUMS};
+use super::largest;
 use super::sink::{self, Sink};
 use super::{BlockFault, BlockFaultKind};
 use crate::simd::{F32x16, Level, Simd, Sixteen, Task};
@@ -18,6 +19,14 @@ pub(super) trait Block: Copy + FromBytes + IntoBytes + Immutable + KnownLayout +
 pub(super) trait Dequantize: Block {
     /// Hands all weights of the block over, sixteen by sixteen. Of those four sixteens apart the earlier come first.
     fn dequantize<S: Simd>(&self, simd: S, to: &mut impl Sink<S>);
+
+    /// No finite weight of the block is larger in magnitude. From the scales alone, so that a look at a tensor's largest weight can pass
+    /// over most blocks; may be infinite or NaN, where it says nothing.
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        let _ = simd;
+        f32::INFINITY
+    }
 
     /// Sixteens of floats that the block's part of a vector is arranged in.
     const FACTORS: usize = Self::LEN / 16;
@@ -91,6 +100,12 @@ impl Half {
         simd.unhalf(self.0)
     }
 
+    /// Without the sign.
+    #[inline(always)]
+    pub fn magnitude<S: Simd>(self, simd: S) -> f32 {
+        self.to_f32(simd).abs()
+    }
+
     /// The same in every lane.
     #[inline(always)]
     pub fn splat<S: Simd>(self, simd: S) -> F32x16<S> {
@@ -130,12 +145,14 @@ pub(super) struct Traits {
     pub is_for_activations: bool,
     pub quantize: Option<QuantizeFn>,
     pub dequantize: Option<DequantizeFn>,
+    pub largest: Option<LargestFn>,
     pub arrange: Option<ArrangeFn>,
     pub add_dots: Option<AddDotsFn>,
 }
 
 type QuantizeFn = fn(Level, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), BlockFault>;
 type DequantizeFn = fn(Level, &[u8], &mut [f32]);
+type LargestFn = fn(Level, &[u8]) -> f32;
 type ArrangeFn = fn(&[f32]) -> Vec<Sixteen>;
 type AddDotsFn = fn(Level, &Factors, &[u8], &mut [f32]);
 
@@ -168,6 +185,7 @@ impl Traits {
         Traits {
             block_bytes: size_of::<U>() / (U::LEN / block_len),
             dequantize: Some(sink::dequantize::<U>),
+            largest: Some(largest::largest::<U>),
             arrange: Some(dot::arrange::<U>),
             add_dots: Some(dot::add_dots::<U>),
             ..Traits::stored::<U>(block_len)
@@ -184,6 +202,7 @@ impl Traits {
             is_for_activations: false,
             quantize: None,
             dequantize: None,
+            largest: None,
             arrange: None,
             add_dots: None,
         }

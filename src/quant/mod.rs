@@ -26,9 +26,10 @@
 //! 2. `impl Block` (weights per block), `impl Dequantize`, `impl Quantize` (`block.rs`). Both functions get a `simd` token to make lanes
 //!    with: `F32x16` and `I32x16` are sixteen lanes at every level, and read as arithmetic. `dequantize` hands one block over, sixteen
 //!    weights at a time, to a `Sink` that stores them (`sink.rs`) or multiplies them (`dot.rs`); where that is too slow for generation,
-//!    `add_products` and `arrange` multiply quants instead (`q4_k.rs`). `quantize` gets many blocks at once. `is_sound`
-//!    says whether the scales are finite; a block that cannot be held is left with a scale that is not, and the driver in `block.rs`
-//!    turns that into a [`BlockFault`], as it does with weights that are not finite.
+//!    `add_products` and `arrange` multiply quants instead (`q4_k.rs`). `bound` says how large weights can be by the scales alone, so that
+//!    the largest of a tensor is found without unpacking all. `quantize` gets many blocks at once. `is_sound` says whether the scales are
+//!    finite; a block that cannot be held is left with a scale that is not, and the driver in `block.rs` turns that into a [`BlockFault`],
+//!    as it does with weights that are not finite.
 //! 3. The line: `Traits::of::<family::NAME>()`, or `Traits::readable` without `Quantize`, or `Traits::activations`.
 //!
 //! Tests and benchmark find it by itself: golden blocks of all formats are in `fixtures/golden`; `tests/formats.rs` has the
@@ -54,6 +55,7 @@ mod fp4;
 mod iq;
 mod iq4;
 mod k;
+mod largest;
 mod plain;
 mod search;
 mod simple;
@@ -283,6 +285,19 @@ impl Format {
         let dequantize = self.traits().dequantize.unwrap_or_else(|| panic!("{self} cannot be dequantized"));
         assert_eq!(self.row_bytes(weights.len() as u64), Some(blocks.len() as u64), "{self}: bytes of {} weights", weights.len());
         dequantize(level, blocks, weights);
+    }
+
+    /// The power of two that is not above the largest magnitude of `blocks`' finite weights, but above half of it: what tells how to bring
+    /// them into the range of halves. 0 where there is none but zeros.
+    ///
+    /// Many times as fast as [`Format::dequantize`], since the scales of most blocks say that their weights are smaller than others before.
+    ///
+    /// # Panics
+    /// When `blocks` are not whole blocks, or the format cannot be dequantized ([`Format::can_dequantize`]).
+    pub fn largest_power_of_two(self, level: Level, blocks: &[u8]) -> f32 {
+        let largest = self.traits().largest.unwrap_or_else(|| panic!("{self} cannot be dequantized"));
+        assert!(blocks.len().is_multiple_of(self.block_bytes()), "{self}: {} bytes are not whole blocks", blocks.len());
+        largest(level, blocks)
     }
 }
 

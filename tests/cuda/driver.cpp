@@ -11,7 +11,7 @@
 // Device memory starts as NaN, and every copy must lie in it. FAKE_CUDA_MEMORY is its size in MiB, FAKE_CUDA_USED what others have of it,
 // FAKE_CUDA_CAPABILITY the compute capability (8.0; from 9.0 on products go the way of wgmma and TMA). With two numbers in FAKE_CUDA_USED
 // there are two GPUs. A mistake ends the process. FAKE_CUDA_LOG is a file to which every allocation, launch, copy and fill is added as a
-// line when it is asked for.
+// line when it is asked for, and every wait of the host.
 
 #include <algorithm>
 #include <deque>
@@ -155,6 +155,11 @@ static void check_range(u64 at, size_t len, const char* what) {
     if (at + len > in->first + in->second) fail(std::string(what) + " beyond the end of an allocation");
 }
 
+// What needs a multiprocessor would stand behind products on all of them, and the copies of the next weights behind it.
+static void check_copies(void* stream, const std::string& what) {
+    if (of(stream)->copies) fail(what + " on the stream of copies");
+}
+
 // ---- Kernels
 
 struct Kernels {
@@ -217,6 +222,7 @@ int cuCtxSetCurrent(void* context) { return current_context = context, SUCCESS; 
 
 int cuCtxSynchronize() {
     LOCKED;
+    note("wait for the device");
     drain_all();
     return SUCCESS;
 }
@@ -289,6 +295,7 @@ int cuMemsetD8Async(u64 at, unsigned char value, size_t len, void* stream) {
     LOCKED;
     note("fill");
     check_range(at, len, "a fill");
+    check_copies(stream, "a fill");
     of(stream)->give([=] { memset((void*)at, value, len); });
     return SUCCESS;
 }
@@ -324,6 +331,7 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
         memcpy(values[i].bytes, arguments[i], n_bytes);
     }
     note("launch " + kernel.name);
+    check_copies(stream, kernel.name);
     of(stream)->give([=, &kernel]() mutable {
         std::vector<void*> pointers;
         for (Slot& value : values) pointers.push_back(value.bytes);
@@ -351,6 +359,7 @@ int cuStreamDestroy_v2(void* stream) {
 
 int cuStreamSynchronize(void* stream) {
     LOCKED;
+    note("wait for a stream");
     of(stream)->drain(of(stream)->given);
     return SUCCESS;
 }
@@ -379,7 +388,9 @@ int cuEventQuery(void* event) {
 
 int cuEventSynchronize(void* event) {
     LOCKED;
-    ((Event*)event)->wait();
+    Event& then = *(Event*)event;
+    if (then.stream && then.stream->done < then.at) note("wait for an event");
+    then.wait();
     return SUCCESS;
 }
 

@@ -15,7 +15,7 @@ pub(super) use attention::{
 pub(super) use products::{Maps, Matrix16, Scaled, gemm, gemm_sm90, gemv, gemv_rows_max, has_row_of_blocks, sm90_tile};
 pub(super) use rows::{
     DIVERGENCE_BYTES, SCORE_BYTES, Selection, add, add_bias, add_rows, dequant_f16, dequant_f32, divergences, fold_columns, gelu,
-    has_float_rows, layer_norm_f16, magnitude, rms_norm_f16, rms_norm_f32, rows_f16, scale_and_cap, scores, sum_squares, swiglu,
+    has_float_rows, layer_norm_f16, rms_norm_f16, rms_norm_f32, rows_f16, scale_and_cap, scores, sum_squares, swiglu,
 };
 
 use crate::error::{Error, Result};
@@ -53,7 +53,6 @@ pub(super) struct Launch {
 pub(super) enum Argument {
     Pointer(u64),
     U32(u32),
-    U64(u64),
     F32(f32),
     Map(TensorMap),
 }

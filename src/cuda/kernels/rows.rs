@@ -63,13 +63,6 @@ fn dequant(kernel: &str, from: Selection, out: View, [to, ld]: [Argument; 2]) ->
     Launch::new(format!("{kernel}_{}", from.format.name()), pieces.div_ceil(PIECES_PER_BLOCK), arguments)
 }
 
-/// The largest magnitude of each of `n_blocks` shares of `x`; infinity where it holds NaN.
-pub(in crate::cuda) fn magnitude(x: Memory, len: usize, partial: Memory, n_blocks: u32) -> Result<Launch> {
-    let arguments =
-        vec![x.holds(len, 4, "weights")?, Argument::U64(len as u64), partial.holds(n_blocks as usize, 4, "magnitudes")?];
-    Launch::new("magnitude", n_blocks.into(), arguments)
-}
-
 /// Rows with a mean of 0 and a variance of 1, times `gain`, plus `bias`, as halves with a power of two for each row.
 pub(in crate::cuda) fn layer_norm_f16(
     x: View,

@@ -2,9 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, Operand, Rows};
+use super::{Cpu, Operand, Rows, Weight};
 use crate::error::Result;
-use crate::model::backend::Matrix;
 use crate::quant::Format;
 
 /// What activations are rounded to before they are multiplied.
@@ -34,7 +33,7 @@ fn partner(format: Format) -> Option<Format> {
 
 impl Cpu {
     /// `x` as it is multiplied with `weight`; `None` for as it is.
-    pub(super) fn rounded(&self, x: &Operand, weight: &Matrix) -> Result<Option<Operand>> {
+    pub(super) fn rounded(&self, x: &Operand, weight: &Weight) -> Result<Option<Operand>> {
         match (self.activations, partner(weight.format)) {
             (Activations::Q8, Some(format)) => self.rounded_to(format, &x.rows).map(|rows| Some(rows.into())),
             _ => Ok(None),
@@ -84,7 +83,7 @@ mod tests {
         (0..n).map(|i| (i as f32 * step).sin() + 0.3 * (i as f32 * 7.1).cos()).collect()
     }
 
-    fn product(activations: Activations, x: &[f32], matrix: &Matrix) -> Vec<f32> {
+    fn product(activations: Activations, x: &[f32], matrix: &Weight) -> Vec<f32> {
         let cpu = Cpu::new(Engine::detect(), 1, activations).unwrap();
         let operand = Operand::from(cpu.upload(x, N_COLS).unwrap());
         let mut out = cpu.rows(operand.rows.n_rows(), matrix.n_rows).unwrap();
@@ -106,7 +105,7 @@ mod tests {
                 let importance = format.needs_importance().then_some(&importance[..]);
                 format.quantize_rows(Level::detect(), w, N_COLS, importance, blocks).unwrap();
             }
-            let matrix = Matrix { format, n_rows: 8, n_cols: N_COLS, bytes };
+            let matrix = Weight { format, n_rows: 8, n_cols: N_COLS, bytes };
             let exact = product(Activations::F32, &x, &matrix);
             let rounded = product(Activations::Q8, &x, &matrix);
             let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();

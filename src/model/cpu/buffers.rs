@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::matmul::{Activations, Engine, Rows};
-use crate::model::weights::out_of_memory;
+use crate::model::matrix::out_of_memory;
 
 /// Buffers that are not in use.
 #[derive(Debug, Clone, Default)]

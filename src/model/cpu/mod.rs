@@ -25,9 +25,11 @@ use std::sync::OnceLock;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::backend::{AttentionShape, Backend, Divergence, Gelu, HeadForm, Heads, Matrix, Output, Places, Score, Span};
+use super::backend::{AttentionShape, Backend, Divergence, Gelu, HeadForm, Heads, Output, Places, Score, Span};
+use super::matrix::Matrix;
 use crate::error::Result;
 use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
+use crate::quant::Format;
 use crate::simd::Level;
 use crate::threads;
 use buffers::{Buffer, Buffers, Packed, Packs};
@@ -65,6 +67,14 @@ pub struct Rows {
 pub struct Operand {
     rows: Rows,
     packed: OnceLock<Packed>,
+}
+
+/// A matrix in its file format, `[n_rows, n_cols]`.
+pub struct Weight {
+    format: Format,
+    n_rows: usize,
+    n_cols: usize,
+    bytes: Vec<u8>,
 }
 
 /// What a pass knows of its rows.
@@ -145,7 +155,7 @@ impl Cpu {
     }
 
     /// `out` becomes, or has added, the columns `outputs` of `x * weight^T`.
-    fn multiply(&self, x: &Operand, weight: &Matrix, outputs: Range<usize>, accumulate: Accumulate, out: &mut Rows) {
+    fn multiply(&self, x: &Operand, weight: &Weight, outputs: Range<usize>, accumulate: Accumulate, out: &mut Rows) {
         let weights = weights_of(weight).rows(outputs.start, outputs.len());
         self.pool.install(|| {
             let packed = x.packed.get_or_init(|| self.packs.pack(self.engine, x.rows.as_matrix()));
@@ -154,8 +164,8 @@ impl Cpu {
     }
 }
 
-fn weights_of(matrix: &Matrix) -> Weights<'_> {
-    Weights::new(matrix.format, matrix.n_rows, matrix.n_cols, &matrix.bytes)
+fn weights_of(weight: &Weight) -> Weights<'_> {
+    Weights::new(weight.format, weight.n_rows, weight.n_cols, &weight.bytes)
 }
 
 /// Values that one thread handles alone.
@@ -164,7 +174,7 @@ const SERIAL_MAX: usize = 1 << 14;
 impl Backend for Cpu {
     type Rows = Rows;
     type Operand = Operand;
-    type Weight = Matrix;
+    type Weight = Weight;
     type Pass = Pass;
 
     /// On a thread of the pool: from any other, every operation would wake the pool and wait for it.
@@ -187,11 +197,12 @@ impl Backend for Cpu {
         Ok(rows.values.to_vec())
     }
 
-    fn weight(&self, matrix: Matrix) -> Result<Matrix> {
-        Ok(matrix)
+    fn weight(&self, matrix: Matrix<'_>) -> Result<Weight> {
+        let Matrix { format, n_rows, n_cols, .. } = matrix;
+        Ok(Weight { format, n_rows, n_cols, bytes: matrix.into_bytes()? })
     }
 
-    fn embed(&self, table: &Matrix, tokens: &[u32]) -> Result<Rows> {
+    fn embed(&self, table: &Weight, tokens: &[u32]) -> Result<Rows> {
         let row_bytes = table.bytes.len() / table.n_rows;
         self.fill_rows(tokens.len(), table.n_cols, |index, row| {
             let blocks = &table.bytes[tokens[index] as usize * row_bytes..][..row_bytes];
@@ -242,7 +253,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn matmul(&self, x: &Operand, weight: &Matrix, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
+    fn matmul(&self, x: &Operand, weight: &Weight, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
         if x.rows.n_rows() > 1 {
             return self.matmul_of_batch(x, weight, accumulate, out);
         }
@@ -252,7 +263,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn matmul_of_batch(&self, x: &Operand, weight: &Matrix, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
+    fn matmul_of_batch(&self, x: &Operand, weight: &Weight, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
         let rounded = self.rounded(x, weight)?;
         self.multiply(rounded.as_ref().unwrap_or(x), weight, 0..weight.n_rows, accumulate, out);
         Ok(())
@@ -343,21 +354,21 @@ impl Backend for Cpu {
         Ok(self.pool.install(|| norm::column_sums_of_squares(&x.rows)))
     }
 
-    fn logits(&self, x: &Operand, output: Output<'_, Matrix>) -> Result<Vec<f32>> {
+    fn logits(&self, x: &Operand, output: Output<'_, Weight>) -> Result<Vec<f32>> {
         let mut out = self.new_rows(x.rows.n_rows(), output.weight.n_rows)?;
         self.matmul(x, output.weight, Accumulate::Store, &mut out)?;
         self.scale_and_cap(&mut out, output);
         Ok(out.values.to_vec())
     }
 
-    fn score(&self, x: &Operand, output: Output<'_, Matrix>, targets: &[u32]) -> Result<Vec<Score>> {
+    fn score(&self, x: &Operand, output: Output<'_, Weight>, targets: &[u32]) -> Result<Vec<Score>> {
         self.scores(x, output, targets)
     }
 
     fn compare(
         &self,
-        a: (&Operand, Output<'_, Matrix>),
-        b: (&Operand, Output<'_, Matrix>),
+        a: (&Operand, Output<'_, Weight>),
+        b: (&Operand, Output<'_, Weight>),
         targets: &[u32],
     ) -> Result<Vec<Divergence>> {
         self.divergences(a, b, targets)

@@ -10,10 +10,10 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, Operand, Rows, exp, norm};
+use super::{Cpu, Operand, Rows, Weight, exp, norm};
 use crate::error::Result;
 use crate::matmul::Accumulate;
-use crate::model::backend::{Divergence, Matrix, Output, Score};
+use crate::model::backend::{Divergence, Output, Score};
 use crate::simd::{Level, Simd, Task};
 
 /// Tokens of the vocabulary in a tile: 4096 rows of activations take 32 MiB of logits.
@@ -76,7 +76,7 @@ impl Pair {
 }
 
 impl Cpu {
-    pub(super) fn scores(&self, x: &Operand, output: Output<'_, Matrix>, targets: &[u32]) -> Result<Vec<Score>> {
+    pub(super) fn scores(&self, x: &Operand, output: Output<'_, Weight>, targets: &[u32]) -> Result<Vec<Score>> {
         assert_eq!(x.rows.n_rows(), targets.len(), "a target for every row");
         let mut states = vec![Softmax::NONE; targets.len()];
         self.each_tile(&[(x, output)], |first, [logits]| {
@@ -93,8 +93,8 @@ impl Cpu {
 
     pub(super) fn divergences(
         &self,
-        a: (&Operand, Output<'_, Matrix>),
-        b: (&Operand, Output<'_, Matrix>),
+        a: (&Operand, Output<'_, Weight>),
+        b: (&Operand, Output<'_, Weight>),
         targets: &[u32],
     ) -> Result<Vec<Divergence>> {
         assert_eq!((a.0.rows.n_rows(), b.0.rows.n_rows()), (targets.len(), targets.len()), "a target for every row");
@@ -108,7 +108,7 @@ impl Cpu {
     }
 
     /// What an output does to products.
-    pub(super) fn scale_and_cap(&self, logits: &mut Rows, output: Output<'_, Matrix>) {
+    pub(super) fn scale_and_cap(&self, logits: &mut Rows, output: Output<'_, Weight>) {
         if !output.is_plain() {
             self.each_row(logits, |_, row| exp::scale_and_cap(self.level(), row, output.scale, output.softcap));
         }
@@ -117,7 +117,7 @@ impl Cpu {
     /// Calls `see` with the logits of every tile of the vocabulary, for all products at once.
     fn each_tile<const N: usize>(
         &self,
-        products: &[(&Operand, Output<'_, Matrix>); N],
+        products: &[(&Operand, Output<'_, Weight>); N],
         mut see: impl FnMut(usize, [&Rows; N]) + Send,
     ) -> Result<()> {
         let n_vocab = products[0].1.weight.n_rows;

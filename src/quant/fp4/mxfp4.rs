@@ -36,6 +36,11 @@ impl Dequantize for MXFP4 {
         to.put(0, weights(values, q0, d));
         to.put(1, weights(values, q1, d));
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, _simd: S) -> f32 {
+        half_scale(self.e) * VALUES[7]
+    }
 }
 
 impl Quantize for MXFP4 {

@@ -39,6 +39,11 @@ impl Dequantize for NVFP4 {
             to.put(j, weights(values, I32x16::load_u8(simd, &codes.to_le_bytes()), d));
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, _simd: S) -> f32 {
+        self.d.iter().fold(0.0, |max: f32, &d| max.max(HALF_SCALES[usize::from(d)])) * VALUES[7]
+    }
 }
 
 impl Quantize for NVFP4 {

@@ -60,6 +60,11 @@ impl Dequantize for IQ1_M {
             to.put(j, shifted(simd, scale, points, [upper & 8 != 0, upper & 0x80 != 0]));
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d().magnitude(simd) * (15.0 * 1.125)
+    }
 }
 
 /// Sub-blocks whose largest magnitude is below this count as all zero.

@@ -48,6 +48,11 @@ impl Dequantize for IQ1_S {
             }
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * (15.0 * 1.125)
+    }
 }
 
 /// Sub-blocks whose largest magnitude is below this count as all zero.

@@ -48,6 +48,11 @@ impl Dequantize for IQ2_XS {
             to.put(j, signed(simd, scale, points, signs));
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * (15.5 * 0.25) * f32::from(IQ2_VALUES[2])
+    }
 }
 
 static GRID: LazyLock<Eights> = LazyLock::new(|| Eights::new(&grids::IQ2_XS, 2));

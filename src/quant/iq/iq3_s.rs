@@ -53,6 +53,11 @@ impl Dequantize for IQ3_S {
             }
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * (31.0 * 15.0)
+    }
 }
 
 static SEARCH: LazyLock<Search> =

@@ -48,6 +48,11 @@ impl Dequantize for IQ3_XXS {
             }
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * (15.5 * 0.5 * 62.0)
+    }
 }
 
 static SEARCH: LazyLock<Search> =

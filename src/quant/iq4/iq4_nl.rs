@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Nearest, inverse, pack, padded, search, unpack, weighting};
+use super::{LEVEL_MAX, Nearest, inverse, pack, padded, search, unpack, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::lanes_of_sub_blocks;
 use crate::quant::sink::Sink;
@@ -31,6 +31,11 @@ impl Dequantize for IQ4_NL {
         let [low, high] = unpack(simd, &self.qs, self.d.splat(simd));
         to.put(0, low);
         to.put(1, high);
+    }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * LEVEL_MAX
     }
 }
 

@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Nearest, inverse, pack, padded, search, unpack, weighting};
+use super::{LEVEL_MAX, Nearest, inverse, pack, padded, search, unpack, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::search::{lanes_of_sub_blocks, nearest_int, sums_of_squares};
 use crate::quant::sink::Sink;
@@ -49,6 +49,11 @@ impl Dequantize for IQ4_XS {
             to.put(2 * j, low);
             to.put(2 * j + 1, high);
         }
+    }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * (32.0 * LEVEL_MAX)
     }
 }
 

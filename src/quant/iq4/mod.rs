@@ -16,6 +16,9 @@ use crate::simd::{F32x16, I32x16, Simd};
 const LEVELS: [f32; 16] =
     [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
 
+/// The largest magnitude among them.
+const LEVEL_MAX: f32 = -LEVELS[0];
+
 /// The places of the levels in the list: what a file holds.
 const PLACES: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 

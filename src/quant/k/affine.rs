@@ -230,6 +230,17 @@ impl Scales {
         [factors * self.d.splat(simd), factors * self.dmin.splat(simd)]
     }
 
+    /// No weight with quants up to `q_max` is larger in magnitude: the ends of every sub-block's range.
+    #[inline(always)]
+    pub(super) fn bound<S: Simd>(&self, simd: S, q_max: f32) -> f32 {
+        const FIRST: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7];
+        const LAST: [u8; 16] = [8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15];
+        let [scales, mins] = self.products(simd);
+        let scales = scales.lookup(I32x16::load_u8(simd, &FIRST));
+        let mins = mins.lookup(I32x16::load_u8(simd, &LAST));
+        (scales * F32x16::splat(simd, q_max) - mins).abs().max(mins.abs()).reduce_max()
+    }
+
     #[inline(always)]
     pub(super) fn are_finite(&self) -> bool {
         self.d.is_finite() && self.dmin.is_finite()

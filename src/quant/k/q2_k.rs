@@ -47,6 +47,14 @@ impl Dequantize for Q2_K {
             to.put(j, F32x16::splat(simd, scales[j]) * quants[j].to_float() - F32x16::splat(simd, mins[j]));
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        let bytes = I32x16::load_u8(simd, &self.scales);
+        let scales = self.d.splat(simd) * (bytes & 15).to_float();
+        let mins = self.dmin.splat(simd) * bytes.shr::<4>().to_float();
+        (scales * F32x16::splat(simd, Q_MAX as f32) - mins).abs().max(mins.abs()).reduce_max()
+    }
 }
 
 impl Quantize for Q2_K {

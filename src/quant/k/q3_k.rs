@@ -54,6 +54,11 @@ impl Dequantize for Q3_K {
             }
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * (N_SCALES * N) as f32
+    }
 }
 
 impl Quantize for Q3_K {

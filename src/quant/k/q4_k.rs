@@ -41,6 +41,11 @@ impl Dequantize for Q4_K {
         }
     }
 
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.scales.bound(simd, 15.0)
+    }
+
     /// Sixteen times sixteen that the quants multiply, and the sums of `x` that the minimums multiply.
     const FACTORS: usize = 16 + 1;
 

@@ -46,6 +46,11 @@ impl Dequantize for Q5_K {
             }
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.scales.bound(simd, 31.0)
+    }
 }
 
 impl Quantize for Q5_K {

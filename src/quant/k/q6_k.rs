@@ -54,6 +54,11 @@ impl Dequantize for Q6_K {
         }
     }
 
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * (128.0 * 32.0)
+    }
+
     /// Sixteen times sixteen that the quants multiply, and the sums of `x` that the 32 taken off each quant multiplies.
     const FACTORS: usize = 16 + 1;
 

@@ -19,7 +19,7 @@ pub(super) use q5_1::Q5_1;
 pub(super) use q8_0::Q8_0;
 pub(super) use q8_1::Q8_1;
 
-use super::block::inverse;
+use super::block::{Half, inverse};
 use crate::simd::{F32x16, I32x16, Mask, Simd};
 
 /// The weights of a block, 16 lanes each.
@@ -27,6 +27,13 @@ use crate::simd::{F32x16, I32x16, Mask, Simd};
 pub(super) fn halves<S: Simd>(simd: S, weights: &[f32; 32]) -> [F32x16<S>; 2] {
     let (halves, _) = weights.as_chunks::<16>();
     [F32x16::load(simd, &halves[0]), F32x16::load(simd, &halves[1])]
+}
+
+/// No weight `d*q + m` with quants up to `q_max` is larger in magnitude: the ends of the range.
+#[inline(always)]
+fn affine_bound<S: Simd>(simd: S, d: Half, m: Half, q_max: f32) -> f32 {
+    let (d, m) = (d.to_f32(simd), m.to_f32(simd));
+    (q_max * d + m).abs().max(m.abs())
 }
 
 /// The weight of largest magnitude with its sign, the first of equals; +0 when all are zero.

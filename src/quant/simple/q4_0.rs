@@ -35,6 +35,11 @@ impl Dequantize for Q4_0 {
         to.put(0, (q0 + -8).to_float() * d);
         to.put(1, (q1 + -8).to_float() * d);
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * 8.0
+    }
 }
 
 impl Quantize for Q4_0 {

@@ -8,7 +8,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::weighted::{Affine, Row};
-use super::{from_nibbles, halves, inverse, nibbles, range, to_byte};
+use super::{affine_bound, from_nibbles, halves, inverse, nibbles, range, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
@@ -33,6 +33,11 @@ impl Dequantize for Q4_1 {
         let [q0, q1] = from_nibbles(simd, &self.qs);
         to.put(0, q0.to_float() * d + m);
         to.put(1, q1.to_float() * d + m);
+    }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        affine_bound(simd, self.d, self.m, 15.0)
     }
 }
 

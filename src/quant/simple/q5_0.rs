@@ -36,6 +36,11 @@ impl Dequantize for Q5_0 {
         to.put(0, ((q0 | h0) + -16).to_float() * d);
         to.put(1, ((q1 | h1) + -16).to_float() * d);
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * 16.0
+    }
 }
 
 impl Quantize for Q5_0 {

@@ -8,7 +8,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::weighted::{Affine, Row};
-use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, nibbles, range, to_byte};
+use super::{affine_bound, fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, nibbles, range, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
@@ -34,6 +34,11 @@ impl Dequantize for Q5_1 {
         let ([q0, q1], [h0, h1]) = (from_nibbles(simd, &self.qs), from_fifth_bits(simd, self.qh));
         to.put(0, (q0 | h0).to_float() * d + m);
         to.put(1, (q1 | h1).to_float() * d + m);
+    }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        affine_bound(simd, self.d, self.m, 31.0)
     }
 }
 

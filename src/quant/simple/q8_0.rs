@@ -32,6 +32,11 @@ impl Dequantize for Q8_0 {
         to.put(0, q0 * d);
         to.put(1, q1 * d);
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * 128.0
+    }
 }
 
 impl Quantize for Q8_0 {

@@ -22,6 +22,13 @@ fn scale<S: Simd>(simd: S, weights: &[f32]) -> (f32, F32x16<S>) {
     (d, F32x16::splat(simd, inverse(d)))
 }
 
+/// The largest `q - 1` that four quants of 2 bits in each byte can stand for: 2, or 1 where none is 3.
+#[inline(always)]
+fn largest_quant(qs: &[u8]) -> f32 {
+    let threes = qs.iter().fold(0, |threes, &byte| threes | (byte & byte >> 1 & 0x55));
+    if threes == 0 { 1.0 } else { 2.0 }
+}
+
 /// 0, 1 or 2 for -1, 0 or 1. Where the reciprocal of a subnormal scale is infinite, 1, as in ggml.
 #[inline(always)]
 fn trits<S: Simd>(x: F32x16<S>, inverse: F32x16<S>) -> I32x16<S> {

@@ -40,6 +40,11 @@ impl Dequantize for Q1_0 {
             to.put(j, (I32x16::spread(simd, signs, plus) | I32x16::spread(simd, !signs, minus)).to_float_bits());
         }
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd)
+    }
 }
 
 impl Quantize for Q1_0 {

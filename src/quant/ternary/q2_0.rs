@@ -9,7 +9,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::scale;
+use super::{largest_quant, scale};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
@@ -34,6 +34,11 @@ impl Dequantize for Q2_0 {
             let q = I32x16::load_u8(simd, &unpacked(*qs));
             to.put(j, (q + -1).to_float() * d);
         }
+    }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * largest_quant(self.qs.as_bytes())
     }
 }
 

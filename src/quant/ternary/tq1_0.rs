@@ -54,6 +54,11 @@ impl Dequantize for TQ1_0 {
         let rest = I32x16::load_u8(simd, &rest);
         to.put(15, ((rest + rest + rest).shr::<8>() + -1).to_float() * d);
     }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd)
+    }
 }
 
 impl Quantize for TQ1_0 {

@@ -10,7 +10,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{scale, trits};
+use super::{largest_quant, scale, trits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
@@ -40,6 +40,11 @@ impl Dequantize for TQ2_0 {
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn bound<S: Simd>(&self, simd: S) -> f32 {
+        self.d.magnitude(simd) * largest_quant(self.qs.as_bytes())
     }
 }
 
