@@ -29,7 +29,7 @@ use crate::model::{
 use crate::quant::Format;
 
 pub use attention::Pass;
-pub(super) use attention::splits_bytes_max;
+pub(super) use attention::{SPLIT_QUERIES_MAX, splits_bytes_max};
 
 /// A GPU that runs models.
 pub struct Cuda {
@@ -135,7 +135,7 @@ impl Cuda {
         Ok(Rows { block, n_rows, n_cols, form, angles: OnceLock::new() })
     }
 
-    fn new_operand(&self, n_rows: usize, n_cols: usize) -> Result<Operand> {
+    pub(super) fn new_operand(&self, n_rows: usize, n_cols: usize) -> Result<Operand> {
         let len_bytes = bytes_of(&[n_rows, operand_ld(n_cols) * 2 + 4])? + 16;
         let block = self.device.room(len_bytes, &format!("halves of rows [{n_rows}, {n_cols}]"))?;
         Ok(Operand { block, n_rows, n_cols })
@@ -150,7 +150,7 @@ impl Cuda {
     }
 
     /// The caller's bytes in device memory.
-    fn sent(&self, bytes: &[u8], what: &str) -> Result<Block> {
+    pub(super) fn sent(&self, bytes: &[u8], what: &str) -> Result<Block> {
         let block = self.device.room(bytes.len() as u64, what)?;
         self.device.send(block.memory(), bytes)?;
         Ok(block)

@@ -19,5 +19,5 @@ mod staging;
 
 pub use backend::{Cuda, Operand, Products, Rows, Weight};
 pub use can::check;
-pub use measure::{Timed, Work};
+pub use measure::{AttentionSizes, Timed, Work};
 pub use probe::{Driver, FUNCTIONS, Gpu, capability_min};

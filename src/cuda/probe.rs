@@ -86,6 +86,8 @@ pub struct Gpu {
     pub capability: (u32, u32),
     /// Streaming multiprocessors.
     pub n_multiprocessors: u32,
+    /// The highest clock of their cores in Hz; 0 where the driver does not tell.
+    pub clock_hz: u64,
     /// All of its memory.
     pub memory_bytes: u64,
 }
@@ -159,6 +161,27 @@ impl Gpu {
     pub fn free_bytes(&self) -> Result<u64> {
         let free = || Ok::<_, DriverError>(CudaContext::new(self.ordinal)?.mem_get_info()?.0 as u64);
         free().map_err(|e| failed(&format!("GPU {}, {}: no context", self.ordinal, self.name), e))
+    }
+}
+
+impl Gpu {
+    /// Multiplications and additions of halves, with sums in f32, that the tensor cores of a multiprocessor do in a clock; `None` for GPUs
+    /// that nobody has looked up. By NVIDIA's white papers on the A100, GA102, AD102, H100 and Blackwell, without sparsity. GeForce cards
+    /// of 8.6, 8.9 and 12.0 do half of it.
+    pub fn tensor_operations_per_clock(&self) -> Option<u32> {
+        match self.capability {
+            (8, 0 | 7) => Some(2048),
+            (8, 6 | 9) | (12, 0 | 1) => Some(1024),
+            (9, 0) => Some(4096),
+            (10, 0 | 3) => Some(8192),
+            _ => None,
+        }
+    }
+
+    /// What that comes to in a second on all of them, at the highest clock. No power limit is thought of.
+    pub fn tensor_operations_per_second(&self) -> Option<f64> {
+        let per_clock = self.tensor_operations_per_clock().filter(|_| self.clock_hz > 0)?;
+        Some(f64::from(per_clock) * f64::from(self.n_multiprocessors) * self.clock_hz as f64)
     }
 }
 
@@ -261,7 +284,30 @@ fn describe(ordinal: usize) -> std::result::Result<Gpu, DriverError> {
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
         n_multiprocessors: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        clock_hz: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE).map_or(0, |khz| u64::from(khz) * 1000),
         // SAFETY: as above.
         memory_bytes: unsafe { result::device::total_mem(device) }? as u64,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An H100 SXM: 989 TFLOP/s by its data sheet, at 1.83 GHz.
+    #[test]
+    fn a_peak_is_computed_from_what_the_driver_reports() {
+        let gpu = Gpu {
+            ordinal: 0,
+            name: "NVIDIA H100".to_owned(),
+            capability: (9, 0),
+            n_multiprocessors: 132,
+            clock_hz: 1_830_000_000,
+            memory_bytes: 80 << 30,
+        };
+        let peak = gpu.tensor_operations_per_second().expect("a known capability");
+        assert!((peak / 989.4e12 - 1.0).abs() < 1e-3, "{peak}");
+        assert_eq!(Gpu { clock_hz: 0, ..gpu.clone() }.tensor_operations_per_second(), None);
+        assert_eq!(Gpu { capability: (7, 5), ..gpu }.tensor_operations_per_second(), None);
+    }
 }

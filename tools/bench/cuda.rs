@@ -1,20 +1,21 @@
 //! `ggforge bench cuda`: how fast the kernels are on this GPU, beside its memory, and how fast a model of 7 billion parameters is.
 
+mod works;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use ggforge::cuda::{Cuda, Driver, Products, Timed, Work};
+use ggforge::cuda::{Cuda, Driver, Gpu, Products, Timed};
 use ggforge::gguf::Model;
 use ggforge::model::{Backend, Batch, Network, Residency};
-use ggforge::quant::Format;
-use ggforge::report::{Cell, Table, decimal_bytes, json_text};
+use ggforge::report::{Cell, Table, json_text};
 use ggforge::{Error, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::shape::Shape;
 use crate::exit::{Failure, print};
-use crate::terminal::{Steps, fitted};
+use crate::terminal::fitted;
 use crate::{Run, Session, size};
 
 /// Time the kernels of a GPU beside what its memory can do
@@ -22,8 +23,9 @@ use crate::{Run, Session, size};
 #[command(after_help = "\
 Examples:
   ggforge bench cuda
+  ggforge bench cuda --filter gemv --output gemv.json
   ggforge bench cuda --model llama-Q4_K_M.gguf
-  ggforge bench cuda --shape 7b --folder /tmp")]
+  ggforge bench cuda --models-only --shape 7b --folder /tmp")]
 pub struct CudaBench {
     /// The GPU's number in ggforge devices
     #[arg(long, value_name = "N")]
@@ -34,6 +36,12 @@ pub struct CudaBench {
     /// Samples of which the median is taken
     #[arg(long, value_name = "N", default_value_t = 15)]
     samples: usize,
+    /// Only kernels whose work and shape have one of these in them
+    #[arg(long, value_name = "TEXT,..", value_delimiter = ',', conflicts_with = "models_only")]
+    filter: Vec<String>,
+    /// No kernels
+    #[arg(long)]
+    models_only: bool,
     /// Run this model, too
     #[arg(long, value_name = "MODEL.gguf", conflicts_with = "shape")]
     model: Option<PathBuf>,
@@ -52,82 +60,177 @@ pub struct CudaBench {
     /// Report as JSON on stdout
     #[arg(long)]
     json: bool,
+    /// Write the JSON to this file, too, anew after every line
+    #[arg(long, value_name = "FILE.json")]
+    output: Option<PathBuf>,
 }
 
-/// Batches that a model is timed for.
+/// Batches that a model is timed for, and tokens that are generated one after the other.
 const N_BATCHES: usize = 4;
+const N_DECODED: usize = 32;
 
 impl Run for CudaBench {
     const NAME: &'static str = "cuda";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
         let gpu = Driver::start()?.choose(self.gpu)?;
-        let mut table = Table::new(&["work", "shape", "ms", "GB/s", "TFLOP/s", "of copying"]);
-        {
-            let cuda = Cuda::open(&gpu, self.gpu_memory, Products::Best)?;
-            let portable = self.kernels(&cuda, "", session, &mut table)?;
-            drop(cuda);
-            if portable {
-                let cuda = Cuda::open(&gpu, self.gpu_memory, Products::Portable)?;
-                self.products(&cuda, " (8.0)", &mut table)?;
-            }
+        let mut report = Report::new(&self, gpu);
+        report.begin()?;
+        if !self.models_only {
+            self.kernels(&mut report)?;
         }
-        let mut models = Table::new(&["model", "residency", "load s", "tokens/s", "tokens/s with load", "peak"]);
         for path in self.models(session)? {
             for residency in [Residency::Resident, Residency::Streamed] {
-                self.time_model(&Cuda::open(&gpu, self.gpu_memory, Products::Best)?, &path, residency, &mut models)?;
+                let cuda = Cuda::open(&report.gpu, self.gpu_memory, Products::Best)?;
+                self.time_model(&cuda, &path, residency, &mut report.models)?;
+                report.write()?;
             }
         }
-        print(&if self.json {
-            json_text(&json!({ "gpu": gpu.name, "kernels": table.json(), "models": models.json() }))
-        } else {
-            let models = if models.is_empty() { String::new() } else { format!("\n{}", fitted(&models)) };
-            format!("{}\n{}{models}", gpu.name, fitted(&table))
-        })
+        report.end()
     }
 }
 
-impl CudaBench {
-    /// Times every kind of kernel; returns whether there are other products to compare with.
-    fn kernels(&self, cuda: &Cuda, note: &str, session: &Session, table: &mut Table) -> Result<bool> {
-        let steps = Steps::new(session, "timing", 4);
-        steps.begin("copies");
-        // Small memories get smaller work, which says less.
-        let unit = (cuda.memory_bytes() / 8).min(2 << 30) as usize;
-        let copied = cuda.time(Work::Copy { len_bytes: unit }, self.samples)?;
-        let bandwidth = copied.n_bytes / copied.seconds;
-        table.push(row("copy", decimal_bytes(unit as u64), &copied, bandwidth));
+/// What has been found so far. Every line is told at once: whatever ends the run, what it found is there.
+struct Report<'a> {
+    options: &'a CudaBench,
+    gpu: Gpu,
+    kernels: Vec<Kernel>,
+    models: Table,
+}
 
-        steps.begin("dequantization");
-        let n_rows = (unit / 8192).clamp(256, 131_072);
-        for format in
-            [Format::Q4_K, Format::Q4_0, Format::Q8_0, Format::Q6_K, Format::Q2_K, Format::Q3_K, Format::Q5_K, Format::IQ4_XS]
-        {
-            let timed = cuda.time(Work::Dequantize { format, n_rows, n_cols: 4096 }, self.samples)?;
-            table.push(row(&format!("dequantize {format}"), format!("{n_rows} x 4096"), &timed, bandwidth));
-        }
-        steps.begin("products");
-        self.products(cuda, note, table)?;
+/// A kernel at work on some shape.
+struct Kernel {
+    work: String,
+    shape: String,
+    timed: Timed,
+}
 
-        steps.begin("products of one row");
-        if cuda.memory_bytes() > 1 << 30 {
-            for format in [Format::Q4_K, Format::Q4_0, Format::Q8_0, Format::Q6_K, Format::F16] {
-                for (n_rows, n_cols) in [(4096, 4096), (14_336, 4096), (28_672, 8192)] {
-                    let timed = cuda.time(Work::RowProduct { format, n_rows, n_cols }, self.samples)?;
-                    table.push(row(&format!("row times {format}"), format!("{n_rows} x {n_cols}"), &timed, bandwidth));
-                }
-            }
-        }
-        Ok(cuda.gpu().capability == (9, 0))
+impl Report<'_> {
+    fn new(options: &CudaBench, gpu: Gpu) -> Report<'_> {
+        let models = Table::new(&["model", "residency", "load s", "tokens/s", "tokens/s with load", "decoded tokens/s", "peak"]);
+        Report { options, gpu, kernels: Vec::new(), models }
     }
 
-    fn products(&self, cuda: &Cuda, note: &str, table: &mut Table) -> Result<()> {
-        for (m, n, k) in
-            [(8192, 8192, 8192), (16_384, 4096, 4096), (16_384, 14_336, 4096), (16_384, 4096, 14_336), (512, 4096, 4096)]
-        {
-            if (2 * (m * k + n * k) + 4 * m * n) as u64 * 5 / 4 < cuda.memory_bytes() {
-                let timed = cuda.time(Work::Product { m, n, k }, self.samples)?;
-                table.push(row(&format!("product{note}"), format!("{m} x {n} x {k}"), &timed, f64::INFINITY));
+    fn tells(&self, text: &str) -> Result<(), Failure> {
+        if self.options.json { Ok(()) } else { print(text) }
+    }
+
+    fn begin(&self) -> Result<(), Failure> {
+        let Gpu { name, capability: (major, minor), n_multiprocessors, clock_hz, .. } = &self.gpu;
+        let ghz = *clock_hz as f64 / 1e9;
+        let peak = match (self.gpu.tensor_operations_per_clock(), self.gpu.tensor_operations_per_second()) {
+            (Some(per_clock), Some(peak)) => format!(
+                "peak, computed: {n_multiprocessors} multiprocessors x {ghz:.3} GHz x {per_clock} operations a clock = {:.1} TFLOP/s",
+                peak / 1e12
+            ),
+            _ => "peak: unknown".to_owned(),
+        };
+        self.tells(&format!("{name}, compute capability {major}.{minor}\n{peak}\n"))?;
+        if self.options.models_only {
+            return Ok(());
+        }
+        let titles = ["work", "shape", "ms", "GB/s", "of copying", "TFLOP/s", "of peak", "of product"];
+        self.tells(&line(titles.map(str::to_owned)))
+    }
+
+    fn add(&mut self, work: &str, shape: &str, timed: Timed) -> Result<(), Failure> {
+        let kernel = Kernel { work: work.to_owned(), shape: shape.to_owned(), timed };
+        self.kernels.push(kernel);
+        let kernel = &self.kernels[self.kernels.len() - 1];
+        let [gb, of_copying, tflop, of_peak, of_product] = self.shares(&timed);
+        let fixed = |x: Option<f64>, digits: usize| x.map_or_else(String::new, |x| format!("{x:.digits$}"));
+        let cells = [fixed(gb, 1), fixed(of_copying, 3), fixed(tflop, 2), fixed(of_peak, 3), fixed(of_product, 3)];
+        let ms = format!("{:.4}", timed.seconds * 1e3);
+        let [a, b, c, d, e] = cells;
+        self.tells(&line([kernel.work.clone(), kernel.shape.clone(), ms, a, b, c, d, e]))?;
+        self.write()
+    }
+
+    /// GB/s, the share of what a copy moves, TFLOP/s, the shares of the computed peak and of the fastest product.
+    fn shares(&self, timed: &Timed) -> [Option<f64>; 5] {
+        let copy = self.kernels.iter().find(|kernel| kernel.work == "copy").map(|kernel| bytes_per_second(&kernel.timed));
+        let products = self.kernels.iter().filter(|kernel| kernel.work.starts_with("product"));
+        let product = products.map(|kernel| operations_per_second(&kernel.timed)).reduce(f64::max);
+        let (bytes, operations) = (bytes_per_second(timed), operations_per_second(timed));
+        let operations = Some(operations).filter(|operations| *operations > 0.0);
+        let of = |whole: Option<f64>| operations.zip(whole).map(|(operations, whole)| operations / whole);
+        [
+            Some(bytes / 1e9),
+            copy.map(|copy| bytes / copy),
+            operations.map(|operations| operations / 1e12),
+            of(self.gpu.tensor_operations_per_second()),
+            of(product),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        let kernel = |Kernel { work, shape, timed }: &Kernel| {
+            let [gb, of_copying, tflop, of_peak, of_product] = self.shares(timed);
+            json!({
+                "work": work, "shape": shape, "seconds": timed.seconds, "seconds_best": timed.seconds_best,
+                "n_bytes": timed.n_bytes, "n_operations": timed.n_operations, "gb_per_second": gb, "of_copying": of_copying,
+                "tflop_per_second": tflop, "of_computed_peak": of_peak, "of_fastest_product": of_product,
+            })
+        };
+        let kernels: Vec<Value> = self.kernels.iter().map(kernel).collect();
+        let gpu = &self.gpu;
+        json!({
+            "gpu": gpu.name,
+            "capability": [gpu.capability.0, gpu.capability.1],
+            "n_multiprocessors": gpu.n_multiprocessors,
+            "clock_hz": gpu.clock_hz,
+            "tensor_operations_per_clock": gpu.tensor_operations_per_clock(),
+            "computed_peak_operations_per_second": gpu.tensor_operations_per_second(),
+            "kernels": kernels,
+            "models": self.models.json(),
+        })
+    }
+
+    fn write(&self) -> Result<(), Failure> {
+        let Some(path) = &self.options.output else { return Ok(()) };
+        Ok(std::fs::write(path, json_text(&self.json())).map_err(|e| Error::io(path, "write", e))?)
+    }
+
+    fn end(&self) -> Result<(), Failure> {
+        self.write()?;
+        if self.options.json {
+            return print(&json_text(&self.json()));
+        }
+        if self.models.is_empty() { Ok(()) } else { print(&fitted(&self.models)) }
+    }
+}
+
+fn bytes_per_second(timed: &Timed) -> f64 {
+    timed.n_bytes / timed.seconds
+}
+
+fn operations_per_second(timed: &Timed) -> f64 {
+    timed.n_operations / timed.seconds
+}
+
+/// Columns as wide as what is put into them, as a line is printed before the next one is known.
+fn line([work, shape, ms, gb, of_copying, tflop, of_peak, of_product]: [String; 8]) -> String {
+    let line = format!("{work:<24} {shape:<30} {ms:>9} {gb:>8} {of_copying:>10} {tflop:>8} {of_peak:>8} {of_product:>10}");
+    line.trim_end().to_owned() + "\n"
+}
+
+impl CudaBench {
+    /// Times every kind of kernel, and the products of other GPUs where this one has better ones.
+    fn kernels(&self, report: &mut Report) -> Result<(), Failure> {
+        let is_wanted = |work: &works::Named| {
+            let line = format!("{} {}", work.name, work.shape);
+            self.filter.is_empty() || self.filter.iter().any(|text| line.contains(text.as_str()))
+        };
+        let cuda = Cuda::open(&report.gpu, self.gpu_memory, Products::Best)?;
+        let memory_bytes = cuda.memory_bytes();
+        for work in works::works(memory_bytes).into_iter().filter(|work| work.name == "copy" || is_wanted(work)) {
+            report.add(&work.name, &work.shape, cuda.time(work.work, self.samples)?)?;
+        }
+        drop(cuda);
+        if report.gpu.capability == (9, 0) {
+            let cuda = Cuda::open(&report.gpu, self.gpu_memory, Products::Portable)?;
+            for work in works::products(memory_bytes).into_iter().filter(is_wanted) {
+                report.add("product (8.0)", &work.shape, cuda.time(work.work, self.samples)?)?;
             }
         }
         Ok(())
@@ -145,7 +248,7 @@ impl CudaBench {
     fn time_model(&self, cuda: &Cuda, path: &Path, residency: Residency, table: &mut Table) -> Result<()> {
         let started = Instant::now();
         let model = Model::open(path)?;
-        let network = match Network::open(cuda, &model, self.ctx, residency) {
+        let network = match Network::open(cuda, &model, self.ctx + N_DECODED, residency) {
             // A model that does not fit is streamed, and that is the other line.
             Err(Error::Gpu { .. }) if residency == Residency::Resident => return Ok(()),
             other => other?,
@@ -172,27 +275,37 @@ impl CudaBench {
         let seconds = (0..N_BATCHES).map(|_| run()).sum::<Result<f64>>()?;
         let n_tokens = tokens.len() as f64;
         let with_load = N_BATCHES as f64 * n_tokens / (load_seconds + first + seconds * (N_BATCHES - 1) as f64 / N_BATCHES as f64);
+        // Whole passes of streamed layers for each token are no way to generate.
+        let decoded = if residency == Residency::Resident { Some(decoded(&network, cuda, &tokens[..self.ctx])?) } else { None };
         table.push([
             Cell::Text(path.display().to_string()),
             Cell::Text(format!("{residency:?}").to_lowercase()),
             Cell::Fixed(load_seconds, 2),
             Cell::Fixed(N_BATCHES as f64 * n_tokens / seconds, 0),
             Cell::Fixed(with_load, 0),
+            decoded.map_or(Cell::Empty, |speed| Cell::Fixed(speed, 1)),
             Cell::Bytes(cuda.memory_bytes_peak()),
         ]);
         Ok(())
     }
 }
 
-fn row(work: &str, shape: String, timed: &Timed, bandwidth: f64) -> [Cell; 6] {
-    let per_second = |n: f64, unit: f64| if n > 0.0 { Cell::Fixed(n / timed.seconds / unit, 1) } else { Cell::Empty };
-    let is_bound_by_memory = bandwidth.is_finite();
-    [
-        Cell::Text(work.to_owned()),
-        Cell::Text(shape),
-        Cell::Fixed(timed.seconds * 1e3, 4),
-        if is_bound_by_memory { per_second(timed.n_bytes, 1e9) } else { Cell::Empty },
-        if is_bound_by_memory { Cell::Empty } else { per_second(timed.n_operations, 1e12) },
-        if is_bound_by_memory { Cell::Fixed(timed.n_bytes / timed.seconds / bandwidth, 3) } else { Cell::Empty },
-    ]
+/// Tokens per second, generated one after the other behind a prompt.
+fn decoded(network: &Network<Cuda>, cuda: &Cuda, prompt: &[u32]) -> Result<f64> {
+    let mut cache = network.cache()?;
+    let mut next = |tokens: &[u32]| -> Result<u32> {
+        let states = network.extend(tokens, &mut cache)?;
+        let last = network.normalised(&states, &[tokens.len() as u32 - 1])?;
+        let logits = cuda.logits(&last, network.output())?;
+        let likeliest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+        Ok(likeliest.unwrap_or(0) as u32)
+    };
+    // The first pass of one token loads its kernels.
+    let mut token = next(&prompt[..prompt.len() - 1])?;
+    token = next(&[token])?;
+    let started = Instant::now();
+    for _ in 1..N_DECODED {
+        token = next(&[token])?;
+    }
+    Ok((N_DECODED - 1) as f64 / started.elapsed().as_secs_f64())
 }

@@ -31,7 +31,7 @@ pub struct Pass {
 const SPAN_BYTES: usize = 16;
 
 /// Queries of a sequence, at most, that look at splits of its keys.
-const SPLIT_QUERIES_MAX: usize = 16;
+pub(in crate::cuda) const SPLIT_QUERIES_MAX: usize = 16;
 
 /// Splits that one block merges for a row: more take it as long as another launch does.
 const MERGED_SPLITS_MAX: usize = 32;
@@ -142,7 +142,7 @@ impl Cuda {
     }
 
     /// The same, split by split.
-    fn attend_splits(&self, attended: Attended, operand: &Operand) -> Result<()> {
+    pub(in crate::cuda) fn attend_splits(&self, attended: Attended, operand: &Operand) -> Result<()> {
         let (q, form) = (attended.q.values, attended.form);
         let n_splits = attended.k.values.n_rows.div_ceil(SPLIT_LEN);
         let room = |n_rows: usize, n_cols: usize| self.device.room(bytes_of(&[n_rows, n_cols, 4])?, "splits of keys");
