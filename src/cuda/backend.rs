@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use zerocopy::IntoBytes;
 
 use super::can;
-use super::device::{Block, Device};
+use super::device::{Block, Buffers, Device};
 use super::kernels::{self, Scaled, Selection, View};
 use super::probe::Gpu;
 use super::room::Room;
@@ -98,7 +98,15 @@ impl Cuda {
     /// # Errors
     /// `Gpu`, when it does not start, its driver is too old for the kernels, or it has not that much memory.
     pub fn open(gpu: &Gpu, memory_bytes_max: Option<u64>, products: Products) -> Result<Cuda> {
-        Ok(Cuda { device: Device::open(gpu, memory_bytes_max)?, products, room: Mutex::new(None) })
+        Ok(Cuda { device: Device::open(gpu, memory_bytes_max, Buffers::Shared)?, products, room: Mutex::new(None) })
+    }
+
+    /// The same, for tools that watch a GPU's memory: every buffer is an allocation of its own and full of NaN until it is written. Slow.
+    ///
+    /// # Errors
+    /// As [`Cuda::open`].
+    pub fn open_guarded(gpu: &Gpu, memory_bytes_max: Option<u64>, products: Products) -> Result<Cuda> {
+        Ok(Cuda { device: Device::open(gpu, memory_bytes_max, Buffers::Guarded)?, products, room: Mutex::new(None) })
     }
 
     /// The GPU.

@@ -31,6 +31,19 @@ use crate::report::decimal_bytes;
 /// Memory of the GPU that is left to others where no limit is given: the driver's own needs, and a desktop's.
 const LEFT_FREE_BYTES: u64 = 512 << 20;
 
+/// Where buffers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Buffers {
+    /// Side by side in arenas.
+    Shared,
+    /// Each an allocation of its own, as long as was asked for, full of NaN: so that tools which know allocations see what is read or
+    /// written beyond a buffer's end, and results show what was read before it was written. Places in the arenas are taken all the same.
+    Guarded,
+}
+
+/// What kernels may read beyond the end of a buffer: the rest of sixteen bytes.
+const GUARDED_ALIGNMENT: u64 = 16;
+
 /// A GPU that is ready.
 pub(super) struct Device {
     gpu: Gpu,
@@ -43,6 +56,7 @@ pub(super) struct Device {
     /// For weights.
     large: Mutex<Staging>,
     arenas: Mutex<Arenas<Arc<CudaEvent>>>,
+    buffers: Buffers,
     /// Numbers the events that stand behind weights.
     serial: AtomicU64,
 }
@@ -53,6 +67,7 @@ pub(super) struct Block {
     memory: Memory,
     /// Its place among the ranges.
     at: u64,
+    place_bytes: u64,
     is_weight: bool,
 }
 
@@ -68,7 +83,13 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let fence = if self.is_weight { self.device.now().map_or(Fence::Everything, |event| event) } else { Fence::Everything };
-        self.device.arenas().ranges.give(self.at, self.memory.len_bytes, fence);
+        if self.device.buffers == Buffers::Guarded {
+            // A failure shows in the next call.
+            let _ = self.device.context.synchronize();
+            // SAFETY: an allocation of this block alone, and nothing runs any more.
+            let _ = unsafe { result::free_sync(self.memory.at) };
+        }
+        self.device.arenas().ranges.give(self.at, self.place_bytes, fence);
     }
 }
 
@@ -84,7 +105,7 @@ impl Drop for Device {
 
 impl Device {
     /// Takes hold of a GPU, and may take at most `memory_bytes_max` of its memory.
-    pub(super) fn open(chosen: &Gpu, memory_bytes_max: Option<u64>) -> Result<Arc<Device>> {
+    pub(super) fn open(chosen: &Gpu, memory_bytes_max: Option<u64>, buffers: Buffers) -> Result<Arc<Device>> {
         let driver = Driver::start()?;
         let starts = |e| failed(&format!("GPU {}, {}, does not start", chosen.ordinal, chosen.name), e);
         let context = CudaContext::new(chosen.ordinal).map_err(starts)?;
@@ -106,7 +127,7 @@ impl Device {
         }
         let arenas = Mutex::new(Arenas::new(len));
         let (small, large, serial) = (Mutex::new(small), Mutex::new(large), AtomicU64::new(0));
-        Ok(Arc::new(Device { gpu: chosen.clone(), context, compute, copy, modules, small, large, arenas, serial }))
+        Ok(Arc::new(Device { gpu: chosen.clone(), context, compute, copy, modules, small, large, arenas, buffers, serial }))
     }
 
     pub(super) fn gpu(&self) -> &Gpu {
@@ -145,6 +166,9 @@ impl Device {
     /// Room for what computations write: `len_bytes`, which are anything.
     pub(super) fn room(self: &Arc<Self>, len_bytes: u64, what: &str) -> Result<Block> {
         let (block, _) = self.take(len_bytes, what, false, |ranges, len| Some((ranges.take_low(len)?, Vec::new())))?;
+        if self.buffers == Buffers::Guarded {
+            self.fill(block.memory, 0xff)?;
+        }
         Ok(block)
     }
 
@@ -166,8 +190,23 @@ impl Device {
             }
         }
         let (at, fences) = place.ok_or_else(|| no_room(&arenas, len_bytes, what))?;
-        let memory = Memory { at: arenas.address(at), len_bytes: len };
-        Ok((Block { device: self.clone(), memory, at, is_weight }, fences))
+        let memory = match self.buffers {
+            Buffers::Shared => Ok(Memory { at: arenas.address(at), len_bytes: len }),
+            Buffers::Guarded => self.allocation(len_bytes, what),
+        };
+        if memory.is_err() {
+            arenas.ranges.give(at, len, Fence::Everything);
+        }
+        Ok((Block { device: self.clone(), memory: memory?, at, place_bytes: len, is_weight }, fences))
+    }
+
+    /// Memory that nothing else is a part of.
+    fn allocation(&self, len_bytes: u64, what: &str) -> Result<Memory> {
+        let len_bytes = len_bytes.max(1).next_multiple_of(GUARDED_ALIGNMENT);
+        // SAFETY: plain memory, freed with its block.
+        let at = self.context.bind_to_thread().and_then(|()| unsafe { result::malloc_sync(len_bytes as usize) });
+        let at = at.map_err(|e| failed(&format!("{} of GPU memory for {what}", decimal_bytes(len_bytes)), e))?;
+        Ok(Memory { at, len_bytes })
     }
 
     /// Room for a weight, and what must have happened before it is written.
@@ -244,12 +283,16 @@ impl Device {
 
     /// Writes zeros.
     pub(super) fn clear(&self, memory: Memory) -> Result<()> {
-        let clear = || {
+        self.fill(memory, 0)
+    }
+
+    fn fill(&self, memory: Memory, byte: u8) -> Result<()> {
+        let fill = || {
             self.context.bind_to_thread()?;
             // SAFETY: as for a copy.
-            unsafe { result::memset_d8_async(memory.at, 0, memory.len_bytes as usize, self.compute.cu_stream()) }
+            unsafe { result::memset_d8_async(memory.at, byte, memory.len_bytes as usize, self.compute.cu_stream()) }
         };
-        clear().map_err(lost)
+        fill().map_err(lost)
     }
 
     /// Starts a kernel.

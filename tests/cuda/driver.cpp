@@ -12,6 +12,10 @@
 // FAKE_CUDA_CAPABILITY the compute capability (8.0; from 9.0 on products go the way of wgmma and TMA). With two numbers in FAKE_CUDA_USED
 // there are two GPUs. A mistake ends the process. FAKE_CUDA_LOG is a file to which every allocation, launch, copy and fill is added as a
 // line when it is asked for, and every wait of the host.
+//
+// FAKE_CUDA_FAULT breaks kernels: what their names begin with, separated by commas. They do nothing. With ":illegal" behind a name it is
+// as if they touched memory that is not theirs: whatever waits for the device fails from then on, and with CUDA_LAUNCH_BLOCKING=1 the
+// launch itself.
 
 #include <algorithm>
 #include <deque>
@@ -145,8 +149,13 @@ static Gpu& current_gpu() {
     return *(Gpu*)current_context;
 }
 
-// What lies outside of every allocation cannot be touched: kernels that do end the process.
+// What lies outside of every allocation cannot be touched: kernels that do end the process. An allocation ends where its last page does,
+// within 16 bytes, and behind it is one that nobody may touch.
 static std::map<u64, size_t> allocations;
+
+static const size_t PAGE_BYTES = 4096;
+
+static size_t mapped_bytes(size_t len) { return (len + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES + PAGE_BYTES; }
 
 static void check_range(u64 at, size_t len, const char* what) {
     auto after = allocations.upper_bound(at);
@@ -195,6 +204,29 @@ struct Function {
     size_t shared_bytes_max = 48 << 10;
 };
 
+// ---- Faults
+
+enum { ILLEGAL_ADDRESS = 700 };
+
+// What every call that waits returns from the first illegal access on.
+static int lost = SUCCESS;
+
+enum Fault { NONE, IDLE, ILLEGAL };
+
+static Fault fault_of(const std::string& kernel) {
+    static const std::string faults = setting("FAKE_CUDA_FAULT", "");
+    for (size_t at = 0; at < faults.size();) {
+        size_t end = std::min(faults.find(',', at), faults.size());
+        std::string name = faults.substr(at, end - at);
+        size_t colon = name.find(':');
+        if (kernel.compare(0, std::min(colon, name.size()), name, 0, colon) == 0) {
+            return colon == std::string::npos ? IDLE : ILLEGAL;
+        }
+        at = end + 1;
+    }
+    return NONE;
+}
+
 extern "C" {
 
 int cuInit(unsigned) { return SUCCESS; }
@@ -209,6 +241,7 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
     case 75: *value = setting("FAKE_CUDA_CAPABILITY", "8.0")[0] - '0'; break; // major
     case 76: *value = setting("FAKE_CUDA_CAPABILITY", "8.0")[2] - '0'; break; // minor
+    case 13: *value = 1000000; break; // kHz
     case 16: *value = 4; break; // multiprocessors: few, so that small products use the large tile too
     default: *value = 0;         // memory pools among them
     }
@@ -224,7 +257,7 @@ int cuCtxSynchronize() {
     LOCKED;
     note("wait for the device");
     drain_all();
-    return SUCCESS;
+    return lost;
 }
 
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
@@ -237,10 +270,11 @@ int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
 int cuMemAlloc_v2(u64* at, size_t len) {
     LOCKED;
     if (len == 0 || len > current_gpu().free()) return len ? OUT_OF_MEMORY : INVALID_VALUE;
-    void* memory = mmap(nullptr, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory = mmap(nullptr, mapped_bytes(len), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return OUT_OF_MEMORY;
-    memset(memory, 0xff, len);
-    allocations[*at = (u64)memory] = len;
+    mprotect((char*)memory + mapped_bytes(len) - PAGE_BYTES, PAGE_BYTES, PROT_NONE);
+    memset(memory, 0xff, mapped_bytes(len) - PAGE_BYTES);
+    allocations[*at = (u64)memory + (mapped_bytes(len) - PAGE_BYTES - len) / 16 * 16] = len;
     current_gpu().allocated += len;
     note("alloc " + std::to_string(len));
     return SUCCESS;
@@ -251,7 +285,7 @@ int cuMemFree_v2(u64 at) {
     drain_all();
     auto found = allocations.find(at);
     if (found == allocations.end()) fail("frees what was not allocated");
-    munmap((void*)at, found->second);
+    munmap((void*)(at / PAGE_BYTES * PAGE_BYTES), mapped_bytes(found->second));
     current_gpu().allocated -= found->second;
     allocations.erase(found);
     return SUCCESS;
@@ -332,6 +366,12 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
     }
     note("launch " + kernel.name);
     check_copies(stream, kernel.name);
+    Fault fault = fault_of(kernel.name);
+    if (fault == ILLEGAL) {
+        lost = ILLEGAL_ADDRESS;
+        return setting("CUDA_LAUNCH_BLOCKING", "0") == "1" ? lost : SUCCESS;
+    }
+    if (fault == IDLE) return SUCCESS;
     of(stream)->give([=, &kernel]() mutable {
         std::vector<void*> pointers;
         for (Slot& value : values) pointers.push_back(value.bytes);
@@ -361,7 +401,7 @@ int cuStreamSynchronize(void* stream) {
     LOCKED;
     note("wait for a stream");
     of(stream)->drain(of(stream)->given);
-    return SUCCESS;
+    return lost;
 }
 
 int cuStreamWaitEvent(void* stream, void* event, unsigned) {
@@ -391,12 +431,17 @@ int cuEventSynchronize(void* event) {
     Event& then = *(Event*)event;
     if (then.stream && then.stream->done < then.at) note("wait for an event");
     then.wait();
-    return SUCCESS;
+    return lost;
 }
 
 int cuEventElapsedTime(float* ms, void*, void*) { return *ms = 1.0f, SUCCESS; }
 
-int cuGetErrorName(int code, const char** name) { return *name = code == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR", SUCCESS; }
+int cuGetErrorName(int code, const char** name) {
+    return *name = code == OUT_OF_MEMORY     ? "CUDA_ERROR_OUT_OF_MEMORY"
+                  : code == ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS"
+                                            : "CUDA_ERROR",
+           SUCCESS;
+}
 int cuGetErrorString(int, const char** text) { return *text = "an error", SUCCESS; }
 
 int cuTensorMapEncodeTiled(void* map, int data_type, unsigned rank, void* address, const u64* dims, const u64* strides,

@@ -24,6 +24,11 @@ pub fn is_small() -> bool {
     is_disguised() || std::env::var_os("GGFORGE_GPU_SMALL").is_some()
 }
 
+/// True where it has to be so small that all of it is done in seconds: in tests of what runs the tests.
+pub fn is_tiny() -> bool {
+    std::env::var_os("GGFORGE_GPU_SMALL").is_some_and(|size| size == "tiny")
+}
+
 /// What makes a child see a GPU.
 pub struct Disguise {
     folder: PathBuf,
@@ -63,8 +68,13 @@ impl Disguise {
     pub fn child(&self, tests: &[&str]) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("a test binary"));
         command.args(["--exact", "--include-ignored", "--nocapture"]).args(tests);
-        command.env("LD_LIBRARY_PATH", &self.folder).env(KERNELS, &self.kernels);
+        self.give_to(&mut command);
         command
+    }
+
+    /// Lets whatever the command starts find this GPU.
+    pub fn give_to(&self, command: &mut Command) {
+        command.env("LD_LIBRARY_PATH", &self.folder).env(KERNELS, &self.kernels);
     }
 }
 
@@ -73,7 +83,8 @@ fn a_cpu_in_disguise_passes_as_a_gpu() {
     let Some(disguise) = disguise() else { return };
     let tests = [
         "weights_have_the_bits_of_the_cpu",
-        "products_agree_with_f64",
+        "products::products_agree_with_f64",
+        "products::portable_products_agree_with_f64",
         "log_likelihoods_agree_with_the_cpu",
         "generated_text_is_that_of_the_cpu",
         "experts_compute_what_they_do_on_the_cpu",
@@ -102,8 +113,31 @@ fn passes(child: &mut Command, n_tests: usize) {
 #[test]
 fn a_cpu_in_disguise_passes_as_a_hopper() {
     let Some(disguise) = disguise() else { return };
-    let tests = ["products_agree_with_f64", "layers::every_layer_shape_agrees_with_the_cpu"];
+    let tests = ["products::products_agree_with_f64", "layers::every_layer_shape_agrees_with_the_cpu"];
     passes(disguise.child(&tests).env("FAKE_CUDA_CAPABILITY", "9.0"), tests.len());
+}
+
+/// Every buffer ends where memory ends, and holds NaN until it is written.
+#[test]
+fn a_cpu_in_disguise_keeps_to_its_buffers() {
+    let Some(disguise) = disguise() else { return };
+    let tests = [
+        "products::products_agree_with_f64",
+        "generated_text_is_that_of_the_cpu",
+        "experts_compute_what_they_do_on_the_cpu",
+        "families_compute_what_they_do_on_the_cpu",
+        "layers::every_layer_shape_agrees_with_the_cpu",
+    ];
+    let guarded = |tests: &[&str]| {
+        let mut child = disguise.child(tests);
+        child.env("GGFORGE_GPU_GUARD", "1").env("GGFORGE_GPU_SMALL", "tiny");
+        child
+    };
+    passes(&mut guarded(&tests), tests.len());
+    // What is read without having been written shows.
+    let output = guarded(&tests[..1]).env("FAKE_CUDA_FAULT", "rmsnorm_f16").output().expect("a child that starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && said.contains("FAILED F16 [3, 256]") && said.contains("NaN where"), "{said}");
 }
 
 /// One line of JSON from a child whose streams do their work in some order.
@@ -192,9 +226,32 @@ fn the_program_runs_on_a_cpu_in_disguise() {
 
     let folder = scratch.path().to_str().expect("UTF-8");
     let sizes = ["--samples", "1", "--shape", "tiny", "--folder", folder, "--ctx", "16", "--batch", "32"];
-    let bench = run(&[&["bench", "cuda"], sizes.as_slice()].concat(), "16");
-    for expected in ["dequantize Q4_K", "copy", "resident", "streamed"] {
+    let figures = scratch.path().join("figures.json");
+    let output = ["--gpu-memory", "4MiB", "--output", figures.to_str().expect("UTF-8")];
+    let bench = run(&[&["bench", "cuda"], sizes.as_slice(), output.as_slice()].concat(), "16");
+    for expected in ["resident", "streamed", "4 multiprocessors x 1.000 GHz x 2048 operations a clock = 8.2 TFLOP/s"] {
         assert!(bench.contains(expected), "{bench}");
+    }
+    has_every_figure(&common::json(&figures), &bench);
+}
+
+/// Every kernel with what it moves and computes, beside what the same card copies and could compute; lines are of the same run.
+fn has_every_figure(json: &serde_json::Value, text: &str) {
+    let kernels = json["kernels"].as_array().expect("kernels");
+    let number = |kernel: &serde_json::Value, name: &str| kernel[name].as_f64().unwrap_or_else(|| panic!("{name} of {kernel}"));
+    let [copy, peak] = [number(&kernels[0], "n_bytes") / number(&kernels[0], "seconds"), 4.0 * 1e9 * 2048.0];
+    let works =
+        ["copy", "product", "gemv Q4_0", "gemv IQ4_XS", "dequantize Q4_K", "attention", "rope", "swiglu", "rms norm", "nll"];
+    for work in works {
+        let kernel = kernels.iter().find(|kernel| kernel["work"] == work).unwrap_or_else(|| panic!("no {work} in {text}"));
+        let seconds = number(kernel, "seconds");
+        assert!((number(kernel, "of_copying") / (number(kernel, "n_bytes") / seconds / copy) - 1.0).abs() < 1e-9, "{kernel}");
+        if work != "copy" {
+            let share = number(kernel, "of_computed_peak") / (number(kernel, "n_operations") / seconds / peak);
+            assert!((share - 1.0).abs() < 1e-9 && number(kernel, "of_fastest_product") > 0.0, "{kernel}");
+        }
+        let ms = format!("{:.4}", seconds * 1e3);
+        assert!(text.lines().any(|line| line.starts_with(work) && line.contains(&ms)), "{text}");
     }
 }
 

@@ -7,10 +7,11 @@ use ggforge::model::{Backend, Batch, Network, Residency};
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer, read_text};
 
 use crate::common;
-use crate::disguise::is_small;
+use crate::disguise::{is_small, is_tiny};
 
-/// Mean difference of log-likelihoods over thousands of tokens, in nats.
-const MEAN_NLL_TOLERANCE: f64 = 2e-5;
+/// Mean difference of log-likelihoods over thousands of tokens, in nats: five times what the host shim, which rounds, leaves room for. A
+/// GPU's tensor cores truncate sums, and until one has been measured nobody knows by how much that moves the mean; it is printed.
+const MEAN_NLL_TOLERANCE: f64 = 1e-4;
 /// Root of the mean square of differences, for any number of tokens.
 const RMS_NLL_TOLERANCE: f64 = 1.5e-3;
 
@@ -40,7 +41,7 @@ pub fn text(model: &Model, name: &str) -> Text {
         let json = common::json(&common::fixture(&format!("model/{name}.json")));
         let tokens: Vec<u32> =
             json["tokens"].as_array().expect("tokens").iter().map(|id| id.as_u64().expect("an id") as u32).collect();
-        let n = tokens.len().min(127);
+        let n = tokens.len().min(if is_tiny() { 31 } else { 127 });
         return Text { tokens: tokens[..n].to_vec(), sequences: vec![0..n / 2, n / 2..n / 2 + 9, n / 2 + 9..n] };
     }
     let file = common::shared("text/tinystories_eval.txt").expect("the text beside the model");
@@ -88,25 +89,27 @@ pub fn bits(measured: &Measured) -> [Vec<u64>; 2] {
 
 /// Fails where a GPU's figures are further from the CPU's than halves explain, and tells how far they are.
 #[track_caller]
-pub fn check_agreement(name: &str, found: &Measured, expected: &Measured) {
+pub fn check_agreement(found: &Measured, expected: &Measured) -> String {
     assert_eq!(found.nll.len(), expected.nll.len());
     let n_tokens = found.nll.len();
     let differences: Vec<f64> = found.nll.iter().zip(&expected.nll).map(|(a, b)| a - b).collect();
     let mean = differences.iter().sum::<f64>() / n_tokens as f64;
     let rms = (differences.iter().map(|d| d * d).sum::<f64>() / n_tokens as f64).sqrt();
     let agreeing = found.argmax.iter().zip(&expected.argmax).filter(|(a, b)| a == b).count();
-    println!("{name}: {n_tokens} tokens, NLL differs by {mean:+.2e} in the mean, rms {rms:.2e}; {agreeing} likeliest agree");
+    let note = format!("{n_tokens} tokens, NLL differs by {mean:+.2e} in the mean, rms {rms:.2e}; {agreeing} likeliest agree");
     // Few tokens have a mean as far off as chance has it.
     let by_chance = 4.0 * RMS_NLL_TOLERANCE / (n_tokens as f64).sqrt();
-    assert!(rms < RMS_NLL_TOLERANCE && mean.abs() < MEAN_NLL_TOLERANCE.max(if n_tokens < 1000 { by_chance } else { 0.0 }));
-    assert!(agreeing * 100 >= n_tokens * 97, "{agreeing} of {n_tokens} likeliest tokens agree");
+    let mean_tolerance = MEAN_NLL_TOLERANCE.max(if n_tokens < 1000 { by_chance } else { 0.0 });
+    assert!(rms < RMS_NLL_TOLERANCE && mean.abs() < mean_tolerance, "{note}");
+    assert!(agreeing * 100 >= n_tokens * 97, "{note}");
     for (a, b) in found.kld.iter().zip(&expected.kld) {
-        assert!((a - b).abs() < 3e-3 + 3e-3 * b.abs(), "divergence {a} where {b} is expected");
+        assert!((a - b).abs() < 3e-3 + 3e-3 * b.abs(), "divergence {a} where {b} is expected; {note}");
     }
     for (a, b) in found.squares.iter().zip(&expected.squares) {
         // Errors of values are the same in all rows that look at them.
-        assert!((a - b).abs() < 5e-3 * b.abs() + 1e-9, "sum of squares {a} where {b} is expected");
+        assert!((a - b).abs() < 5e-3 * b.abs() + 1e-9, "sum of squares {a} where {b} is expected; {note}");
     }
+    note
 }
 
 /// Tokens that follow the prompt, the likeliest each time, with a cache.
