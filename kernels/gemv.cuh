@@ -13,24 +13,51 @@ constexpr u32 SHARED_BYTES_MAX = 48 << 10;
 // which all but the first find in the L2 cache.
 constexpr u32 GEMV_BATCH = 8;
 
+// A matrix, and where its products go.
+struct GemvMatrix {
+    const u8* blocks;
+    float* y;
+    u32 ldy, n_rows;
+};
+
 struct GemvWork {
     const u8* blocks;
     const half* x;
     const float* row_scale; // nullable
-    float* y;
-    u32 ldx, ldy, n_rows, row_len, batch, add;
-    u32 first_row = 0; // the block's first of w
+    GemvMatrix matrices[3]; // those that are not there have no rows
+    u32 ldx, row_len, n_x, add; // n_x: rows of x of the whole launch
+    // What this block has of them.
+    u32 n_rows = 0, first_row = 0, batch = 0;
 
-    // What this block has of the launch's work.
-    DEVICE GemvWork of_block() const {
-        u32 n_groups = ceil_div(batch, GEMV_BATCH), first = blockIdx.x % n_groups * GEMV_BATCH;
-        GemvWork own = *this;
-        own.first_row = blockIdx.x / n_groups * GEMV_ROWS;
-        own.batch = batch - first < GEMV_BATCH ? batch - first : GEMV_BATCH;
-        own.x += (u64)first * ldx;
-        own.y += (u64)first * ldy;
-        if (row_scale) own.row_scale += first;
-        return own;
+    // Its rows of x come first: blocks that follow each other have the same rows of w.
+    DEVICE u32 n_groups() const { return ceil_div(n_x, GEMV_BATCH); }
+    DEVICE u32 first_x() const { return blockIdx.x % n_groups() * GEMV_BATCH; }
+
+    // Chooses the rows of one of the matrices, and of x.
+    DEVICE void take_block() {
+        u32 block = blockIdx.x / n_groups(), first = first_x(), which = 0;
+#pragma unroll
+        for (u32 i = 0; i < 2; i++) {
+            if (which == i && block >= ceil_div(matrices[i].n_rows, GEMV_ROWS)) {
+                block -= ceil_div(matrices[i].n_rows, GEMV_ROWS);
+                which = i + 1;
+            }
+        }
+        blocks = which == 0 ? matrices[0].blocks : which == 1 ? matrices[1].blocks : matrices[2].blocks;
+        n_rows = which == 0 ? matrices[0].n_rows : which == 1 ? matrices[1].n_rows : matrices[2].n_rows;
+        first_row = block * GEMV_ROWS;
+        batch = n_x - first < GEMV_BATCH ? n_x - first : GEMV_BATCH;
+        x += (u64)first * ldx;
+        if (row_scale) row_scale += first;
+    }
+
+    // Where the products of this block's matrix go. Found out in the end, when there are registers for it.
+    DEVICE float* place(u32 row, u32 i) const {
+        u32 block = blockIdx.x / n_groups(), first = ceil_div(matrices[0].n_rows, GEMV_ROWS);
+        bool is_first = block < first, is_second = block < first + ceil_div(matrices[1].n_rows, GEMV_ROWS);
+        float* y = is_first ? matrices[0].y : is_second ? matrices[1].y : matrices[2].y;
+        u32 ldy = is_first ? matrices[0].ldy : is_second ? matrices[1].ldy : matrices[2].ldy;
+        return y + (u64)(first_x() + i) * ldy + row;
     }
 
     // The row itself, or the last one where there is none: it is computed, but not stored.
@@ -40,7 +67,7 @@ struct GemvWork {
     DEVICE void store(u32 row, u32 i, float sum) const {
         if (row >= n_rows || i >= batch) return;
         float value = row_scale ? sum * row_scale[i] : sum;
-        float* to = y + (u64)i * ldy + row;
+        float* to = place(row, i);
         *to = add ? *to + value : value;
     }
 };

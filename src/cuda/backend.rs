@@ -344,6 +344,11 @@ impl Backend for Cuda {
         self.multiply(x, weight, accumulate == Accumulate::Add, out.floats()?)
     }
 
+    fn matmuls(&self, x: &Operand, products: &mut [(&Weight, &mut Rows)]) -> Result<()> {
+        let products: Vec<_> = products.iter().map(|(weight, out)| Ok((*weight, out.floats()?))).collect::<Result<_>>()?;
+        self.multiply_all(x, &products)
+    }
+
     fn matmul_of_batch(&self, x: &Operand, weight: &Weight, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
         assert_eq!((x.n_cols, out.n_rows, out.n_cols), (weight.n_cols, x.n_rows, weight.n_rows), "shapes of a product");
         if weight.n_rows == 1 {

@@ -16,7 +16,7 @@ use crate::{common, gpu};
 const LOG: &str = "FAKE_CUDA_LOG";
 
 /// Launches of a layer when one token is added, at most; and nothing is copied for it.
-const LAUNCHES_MAX: usize = 13;
+const LAUNCHES_MAX: usize = 11;
 
 /// What the driver was asked for, and how often.
 type Calls = BTreeMap<String, usize>;

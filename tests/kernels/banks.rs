@@ -62,7 +62,9 @@ fn gemv(shim: &Shim, format: Format, batch: usize) -> [Conflicts; 2] {
     let (n_rows, row_len) = SHAPE;
     let blocks = Buffer::new(&random_blocks(format, n_rows * row_len / format.block_len(), &mut Paint::new(1)));
     let (x, y) = (Buffer::new(&vec![f16::ONE; batch * row_len]), Buffer::<f32>::unwritten(batch * n_rows));
-    let arguments = arguments![&blocks, &x, row_len, NULL, &y, n_rows, n_rows, row_len, batch, 0u32];
+    let arguments = arguments![
+        &blocks, &x, row_len, NULL, &y, n_rows, n_rows, row_len, batch, 0u32, NULL, NULL, 0u32, 0u32, NULL, NULL, 0u32, 0u32
+    ];
     shim.launch(&format!("gemv_{format}_{batch}"), &[n_rows.div_ceil(16) as u32], 128, 0, &arguments)
 }
 

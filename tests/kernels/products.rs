@@ -203,6 +203,46 @@ fn gemv_equals_f64() {
     }
 }
 
+/// Several matrices at once have the bits of each alone.
+#[test]
+fn gemv_of_several_matrices_is_that_of_each() {
+    let Some(shim) = shim() else { return };
+    for (format, batch) in [(Format::Q4_K, 1), (Format::Q4_0, 19), (Format::F16, 1), (Format::IQ3_S, 2)] {
+        let (row_len, mut paint) = (512, Paint::new(21));
+        let x = Halves::random(batch, row_len, row_len, &mut paint);
+        let x_on = Buffer::new(&x.values);
+        let kernel = format!("gemv_{format}_{}", if batch == 1 { 1 } else { 8 });
+        let matrices = [40usize, 16, 3].map(|n_rows| (n_rows, Buffer::new(&quantized(format, n_rows, row_len, &mut paint))));
+        let new_outs = || matrices.each_ref().map(|(n_rows, _)| Buffer::<f32>::unwritten(batch * n_rows));
+        let alone = new_outs();
+        for ((n_rows, blocks), y) in matrices.iter().zip(&alone) {
+            let arguments = arguments![
+                blocks, &x_on, row_len, NULL, y, *n_rows, *n_rows, row_len, batch, 0u32, NULL, NULL, 0u32, 0u32, NULL, NULL, 0u32,
+                0u32
+            ];
+            shim.launch(&kernel, &[(n_rows.div_ceil(16) * batch.div_ceil(8)) as u32], 128, 0, &arguments);
+        }
+        for n_matrices in [2, 3] {
+            let together = new_outs();
+            let (n_rows, blocks) = &matrices[0];
+            let mut arguments =
+                Vec::from(arguments![blocks, &x_on, row_len, NULL, &together[0], *n_rows, *n_rows, row_len, batch, 0u32]);
+            for ((n_rows, blocks), y) in matrices.iter().zip(&together).skip(1).take(n_matrices - 1) {
+                arguments.extend(arguments![blocks, y, *n_rows, *n_rows]);
+            }
+            for _ in n_matrices..3 {
+                arguments.extend(arguments![NULL, NULL, 0u32, 0u32]);
+            }
+            let n_row_blocks: usize = matrices[..n_matrices].iter().map(|(n_rows, _)| n_rows.div_ceil(16)).sum();
+            let n_blocks = (n_row_blocks * batch.div_ceil(8)) as u32;
+            shim.launch(&kernel, &[n_blocks], 128, 0, &arguments);
+            for (together, alone) in together.iter().zip(&alone).take(n_matrices) {
+                assert!(together.to_vec() == alone.to_vec(), "{kernel}: other bits of {n_matrices} matrices at once");
+            }
+        }
+    }
+}
+
 fn check_gemv(shim: &Shim, format: Format, n_rows: usize, row_len: usize, batch: usize, scaled: bool) {
     let mut paint = Paint::new((n_rows * 10_000 + row_len) as u64 + u64::from(format.id()));
     let blocks = quantized(format, n_rows, row_len, &mut paint);
@@ -217,7 +257,8 @@ fn check_gemv(shim: &Shim, format: Format, n_rows: usize, row_len: usize, batch:
     let y = Buffer::new(&before);
     let (blocks_on, x_on, scale_on) = (Buffer::new(&blocks), Buffer::new(&x.values), Buffer::new(&row_scale));
     let scales = if scaled { Argument::Buffer(&scale_on) } else { NULL };
-    let arguments = arguments![&blocks_on, &x_on, x.ld, scales, &y, ldy, n_rows, row_len, batch, u32::from(scaled)];
+    let mut arguments = Vec::from(arguments![&blocks_on, &x_on, x.ld, scales, &y, ldy, n_rows, row_len, batch, u32::from(scaled)]);
+    arguments.extend(arguments![NULL, NULL, 0u32, 0u32, NULL, NULL, 0u32, 0u32]);
     let kernel = format!("gemv_{format}_{}", if batch == 1 { 1 } else { 8 });
     let grid = n_rows.div_ceil(16) * batch.div_ceil(8);
     shim.launch(&kernel, &[grid as u32], 128, 0, &arguments);
@@ -254,7 +295,10 @@ fn gemv_sums_do_not_depend_on_the_batch() {
         let run = |x: &[f16]| {
             let batch = x.len() / row_len;
             let (x, y) = (Buffer::new(x), Buffer::<f32>::unwritten(batch * n_rows));
-            let arguments = arguments![&blocks, &x, row_len, NULL, &y, n_rows, n_rows, row_len, batch, 0u32];
+            let arguments = arguments![
+                &blocks, &x, row_len, NULL, &y, n_rows, n_rows, row_len, batch, 0u32, NULL, NULL, 0u32, 0u32, NULL, NULL, 0u32,
+                0u32
+            ];
             let kernel = format!("gemv_{format}_{}", if batch == 1 { 1 } else { 8 });
             shim.launch(&kernel, &[batch.div_ceil(8) as u32], 128, 0, &arguments);
             y.to_vec()

@@ -76,6 +76,27 @@ impl Cuda {
         self.multiply_many(x.scaled()?, weight, adds, out)
     }
 
+    /// Several products of the same rows; of few rows, those of one format together.
+    pub(super) fn multiply_all(&self, x: &Operand, products: &[(&Weight, View)]) -> Result<()> {
+        let mut others = products.to_vec();
+        while let Some((first, _)) = others.first() {
+            let format = first.format;
+            let alike: Vec<_> = others.extract_if(.., |(weight, _)| weight.format == format).collect();
+            if x.n_rows > kernels::gemv_rows_max(format, self.device.gpu().capability) {
+                alike.iter().try_for_each(|(weight, out)| self.multiply(x, weight, false, *out))?;
+                continue;
+            }
+            for (weight, out) in &alike {
+                assert_eq!((x.n_cols, out.n_rows, out.n_cols), (weight.n_cols, x.n_rows, weight.n_rows), "shapes of a product");
+            }
+            let alike: Vec<_> = alike.iter().map(|(weight, out)| (weight.block.memory(), *out)).collect();
+            for products in alike.chunks(kernels::GEMV_MATRICES_MAX) {
+                self.device.launch(kernels::gemvs(format, x.scaled()?, false, products))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The same for a matrix of one row, which is narrower than any tile writes.
     pub(super) fn multiply_with_row(&self, x: &Operand, weight: &Weight, adds: bool, out: View) -> Result<()> {
         self.device.launch(kernels::gemv(weight.format, weight.block.memory(), x.scaled()?, adds, out))

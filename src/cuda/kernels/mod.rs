@@ -12,7 +12,9 @@ pub(super) use attention::{
     Attended, AttentionForm, HeadForm, HeadRows, Parts, SPLIT_LEN, Sequences, Turn, attention, attention_of_splits, has_heads,
     has_heads_in_a_row, heads, merge_f16, merge_f32,
 };
-pub(super) use products::{Maps, Matrix16, Scaled, gemm, gemm_sm90, gemv, gemv_rows_max, has_row_of_blocks, sm90_tile};
+pub(super) use products::{
+    GEMV_MATRICES_MAX, Maps, Matrix16, Scaled, gemm, gemm_sm90, gemv, gemv_rows_max, gemvs, has_row_of_blocks, sm90_tile,
+};
 pub(super) use rows::{
     DIVERGENCE_BYTES, SCORE_BYTES, Selection, add, add_bias, add_rows, dequant_f16, dequant_f32, divergences, fold_columns, gelu,
     has_float_rows, layer_norm_f16, rms_norm_f16, rms_norm_f32, rows_f16, scale_and_cap, scores, sum_squares, swiglu,

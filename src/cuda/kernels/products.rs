@@ -173,33 +173,43 @@ pub(in crate::cuda) fn has_row_of_blocks(format: Format, row_len: usize) -> bool
     format.row_bytes(row_len as u64).is_some_and(|row_bytes| row_bytes <= u64::from(u32::MAX) / GEMV_BLOCK_ROWS)
 }
 
-/// The product of some rows with weights in blocks, which are unpacked on the way and not rounded.
+/// Matrices that one `gemv` takes.
+pub(in crate::cuda) const GEMV_MATRICES_MAX: usize = 3;
+
+/// The products of some rows with matrices of one format and width, in blocks which are unpacked on the way and not rounded.
 ///
-/// No sum depends on the number of rows.
-pub(in crate::cuda) fn gemv(format: Format, blocks: Memory, x: Scaled, adds: bool, out: View) -> Result<Launch> {
-    let [batch, row_len, n_rows] = [x.values.n_rows, x.values.n_cols, out.n_cols];
-    if out.n_rows != batch {
-        return Err(internal(format!("{batch} rows times a matrix into {} rows", out.n_rows)));
-    }
+/// No sum depends on the number of rows, or on what else is computed with it.
+pub(in crate::cuda) fn gemvs(format: Format, x: Scaled, adds: bool, products: &[(Memory, View)]) -> Result<Launch> {
+    let [batch, row_len] = [x.values.n_rows, x.values.n_cols];
     let row_bytes = format.row_bytes(row_len as u64).ok_or_else(|| internal("a row of broken blocks"))?;
     if !has_row_of_blocks(format, row_len) {
         return Err(Error::unsupported(format!("a row of {row_len} weights on a GPU"), "use --device cpu"));
     }
+    let matrix = |&(blocks, out): &(Memory, View)| {
+        if out.n_rows != batch {
+            return Err(internal(format!("{batch} rows times a matrix into {} rows", out.n_rows)));
+        }
+        let [y_at, ldy] = out.floats("product")?;
+        Ok([blocks.holds(out.n_cols, row_bytes as usize, "weights")?, y_at, ldy, number(out.n_cols)?])
+    };
+    let mut matrices: Vec<[Argument; 4]> = products.iter().map(matrix).collect::<Result<_>>()?;
+    if matrices.is_empty() || matrices.len() > GEMV_MATRICES_MAX {
+        return Err(internal(format!("gemv of {} matrices", matrices.len())));
+    }
+    let null = Argument::Pointer(0);
+    matrices.resize(GEMV_MATRICES_MAX, [null, null, Argument::U32(0), Argument::U32(0)]);
+    let ([blocks, y, ldy, n_rows], others) = (matrices[0], &matrices[1..]);
     let [x_at, ldx] = x.values.halves("activations")?;
-    let [y_at, ldy] = out.floats("product")?;
-    let arguments = vec![
-        blocks.holds(n_rows, row_bytes as usize, "weights")?,
-        x_at,
-        ldx,
-        x.scales()?,
-        y_at,
-        ldy,
-        number(n_rows)?,
-        number(row_len)?,
-        number(batch)?,
-        Argument::U32(adds.into()),
-    ];
-    let grid = (n_rows as u64).div_ceil(GEMV_BLOCK_ROWS) * (batch as u64).div_ceil(GEMV_BLOCK_BATCH);
+    let mut arguments =
+        vec![blocks, x_at, ldx, x.scales()?, y, ldy, n_rows, number(row_len)?, number(batch)?, Argument::U32(adds.into())];
+    arguments.extend(others.iter().flatten());
+    let n_blocks: u64 = products.iter().map(|(_, out)| (out.n_cols as u64).div_ceil(GEMV_BLOCK_ROWS)).sum();
+    let grid = n_blocks * (batch as u64).div_ceil(GEMV_BLOCK_BATCH);
     let kernel = format!("gemv_{}_{}", format.name(), if batch == 1 { 1 } else { GEMV_BLOCK_BATCH });
     Launch::shaped(kernel, [grid, 1, 1], 128, 0, arguments)
+}
+
+/// The same with one matrix.
+pub(in crate::cuda) fn gemv(format: Format, blocks: Memory, x: Scaled, adds: bool, out: View) -> Result<Launch> {
+    gemvs(format, x, adds, &[(blocks, out)])
 }

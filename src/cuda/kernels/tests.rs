@@ -130,8 +130,17 @@ fn a_product_of_few_rows_reads_blocks() {
     ] {
         let launch = of(batch).expect("a launch");
         assert_eq!((launch.kernel.as_str(), launch.grid, launch.block), (name, [grid, 1, 1], 128));
-        assert_eq!(launch.arguments[6..], [14336, 4096, batch as u32, 1].map(Argument::U32));
+        assert_eq!(launch.arguments[6..10], [14336, 4096, batch as u32, 1].map(Argument::U32));
     }
+    let several = |n_rows: &[usize]| {
+        let products: Vec<_> = n_rows.iter().map(|&n_rows| (memory(8192), view(16384, 2, n_rows))).collect();
+        gemvs(Format::Q6_K, Scaled { values: view(4096, 2, 4096), row_scale: None }, false, &products)
+    };
+    let launch = several(&[4096, 1000, 17]).expect("a launch");
+    assert_eq!((launch.grid, launch.arguments.len()), ([256 + 63 + 2, 1, 1], 18));
+    assert_eq!((launch.arguments[13], launch.arguments[17]), (Argument::U32(1000), Argument::U32(17)));
+    assert_eq!(several(&[4096]).expect("a launch").arguments[13], Argument::U32(0));
+    assert!(is_internal(several(&[])) && is_internal(several(&[16; 4])));
     let x = Scaled { values: view(4096, 1, 1 << 27), row_scale: None };
     assert!(
         is_unsupported(gemv(Format::F16, memory(8192), x, false, view(16384, 1, 1))),
