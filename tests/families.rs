@@ -23,10 +23,6 @@ const NLL_TOLERANCE: f64 = 1e-6;
 /// The same as the first for llama.cpp, which computes GELU by a table of halves.
 const LLAMA_CPP_TOLERANCE: f64 = 5e-3;
 
-/// Cases that run otherwise than transformers as yet.
-const NOT_YET_EXACT: &[(&str, &str)] =
-    &[("gemma2", "scores of attention have no bound"), ("gemma2-scale", "scores of attention have no bound")];
-
 /// What differs from the converter's file on purpose.
 struct Difference {
     case: &'static str,
@@ -245,7 +241,6 @@ fn scores_equal_those_of_transformers() {
     let scratch = common::scratch();
     let mut faults = String::new();
     for case in checkpoint::cases() {
-        let exception = NOT_YET_EXACT.iter().find(|(name, _)| *name == case.name);
         for layout in case.layouts() {
             let context = format!("{} ({})", case.name, layout.name);
             let found = converted(&case.write(&layout, scratch.path()))
@@ -262,10 +257,7 @@ fn scores_equal_those_of_transformers() {
             let relative = (nll / case.json["nll"].as_f64().expect("a number") - 1.0).abs();
             println!("{context}: logits differ by at most {difference:.1e}, the likelihood by {relative:.1e}");
             let is_equal = difference < LOGITS_TOLERANCE && relative < NLL_TOLERANCE;
-            match exception {
-                None => check(&mut faults, is_equal, format_args!("{context}: logits {difference}, likelihood {relative}")),
-                Some((_, why)) => check(&mut faults, !is_equal, format_args!("{context} is right, although {why}")),
-            }
+            check(&mut faults, is_equal, format_args!("{context}: logits {difference}, likelihood {relative}"));
         }
     }
     assert!(faults.is_empty(), "\n{faults}");
