@@ -225,16 +225,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) cap_rows_f32(float* x, u32
     for (u32 i = threadIdx.x; i < row_len; i += THREADS) x[i] = cap == 0.0f ? x[i] * scale : capped(x[i] * scale, cap);
 }
 
-// partial[block] = the largest magnitude of the block's share of x; infinity where it is not a number
-extern "C" __global__ void __launch_bounds__(THREADS) magnitude(const float* x, u64 len, float* partial) {
-    float largest = 0.0f;
-    for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < len; i += (u64)gridDim.x * THREADS) {
-        largest = fmaxf(largest, x[i] == x[i] ? fabsf(x[i]) : infinity());
-    }
-    largest = of_block<Max>(largest);
-    if (threadIdx.x == 0) partial[blockIdx.x] = largest;
-}
-
 // partial[chunk, column] = sum over the chunk's rows of (a * row_scale)^2, in f64: what an importance matrix collects
 extern "C" __global__ void __launch_bounds__(THREADS)
     sum_squares(const half* a, u32 lda, const float* row_scale, u32 n_rows, u32 n_cols, double* partial) {
@@ -267,6 +257,5 @@ KERNEL(gelu_f16)
 KERNEL(heads_f16)
 KERNEL(add_rows_f32)
 KERNEL(cap_rows_f32)
-KERNEL(magnitude)
 KERNEL(sum_squares)
 KERNEL(fold_columns)

@@ -322,20 +322,14 @@ fn rows_are_added_where_they_belong() {
 }
 
 #[test]
-fn sums_and_magnitudes() {
+fn sums_of_rows_and_columns() {
     let Some(shim) = shim() else { return };
     let mut paint = Paint::new(4);
     for len in [1usize, 7, 1000, 5003] {
         let (x, y) = (paint.weights(len, Paint::student_t4), paint.weights(len, Paint::gaussian));
-        let (x_on, y_on, partial) = (Buffer::new(&x), Buffer::new(&y), Buffer::<f32>::unwritten(3));
-        shim.launch("magnitude", &[3], 256, 0, &arguments![&x_on, len as u64, &partial]);
-        let largest = x.iter().fold(0f32, |max, x| max.max(x.abs()));
-        assert_eq!(partial.to_vec().into_iter().fold(0.0, f32::max), largest, "magnitude of {len}");
+        let (x_on, y_on) = (Buffer::new(&x), Buffer::new(&y));
         shim.launch("add_rows_f32", &[1], 256, 0, &arguments![&y_on, 0u32, NULL, NULL, len, &x_on, len]);
         assert!(x_on.to_vec().iter().zip(x.iter().zip(&y)).all(|(sum, (x, y))| *sum == x + y), "add_rows_f32 of {len}");
-        let with_nan = Buffer::new(&[f32::NAN, 1.0]);
-        shim.launch("magnitude", &[3], 256, 0, &arguments![&with_nan, 2u64, &partial]);
-        assert_eq!(partial.to_vec(), [f32::INFINITY, 0.0, 0.0]);
     }
     for (n_rows, n_cols, n_chunks) in [(1, 1, 1), (33, 300, 4), (7, 129, 3)] {
         let a: Vec<f16> = (0..n_rows * n_cols).map(|_| f16::from_f32(paint.gaussian())).collect();
