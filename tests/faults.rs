@@ -286,6 +286,43 @@ fn bytes_that_change_on_their_way_to_the_disk_are_found_by_verify() {
     assert!(place.is_complete_or_absent());
 }
 
+/// What the promise "an output appears under its name only when it is complete" rests on, in order: the header is read back after the last
+/// write, then the file is synced, then it gets its name, then the name is synced.
+#[test]
+fn a_name_is_given_after_reading_back_and_syncing_and_is_synced_itself() {
+    let place = Place::new();
+    if !tool("strace") {
+        return;
+    }
+    for force in [false, true] {
+        let log = place.path().join("calls");
+        let mut strace = Command::new("strace");
+        strace.current_dir(place.path()).args(["-f", "-qq", "-y", "-o"]).arg(&log);
+        strace.args(["-e", "trace=pread64,pwrite64,fsync,linkat,rename,renameat,renameat2"]);
+        strace.arg(env!("CARGO_BIN_EXE_ggforge")).args("quantize in.gguf -t Q4_K_M -o out.gguf -q --threads 1".split(' '));
+        assert!(strace.args(force.then_some("--force")).output().unwrap().status.success());
+        let calls: Vec<String> = fs::read_to_string(&log).unwrap().lines().map(str::to_owned).collect();
+        fs::remove_file(&log).unwrap();
+        let write = calls.iter().rposition(|call| call.contains("pwrite64(")).expect("something is written");
+        let fd = calls[write].split_once("pwrite64(").and_then(|(_, rest)| rest.split('<').next()).expect("a descriptor");
+        // Each step after the one before it.
+        let directory = format!("<{}>", place.path().canonicalize().unwrap().display());
+        let mut from = write + 1;
+        for (step, is_it) in [
+            (
+                "the header is read back",
+                &(|call: &str| call.contains(&format!("pread64({fd}<")) && call.contains(", 0) = ")) as &dyn Fn(&str) -> bool,
+            ),
+            ("the file is synced", &|call| call.contains(&format!("fsync({fd}<"))),
+            ("it gets its name", &|call| (call.contains("linkat(") || call.contains("rename")) && call.contains("out.gguf")),
+            ("the name is synced", &|call| call.contains("fsync(") && call.contains(&directory)),
+        ] {
+            let at = calls[from..].iter().position(|call| is_it(call));
+            from += at.unwrap_or_else(|| panic!("{step}, with force {force}: not among\n{}", calls[from..].join("\n"))) + 1;
+        }
+    }
+}
+
 /// True for SIGHUP under `nohup`, say, and for SIGINT in a shell's background jobs: the program then ignores them as well, as it should.
 fn is_ignored(signal: Signal) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();

@@ -246,6 +246,17 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_ends_with_a_window_has_it_whole() {
+        let windows = cut(30, 10, None, None).expect("long enough");
+        assert_eq!((windows.len(), cut(29, 10, None, None).expect("long enough").len()), (3, 2));
+        let last = windows.batches(3).next().expect("one batch");
+        assert_eq!((last.tokens[29], last.targets[11]), (29, 29));
+        // 18 = 10 + 2 * 4: a third window would end with the text.
+        assert_eq!(cut(18, 10, Some(4), None).expect("long enough").len(), 2);
+        assert_eq!(cut(19, 10, Some(4), None).expect("long enough").len(), 3);
+    }
+
+    #[test]
     fn an_odd_window_scores_from_the_middle() {
         let windows = cut(22, 11, None, None).expect("long enough");
         assert_eq!(windows.scored(), 5..10);

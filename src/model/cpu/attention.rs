@@ -281,6 +281,8 @@ fn add_some_values<S: Simd, const N: usize>(
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
     use crate::matmul::Engine;
     use crate::model::backend::{Backend, Places};
@@ -301,26 +303,33 @@ mod tests {
         (0..q.len()).map(|d| weights.iter().zip(values).map(|(w, v)| w / sum * f64::from(v[d])).sum()).collect()
     }
 
-    /// Groups and widths that fill no vector, spans of one and of many blocks, and a cache longer than its queries.
+    /// Groups and widths that fill no vector, spans of one and of many blocks, a cache longer than its queries, thousands of keys, and a
+    /// window that leaves most of them out.
     #[test]
     fn attention_is_its_definition() {
-        for (n_head, n_head_kv, head_dim, softcap) in
-            [(3, 1, 20, None), (4, 4, 8, Some(1.5)), (8, 2, 64, None), (20, 1, 6, Some(50.0))]
-        {
-            let shape = AttentionShape { n_head, n_head_kv, head_dim, scale: 0.4, window: None, softcap };
-            let spans = [Span { q: 0..70, kv: 0..70 }, Span { q: 70..71, kv: 70..71 }, Span { q: 71..75, kv: 80..240 }];
+        const SPANS: [(Range<usize>, Range<usize>); 4] = [(0..70, 0..70), (70..71, 70..71), (71..75, 80..240), (75..78, 240..2400)];
+        let spans = SPANS.map(|(q, kv)| Span { q, kv });
+        for (n_head, n_head_kv, head_dim, window, softcap) in [
+            (3, 1, 20, None, None),
+            (4, 4, 8, None, Some(1.5)),
+            (8, 2, 64, None, None),
+            (20, 1, 6, None, Some(50.0)),
+            (4, 2, 8, Some(90), None),
+        ] {
+            let shape = AttentionShape { n_head, n_head_kv, head_dim, scale: 0.4, window, softcap };
             let (q, kv) = (n_head * head_dim, n_head_kv * head_dim);
-            let (xq, xk, xv) = (wave(75 * q, 0.713), wave(240 * kv, 0.311), wave(240 * kv, 0.177));
+            let (xq, xk, xv) = (wave(78 * q, 0.713), wave(2400 * kv, 0.311), wave(2400 * kv, 0.177));
             for engine in Engine::available() {
                 let cpu = Cpu::new(engine, 2, Activations::F32).unwrap();
                 let rows = [cpu.upload(&xq, q).unwrap(), cpu.upload(&xk, kv).unwrap(), cpu.upload(&xv, kv).unwrap()];
-                let pass = cpu.begin(&Places { positions: &[0; 75], spans: &spans, kept_from: None }).unwrap();
+                let pass = cpu.begin(&Places { positions: &[0; 78], spans: &spans, kept_from: None }).unwrap();
                 let out = cpu.attention(&rows[0], &rows[1], &rows[2], &shape, &pass).unwrap();
                 for span in &spans {
                     for (row, head) in span.q.clone().flat_map(|row| (0..n_head).map(move |head| (row, head))) {
                         let n_seen = span.kv.len() - (span.q.end - row) + 1;
+                        let n_past = window.map_or(0, |window| n_seen.saturating_sub(window));
                         let column = head / (n_head / n_head_kv) * head_dim;
-                        let seen = |x| heads(x, kv, column, head_dim)[span.kv.start..][..n_seen].to_vec();
+                        let seen = |x| heads(x, kv, column, head_dim)[span.kv.start..][n_past..n_seen].to_vec();
                         let query = &xq[row * q + head * head_dim..][..head_dim];
                         let truth = expected(query, &seen(&xk), &seen(&xv), &shape);
                         let found = &out.rows.row(row)[head * head_dim..][..head_dim];

@@ -258,6 +258,53 @@ fn exp_below_0(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::matmul::Engine;
+    use crate::model::Activations;
+    use crate::model::backend::Backend;
+    use crate::quant::Format;
+
+    const N_EMBD: usize = 8;
+
+    /// By its definition, in f64.
+    fn log_softmax(logits: &[f32]) -> Vec<f64> {
+        let max = logits.iter().copied().map(f64::from).fold(f64::NEG_INFINITY, f64::max);
+        let log_sum = max + libm::log(logits.iter().map(|x| libm::exp(f64::from(*x) - max)).sum());
+        logits.iter().map(|x| f64::from(*x) - log_sum).collect()
+    }
+
+    /// Vocabularies that end in the middle of a vector or of a tile, their likeliest tokens and the largest differences last.
+    #[test]
+    fn scores_and_divergences_see_the_whole_vocabulary() {
+        for n_vocab in [9, 16, 50, TILE, TILE + 1, TILE + 16 + 15, 2 * TILE - 7] {
+            let wave = |i: usize, step: f64| libm::sin(i as f64 * step) as f32;
+            let grow = |i: usize| if i / N_EMBD + 8 >= n_vocab { 6.0 } else { 1.0 };
+            let weights: Vec<f32> = (0..n_vocab * N_EMBD).map(|i| wave(i, 0.37) * grow(i)).collect();
+            let bytes = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+            let weight = Weight { format: Format::F32, n_rows: n_vocab, n_cols: N_EMBD, bytes };
+            let output = Output { weight: &weight, scale: 1.0, softcap: None };
+            let targets = [0, (n_vocab - 1) as u32, (n_vocab / 2) as u32];
+            let x = |step| (0..targets.len() * N_EMBD).map(|i| wave(i + 1, step)).collect::<Vec<f32>>();
+            let cpu = Cpu::new(Engine::detect(), 2, Activations::F32).unwrap();
+            let [a, b] = [0.71, 1.13].map(|step| Operand::from(cpu.upload(&x(step), N_EMBD).unwrap()));
+            let logits = [&a, &b].map(|x| cpu.logits(x, output).unwrap());
+            let scores = cpu.score(&a, output, &targets).unwrap();
+            let divergences = cpu.compare((&a, output), (&b, output), &targets).unwrap();
+            for (row, target) in targets.iter().enumerate() {
+                let [p, q] = [0, 1].map(|of| log_softmax(&logits[of][row * n_vocab..][..n_vocab]));
+                let kld: f64 = p.iter().zip(&q).map(|(p, q)| libm::exp(*p) * (p - q)).sum();
+                let found = &divergences[row];
+                for (found, truth) in [
+                    (scores[row].nll, -p[*target as usize]),
+                    (found.a.nll, -p[*target as usize]),
+                    (found.b.nll, -q[*target as usize]),
+                    (found.kld, kld),
+                ] {
+                    assert!((found - truth).abs() < 1e-9, "{n_vocab} tokens, row {row}: {found}, {truth}");
+                }
+                assert!(kld > 0.1, "a divergence that can be missed: {kld}");
+            }
+        }
+    }
 
     #[test]
     fn exp_below_0_is_exact_to_two_units() {
