@@ -30,14 +30,16 @@ mod sniff;
 mod split;
 mod value;
 mod view;
+mod warning;
 mod write;
 
 pub use limits::Limits;
 pub use model::Model;
 #[cfg(feature = "convert")]
 pub(crate) use model::no_architecture;
-pub use read::{File, TensorInfo, Warning};
+pub use read::{File, TensorInfo};
 pub use split::{ShardName, shard_paths};
 pub use value::{Array, Metadata, Value, ValueType};
 pub use view::{ArrayRef, Elements, ValueRef};
+pub use warning::Warning;
 pub use write::{DEFAULT_ALIGNMENT, Header, Layout, TensorSpec};

@@ -15,6 +15,7 @@ use super::header::{self, Index, RawTensor};
 use super::limits::Limits;
 use super::map::map;
 use super::view::ValueRef;
+use super::warning::Warning;
 use crate::error::{Error, Result};
 use crate::quant::Format;
 use crate::source::InputFile;
@@ -51,26 +52,6 @@ pub struct TensorInfo<'a> {
     pub offset_bytes: u64,
     /// Without padding.
     pub size_bytes: u64,
-}
-
-/// What is odd about a file but harms nobody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Warning {
-    /// Bytes between tensors, or between header and data, that should be zero.
-    PaddingNotZero {
-        /// Offset of the first one from the start of the file.
-        first_at: u64,
-        /// How many there are.
-        n_bytes: u64,
-    },
-    /// Bytes after the last tensor and its padding.
-    TrailingBytes {
-        /// Offset of the first one from the start of the file.
-        at: u64,
-        /// How many there are.
-        n_bytes: u64,
-    },
 }
 
 impl TensorInfo<'_> {
@@ -304,16 +285,5 @@ impl fmt::Debug for File<'_> {
             .field("n_entries", &self.n_entries())
             .field("n_tensors", &self.n_tensors())
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Warning::PaddingNotZero { first_at, n_bytes } => {
-                write!(f, "{n_bytes} bytes of padding are not zero, the first at byte {first_at}")
-            }
-            Warning::TrailingBytes { at, n_bytes } => write!(f, "{n_bytes} bytes follow the last tensor, from byte {at}"),
-        }
     }
 }

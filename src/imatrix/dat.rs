@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::read::Content;
+use super::content::Content;
 use super::{CHUNK_SIZE_DEFAULT, Entry, Imatrix, Unit};
 use crate::error::{Error, Fault, Place, Result};
 

@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use super::content::Content;
 use super::entry::COUNT_MAX;
-use super::read::Content;
 use super::{CHUNK_SIZE_DEFAULT, Entry, Imatrix, Unit};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Array, File, Header, Limits, Metadata, TensorInfo, TensorSpec, Value, ValueRef, keys};

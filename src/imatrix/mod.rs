@@ -34,19 +34,20 @@
 //!
 //! [`Format::quantize_rows`]: crate::quant::Format::quantize_rows
 
+mod content;
 mod dat;
 mod entry;
 mod gguf;
 mod importance;
 mod merge;
-mod read;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Place, Result};
 use crate::source::InputFile;
 
+use content::Content;
 pub use entry::{COUNT_MAX, Entry, EntryFault, Statistics};
 pub use importance::{Coverage, Importance, Matched, Wanted};
 pub use merge::CHUNK_SIZE_DEFAULT;
@@ -83,7 +84,7 @@ impl Imatrix {
     /// # Errors
     /// `Io` and `NotRegularFile`; `Malformed` for everything that breaks the format's rules, and for NaN, infinite and negative values.
     pub fn open(path: impl AsRef<Path>) -> Result<Imatrix> {
-        read::read(&read::Content::File(&InputFile::open(path.as_ref())?))
+        read(&Content::File(&InputFile::open(path.as_ref())?))
     }
 
     /// Reads a file that is already in memory. `path` is only its name in errors.
@@ -91,7 +92,7 @@ impl Imatrix {
     /// # Errors
     /// As for [`Imatrix::open`].
     pub fn parse(path: impl AsRef<Path>, bytes: &[u8]) -> Result<Imatrix> {
-        read::read(&read::Content::Bytes { path: path.as_ref(), bytes })
+        read(&Content::Bytes { path: path.as_ref(), bytes })
     }
 
     /// Keeps only the entries that llama-quantize's options of the same names would keep: with `exclude`, those whose name contains none
@@ -107,4 +108,16 @@ impl Imatrix {
         self.entries.retain(|name, _| !named(name, exclude) && (include.is_empty() || named(name, include)));
         Ok(())
     }
+}
+
+/// Which of the two formats it is, the first four bytes say.
+fn read(content: &Content<'_>) -> Result<Imatrix> {
+    let mut magic = [0; 4];
+    if content.size_bytes() < magic.len() as u64 {
+        let detail = format!("{} bytes are no importance matrix", content.size_bytes());
+        return Err(Error::malformed(content.path(), Place::Byte(0), Fault::Truncated, detail));
+    }
+    content.read_exact_at(&mut magic, 0)?;
+    // As the first number of a .dat file, these letters would mean more entries than any file can hold.
+    if &magic == b"GGUF" { gguf::read(content) } else { dat::read(content) }
 }

@@ -18,6 +18,7 @@
 
 mod piece;
 mod readback;
+mod record;
 mod shards;
 mod sink;
 mod target;

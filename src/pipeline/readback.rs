@@ -11,36 +11,10 @@ use std::sync::{Mutex, PoisonError};
 
 use crc32fast::Hasher;
 
-use crate::error::{Error, Result};
-
+use super::record::Stretch;
 use super::shards::PlannedFile;
 use super::sink::Sink;
-
-/// What was written where.
-#[derive(Debug, Default)]
-pub(super) struct Record(Mutex<Vec<Stretch>>);
-
-/// Bytes that were written by one call.
-#[derive(Debug, Clone, Copy)]
-struct Stretch {
-    offset_bytes: u64,
-    size_bytes: u64,
-    crc: u32,
-}
-
-impl Record {
-    pub(super) fn add(&self, bytes: &[u8], offset_bytes: u64) {
-        let stretch = Stretch { offset_bytes, size_bytes: bytes.len() as u64, crc: crc32fast::hash(bytes) };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(stretch);
-    }
-
-    /// In the order of the file.
-    fn stretches(&self) -> Vec<Stretch> {
-        let mut stretches = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        stretches.sort_by_key(|stretch| stretch.offset_bytes);
-        stretches
-    }
-}
+use crate::error::{Error, Result};
 
 /// Compares what was recorded with what the disk holds; the file is synced already.
 ///

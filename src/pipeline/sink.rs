@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use tempfile::{Builder, NamedTempFile};
 
 use super::Existing;
-use super::readback::Record;
+use super::record::Record;
 use crate::error::{Error, Result};
 
 /// Whoever writes this much brings it to the disk while the other workers convert on: the disk is busy from the start, and little

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::choose::{Candidate, Choice, Overrides, choose};
+use super::draft::{Draft, add_warning};
 use super::importance::{self, Importances};
 use super::recipe::{Facts, Preset};
-use super::{Origin, OutputPlan, Plan, PlannedTensor};
+use super::{OutputPlan, Plan, PlannedTensor};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Metadata, Value, keys};
 use crate::imatrix::Imatrix;
@@ -17,21 +18,6 @@ use crate::source::significant_dims;
 const DIMS_MAX: usize = 4;
 /// Of the block formats that llama.cpp reads.
 const QUANTIZATION_VERSION: u32 = 2;
-
-/// A tensor whose format is still to be chosen.
-#[derive(Debug, Clone)]
-pub(super) struct Draft {
-    /// GGUF name.
-    pub name: String,
-    /// Row-major.
-    pub shape: Vec<u64>,
-    /// The format its source has; F32 for what is computed.
-    pub stored: Format,
-    /// The format it gets when nothing quantizes it.
-    pub kept: Format,
-    /// Where its weights come from.
-    pub origin: Origin,
-}
 
 /// A model about to be written.
 pub(super) struct Model<'a> {
@@ -170,13 +156,6 @@ fn check_shape(path: &Path, draft: &Draft) -> Result<()> {
         _ => Fault::TooManyDims,
     };
     Err(Error::malformed(path, Place::Tensor(name.clone()), fault, format!("shape {shape:?}")))
-}
-
-/// Once is enough where several outputs are planned alike.
-pub(super) fn add_warning(warnings: &mut Vec<String>, warning: String) {
-    if !warnings.contains(&warning) {
-        warnings.push(warning);
-    }
 }
 
 /// Both keys go to the end, where llama-quantize puts them too.

@@ -6,8 +6,9 @@
 
 use std::path::Path;
 
-use super::assemble::{Draft, Model};
+use super::assemble::Model;
 use super::choose::Overrides;
+use super::draft::Draft;
 use super::kept::never_quantized;
 use super::recipe::{Preset, preset};
 use super::{Origin, Plan};

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::assemble::{Draft, add_warning};
 use super::choose::Choice;
+use super::draft::{Draft, add_warning};
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value, keys};
 use crate::imatrix::{Coverage, Imatrix, Importance, Wanted};

@@ -12,6 +12,7 @@
 mod assemble;
 mod choose;
 mod convert;
+mod draft;
 mod facts;
 mod importance;
 mod kept;

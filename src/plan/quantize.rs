@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use super::assemble::{Draft, Model};
+use super::assemble::Model;
 use super::choose::{Choice, Overrides};
+use super::draft::Draft;
 use super::recipe::Preset;
 use super::{Origin, Plan};
 use crate::arch;

@@ -4,11 +4,8 @@ use std::marker::PhantomData;
 
 use super::Format;
 use super::block::{Dequantize, LEN_MAX, padded_units, units};
-use super::sink::Sink;
+use super::sink::SUMS;
 use crate::simd::{F32x16, Level, Simd, Sixteen, Task};
-
-/// Sums side by side in a dot product: 64 lanes, enough to hide how long a multiply-add takes.
-pub(super) const SUMS: usize = 4;
 
 /// Terms that a step of a dot product takes at least.
 const STEP: usize = SUMS * 16;
@@ -150,21 +147,4 @@ fn add_products<S: Simd, U: Dequantize>(simd: S, mut sums: [F32x16<S>; SUMS], x:
         sums = unit.add_products(simd, x, index * (U::LEN / 16), sums);
     }
     sums
-}
-
-/// Multiplies finished weights: those sixteen that are `at` in a step go to sum `at % SUMS`.
-pub(super) struct Products<'a, S: Simd> {
-    pub simd: S,
-    pub factors: &'a [Sixteen],
-    /// Where in the step the block begins, in sixteens.
-    pub first: usize,
-    pub sums: [F32x16<S>; SUMS],
-}
-
-impl<S: Simd> Sink<S> for Products<'_, S> {
-    #[inline(always)]
-    fn put(&mut self, at: usize, weights: F32x16<S>) {
-        let sum = (self.first + at) % SUMS;
-        self.sums[sum] = self.factors[at].load(self.simd).fma(weights, self.sums[sum]);
-    }
 }

@@ -61,10 +61,11 @@ mod search;
 mod simple;
 mod sink;
 mod ternary;
+mod traits;
 
 use crate::simd::Level;
-use block::Traits;
 pub use dot::Factors;
+use traits::Traits;
 
 /// Why a block could not be quantized.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -9,9 +9,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::affine::{self, Affine, Scales, SuperBlock};
 use crate::quant::block::{Block, Dequantize, Quantize};
-use crate::quant::dot::{SUMS, sum};
+use crate::quant::dot::sum;
 use crate::quant::search::affine::{Error, Trials};
-use crate::quant::sink::Sink;
+use crate::quant::sink::{SUMS, Sink};
 use crate::simd::{F32x16, I32x16, Simd, Sixteen};
 
 /// The bytes of a block.

@@ -12,10 +12,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::LEN;
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::dot::{SUMS, sum};
+use crate::quant::dot::sum;
 use crate::quant::search::symmetric::{Fit, search};
 use crate::quant::search::{ALL_ZERO, lanes_of_sub_blocks, nearest_int};
-use crate::quant::sink::Sink;
+use crate::quant::sink::{SUMS, Sink};
 use crate::simd::{F32x16, I32x16, Simd, Sixteen};
 
 /// The bytes of a block.

@@ -101,7 +101,7 @@ fn bpe(fields: Fields, flags: &Flags, name: Option<&str>) -> Result<Loaded> {
     })?;
     // The first model of this kind, Falcon, had token 11 for both.
     let bos = pre.has_default_bos.then_some(11);
-    let mut vocab = Vocab::read(fields, Roles { bos, eos: Some(11), ..Roles::default() })?;
+    let mut vocab = read_vocab(fields, Roles { bos, eos: Some(11), ..Roles::default() })?;
     if name.is_none() {
         let key = keys::TOKENIZER_PRE;
         vocab.warnings.push(format!("{key} is missing; words are cut in a general way, which few models were trained with"));
@@ -114,7 +114,7 @@ fn bpe(fields: Fields, flags: &Flags, name: Option<&str>) -> Result<Loaded> {
 }
 
 fn sentence_piece(fields: Fields, flags: &Flags) -> Result<Loaded> {
-    let mut vocab = Vocab::read(fields, Roles { bos: Some(1), eos: Some(2), unk: Some(0), ..Roles::default() })?;
+    let mut vocab = read_vocab(fields, Roles { bos: Some(1), eos: Some(2), unk: Some(0), ..Roles::default() })?;
     vocab.index_texts();
     let algorithm = Algorithm::SentencePiece(SentencePiece::new(&vocab));
     let first = End::new(flags.add_bos.unwrap_or(true), vocab.roles.bos);
@@ -124,7 +124,7 @@ fn sentence_piece(fields: Fields, flags: &Flags) -> Result<Loaded> {
 
 fn word_piece(fields: Fields, flags: &Flags) -> Result<Loaded> {
     let defaults = Roles { bos: Some(101), unk: Some(100), sep: Some(102), pad: Some(0), mask: Some(103), ..Roles::default() };
-    let mut vocab = Vocab::read(fields, defaults)?;
+    let mut vocab = read_vocab(fields, defaults)?;
     vocab.index_texts();
     vocab.warnings.extend(trie::warning(&vocab.texts));
     let lowercase = flags.lowercase.unwrap_or(true);
@@ -135,7 +135,7 @@ fn word_piece(fields: Fields, flags: &Flags) -> Result<Loaded> {
 }
 
 fn unigram(fields: Fields, flags: &Flags) -> Result<Loaded> {
-    let mut vocab = Vocab::read(fields, Roles { eos: Some(1), unk: Some(2), pad: Some(0), ..Roles::default() })?;
+    let mut vocab = read_vocab(fields, Roles { eos: Some(1), unk: Some(2), pad: Some(0), ..Roles::default() })?;
     vocab.index_texts();
     vocab.warnings.extend(trie::warning(&vocab.texts));
     let key = keys::TOKENIZER_PRECOMPILED_CHARSMAP;
@@ -158,4 +158,11 @@ fn byte(value: ValueRef) -> Option<u8> {
         ValueRef::I8(byte) => Some(byte.cast_unsigned()),
         _ => None,
     }
+}
+
+/// The tokens, with the roles that only their spelling tells.
+fn read_vocab(fields: Fields, defaults: Roles) -> Result<Vocab> {
+    let mut vocab = Vocab::read(fields, defaults)?;
+    special::complete_roles(&mut vocab);
+    Ok(vocab)
 }

@@ -1,7 +1,6 @@
 //! The tokens of a GGUF file: texts, scores, attributes, and the ids that have a role.
 
 use super::fields::Fields;
-use super::special;
 use super::texts::Texts;
 use crate::error::{Fault, Result};
 use crate::gguf::{ArrayRef, ValueRef, ValueType, keys};
@@ -92,7 +91,7 @@ pub(super) struct Roles {
 }
 
 impl Vocab {
-    /// Reads the tokens, none of which can be looked up yet. `defaults` are the roles that hold where the file does not say.
+    /// Reads the tokens, none of which can be looked up yet; roles are those that the file names. `defaults` are the roles that hold where the file does not say.
     ///
     /// # Errors
     /// `TokenizerInvalid`, `TokenIdRange` and `SpecialIdRange` for tables that contradict each other, `Limit` for texts without bound.
@@ -117,7 +116,6 @@ impl Vocab {
         };
         vocab.read_texts(tokens);
         vocab.roles = roles(fields, defaults, tokens.len())?;
-        special::complete_roles(&mut vocab);
         Ok(vocab)
     }
 

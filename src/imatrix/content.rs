@@ -1,10 +1,9 @@
-//! Bytes of a matrix file, wherever they are, and which of the two formats they are in.
+//! Bytes of a matrix file, wherever they are.
 
 use std::path::Path;
 
 use byteorder::{ByteOrder, LittleEndian};
 
-use super::{Imatrix, dat, gguf};
 use crate::error::{Error, Fault, Place, Result};
 use crate::source::InputFile;
 
@@ -16,17 +15,6 @@ pub(super) enum Content<'a> {
 
 /// Bytes read at once on the way to f32.
 const BATCH_BYTES: usize = 64 << 10;
-
-pub(super) fn read(content: &Content<'_>) -> Result<Imatrix> {
-    let mut magic = [0; 4];
-    if content.size_bytes() < magic.len() as u64 {
-        let detail = format!("{} bytes are no importance matrix", content.size_bytes());
-        return Err(Error::malformed(content.path(), Place::Byte(0), Fault::Truncated, detail));
-    }
-    content.read_exact_at(&mut magic, 0)?;
-    // As the first number of a .dat file, these letters would mean more entries than any file can hold.
-    if &magic == b"GGUF" { gguf::read(content) } else { dat::read(content) }
-}
 
 impl Content<'_> {
     pub fn path(&self) -> &Path {
