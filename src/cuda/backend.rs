@@ -8,8 +8,8 @@
 //! bits however little memory there is.
 
 mod attention;
-pub(super) mod products;
-pub(super) mod score;
+mod products;
+mod score;
 mod tables;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -21,6 +21,7 @@ use super::device::{Block, Buffers, Device};
 use super::kernels::{self, Scaled, Selection, View};
 use super::probe::Gpu;
 use super::room::Room;
+use super::sizes::{BATCH_BYTES_MAX, BATCH_TOKENS_MAX, operand_ld};
 use crate::error::{Error, Result};
 use crate::model::{
     Accumulate, AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Matrix, Needs, Output, Places, Residency,
@@ -29,7 +30,6 @@ use crate::model::{
 use crate::quant::Format;
 
 pub use attention::Pass;
-pub(super) use attention::{SPLIT_QUERIES_MAX, splits_bytes_max};
 
 /// A GPU that runs models.
 pub struct Cuda {
@@ -86,10 +86,6 @@ pub struct Weight {
     /// The power of two that brings its largest weight to the upper end of halves.
     scale: f32,
 }
-
-/// Activations of a batch: so many that a weight is used for thousands of tokens each time it is dequantized or sent.
-pub(super) const BATCH_BYTES_MAX: usize = 4 << 30;
-pub(super) const BATCH_TOKENS_MAX: usize = 16_384;
 
 impl Cuda {
     /// Takes hold of a GPU. At most `memory_bytes_max` of its memory will be used, by default nearly all that is free; it is taken when
@@ -224,11 +220,6 @@ impl Operand {
     fn scaled(&self) -> Result<Scaled> {
         Ok(Scaled { values: self.values(), row_scale: Some(self.row_scale()?) })
     }
-}
-
-/// The stride of `n_cols` halves that kernels read sixteen bytes at a time.
-fn operand_ld(n_cols: usize) -> usize {
-    n_cols.next_multiple_of(8)
 }
 
 /// The product of sizes whose result is a number of bytes.

@@ -2,11 +2,12 @@
 
 use zerocopy::IntoBytes;
 
-use super::backend::{Cuda, SPLIT_QUERIES_MAX, bytes_of};
+use super::backend::{Cuda, bytes_of};
 use super::device::Block;
 use super::kernels::{
     self, Attended, AttentionForm, HeadForm, HeadRows, Matrix16, Memory, SCORE_BYTES, Scaled, Selection, Sequences, Turn, View,
 };
+use super::sizes::SPLIT_QUERIES_MAX;
 use crate::error::{Error, Result};
 use crate::quant::Format;
 use crate::simd::Level;

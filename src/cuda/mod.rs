@@ -15,6 +15,7 @@ mod modules;
 mod probe;
 mod ranges;
 mod room;
+mod sizes;
 mod staging;
 
 pub use backend::{Cuda, Operand, Products, Rows, Weight};

@@ -3,9 +3,11 @@
 //!
 //! All sizes are bounds on what `backend` asks for. A bound that is too low costs another allocation, no result: [`super::arenas`].
 
-use super::backend::{BATCH_BYTES_MAX, BATCH_TOKENS_MAX, products, score, splits_bytes_max};
 use super::probe::gpu;
 use super::ranges::ALIGNMENT;
+use super::sizes::{
+    BATCH_BYTES_MAX, BATCH_TOKENS_MAX, RUN_ROWS_MIN, halves_bytes_max, halves_bytes_min, logits_bytes, splits_bytes_max, sums_bytes,
+};
 use crate::error::{Error, Result};
 use crate::model::{
     BatchLimits, LayerHparams, Needs, Operation, Residency, Rope, WeightBytes, Work, Workload, activations_per_token,
@@ -109,14 +111,14 @@ impl Sizes {
         let matrix = |bytes: fn(usize, usize) -> u64| most(&|needs| of_matrices(needs, bytes));
         let vocab = models.iter().map(|needs| needs.hparams.n_vocab).max().unwrap_or(0);
         let n_models = n_compared(workload);
-        let logits = |n_rows: usize| score::logits_bytes(vocab, n_rows).saturating_mul(n_models);
+        let logits = |n_rows: usize| logits_bytes(vocab, n_rows).saturating_mul(n_models);
         let states = (n_scored as u64).saturating_mul(bytes_of_state(workload));
         Sizes {
             weights: (kept.saturating_add(layers[0]), kept.saturating_add(layers[1])),
             activations: (n_tokens as u64).saturating_mul(bytes_of_token(workload)).saturating_add(kept_tokens),
-            halves: (matrix(products::halves_bytes_min), matrix(products::halves_bytes_max)),
-            scored: (states.saturating_add(logits(score::RUN_ROWS_MIN.min(n_scored))), states.saturating_add(logits(n_scored))),
-            rest: matrix(|_, n_cols| score::sums_bytes(n_cols)),
+            halves: (matrix(halves_bytes_min), matrix(halves_bytes_max)),
+            scored: (states.saturating_add(logits(RUN_ROWS_MIN.min(n_scored))), states.saturating_add(logits(n_scored))),
+            rest: matrix(|_, n_cols| sums_bytes(n_cols)),
         }
     }
 

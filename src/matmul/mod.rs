@@ -45,6 +45,8 @@
 mod amx;
 pub mod ceiling;
 mod pack;
+mod panel;
+mod quad;
 mod tile;
 
 use std::ops::Range;
@@ -83,11 +85,11 @@ impl Engine {
 
     /// Computes with the instructions of `level`, without AMX.
     pub fn new(level: Level) -> Engine {
-        Engine { level, tile_rows: tile::ROWS, amx: None }
+        Engine { level, tile_rows: pack::ROWS, amx: None }
     }
 
     fn with_amx(self, unit: amx::Unit) -> Engine {
-        Engine { tile_rows: amx::SIDE, amx: Some(unit), ..self }
+        Engine { tile_rows: quad::SIDE, amx: Some(unit), ..self }
     }
 
     /// All that this machine has, slowest first, whatever the cap says.

@@ -4,13 +4,11 @@ use std::ops::Range;
 
 use zerocopy::IntoBytes;
 
-use super::amx::Quad;
-use super::pack::{Panel, Runs, pack_lanes, prefetch, tile_len};
-use super::{Accumulate, Activations, CHUNK, LANES, Right};
+use super::pack::{Activations, ROWS, tile_len};
+use super::panel::{Panel, Runs, pack_lanes, prefetch};
+use super::quad::Quad;
+use super::{Accumulate, CHUNK, LANES, Right};
 use crate::simd::{F32x16, Level, Simd, Sixteen, Task};
-
-/// Rows of a tile.
-pub(super) const ROWS: usize = 6;
 
 /// Vectors of a tile: its sums fill the registers but for the vectors of `w` and one of `x`.
 ///

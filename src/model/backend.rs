@@ -15,8 +15,7 @@
 use std::ops::Range;
 
 use super::matrix::Matrix;
-use super::needs::{Needs, Workload, activations_per_token};
-use super::weights::Residency;
+use super::needs::{Needs, Residency, Workload, activations_per_token};
 use crate::arch::Hparams;
 use crate::error::Result;
 use crate::matmul::Accumulate;

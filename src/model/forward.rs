@@ -19,10 +19,12 @@ use std::thread;
 
 use super::backend::{Backend, Output, Places, Span};
 use super::block::Block;
-use super::layer::{Layer, Linear, Norm, Step};
+use super::catalog::Slice;
+use super::layer::{Layer, Step};
 use super::matrix::Matrix;
-use super::needs::Needs;
-use super::weights::{Plan, ReadLayer, Residency, Slice};
+use super::needs::{Needs, Residency};
+use super::pass::{LinearOf, NormOf, Observer, Pass, Running};
+use super::weights::{Plan, ReadLayer};
 use crate::arch::describe::Positions;
 use crate::arch::{Hparams, LayerHparams, Rope};
 use crate::error::{Error, Result};
@@ -48,8 +50,6 @@ pub struct Network<'a, B: Backend> {
 }
 
 type LayerOf<B> = Layer<<B as Backend>::Weight, <B as Backend>::Rows>;
-pub(super) type NormOf<B> = Norm<<B as Backend>::Rows>;
-pub(super) type LinearOf<B> = Linear<<B as Backend>::Weight, <B as Backend>::Rows>;
 
 /// Tokens of several sequences, one after the other.
 #[derive(Debug, Clone, Copy)]
@@ -59,41 +59,6 @@ pub struct Batch<'t> {
     /// Where each sequence lies among them. Every sequence starts at position 0.
     pub sequences: &'t [Range<usize>],
 }
-
-/// Watches a pass: what goes into the products, and how far it has come.
-pub trait Observer<B: Backend> {
-    /// `x` is about to be multiplied.
-    ///
-    /// # Errors
-    /// An error ends the pass.
-    fn operand(&mut self, observed: Observed<'_>, x: &B::Operand) -> Result<()> {
-        let _ = (observed, x);
-        Ok(())
-    }
-
-    /// `done` of `n_layers` layers are done.
-    ///
-    /// # Errors
-    /// An error ends the pass: [`Error::Interrupted`] where the user wants to stop.
-    fn layer_done(&mut self, done: usize, n_layers: usize) -> Result<()> {
-        let _ = (done, n_layers);
-        Ok(())
-    }
-}
-
-/// What an operand is multiplied with.
-#[derive(Debug, Clone, Copy)]
-pub struct Observed<'a> {
-    /// Names of the tensors.
-    pub names: &'a [&'a str],
-    /// Rows of the operand.
-    pub n_rows: usize,
-    /// Which of the matrices that each tensor stacks, and how many these are: 0 and 1 for a plain matrix.
-    pub matrix: (usize, usize),
-}
-
-/// Nobody watches.
-impl<B: Backend> Observer<B> for () {}
 
 /// Keys and values of all tokens that a sequence has so far.
 pub struct Cache<B: Backend> {
@@ -117,12 +82,6 @@ impl<B: Backend> Cache<B> {
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
-}
-
-/// What is the same for every layer of a pass.
-pub(super) struct Pass<B: Backend> {
-    pub n_rows: usize,
-    pub places: B::Pass,
 }
 
 impl<'a, B: Backend> Network<'a, B> {
@@ -280,7 +239,7 @@ impl<'a, B: Backend> Network<'a, B> {
     /// What the backend can meet.
     pub fn normalised(&self, states: &B::Rows, rows: &[u32]) -> Result<B::Operand> {
         let chosen = self.backend.select(states, rows)?;
-        self.norm(&chosen, &self.output_norm)
+        self.running().norm(&chosen, &self.output_norm)
     }
 
     fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
@@ -295,11 +254,9 @@ impl<'a, B: Backend> Network<'a, B> {
         Ok(x)
     }
 
-    pub(super) fn norm(&self, x: &B::Rows, norm: &NormOf<B>) -> Result<B::Operand> {
-        match &norm.bias {
-            None => self.backend.rms_norm(x, &norm.gain, self.hparams.norm_eps),
-            Some(bias) => self.backend.layer_norm(x, &norm.gain, bias, self.hparams.norm_eps),
-        }
+    /// What blocks are computed with.
+    fn running(&self) -> Running<'_, B> {
+        Running { backend: self.backend, hparams: &self.hparams, rope_tables: &self.rope_tables }
     }
 
     fn layer(
@@ -311,52 +268,22 @@ impl<'a, B: Backend> Network<'a, B> {
         kept: Option<&mut [B::Rows; 2]>,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
-        let (n_rows, mut kept) = (pass.n_rows, kept);
+        let (running, n_rows, mut kept) = (self.running(), pass.n_rows, kept);
         for Step { before, block, after } in &layer.steps {
-            let h = self.norm(x, before)?;
+            let h = running.norm(x, before)?;
             match block {
                 Block::Attention(attention) => {
-                    let attended = self.attend(index, attention, h, pass, kept.take(), observer)?;
+                    let attended = running.attend(index, attention, h, pass, kept.take(), observer)?;
                     self.add_result(&attention.out, &attended, after, x, n_rows)?;
                 }
                 Block::Network(network) => {
-                    let inner = self.inner(network, h, n_rows, observer)?;
+                    let inner = running.inner(network, h, n_rows, observer)?;
                     self.add_result(&network.down, &inner, after, x, n_rows)?;
                 }
-                Block::Experts(experts) => self.mix((experts, before), h, x, n_rows, observer)?,
+                Block::Experts(experts) => running.mix((experts, before), h, x, n_rows, observer)?,
             }
         }
         Ok(())
-    }
-
-    /// The angles by which a layer rotates.
-    pub(super) fn rope_table(&self, rope: &Rope) -> &B::Rows {
-        let table = self.rope_tables.iter().find(|(known, _)| known == rope);
-        &table.expect("a table for every layer that rotates").1
-    }
-
-    pub(super) fn linear(&self, linear: &LinearOf<B>, x: &B::Operand, n_rows: usize) -> Result<B::Rows> {
-        let [mut out] = self.products([linear], x, n_rows)?;
-        self.add_bias(linear, &mut out)?;
-        Ok(out)
-    }
-
-    /// Several products, without their biases.
-    pub(super) fn products<const N: usize>(
-        &self,
-        linears: [&LinearOf<B>; N],
-        x: &B::Operand,
-        n_rows: usize,
-    ) -> Result<[B::Rows; N]> {
-        let outs: Vec<_> = linears.iter().map(|linear| self.backend.rows(n_rows, linear.n_out)).collect::<Result<_>>()?;
-        let mut outs: [B::Rows; N] = outs.try_into().unwrap_or_else(|_| unreachable!("rows for each"));
-        let mut products: Vec<_> = linears.iter().zip(&mut outs).map(|(linear, out)| (&linear.weight, out)).collect();
-        self.backend.matmuls(x, &mut products)?;
-        Ok(outs)
-    }
-
-    pub(super) fn add_bias(&self, linear: &LinearOf<B>, out: &mut B::Rows) -> Result<()> {
-        linear.bias.as_ref().map_or(Ok(()), |bias| self.backend.add_bias(out, bias))
     }
 
     /// Adds a product to `x`, normalised and scaled where the family does that.
@@ -372,7 +299,7 @@ impl<'a, B: Backend> Network<'a, B> {
         if after.is_none() && scale == 1.0 {
             return self.add_linear(linear, h, x);
         }
-        let mut out = self.linear(linear, h, n_rows)?;
+        let mut out = self.running().linear(linear, h, n_rows)?;
         if let Some(gain) = after {
             self.backend.rms_norm_heads(&mut out, gain, self.hparams.norm_eps)?;
         }
@@ -384,7 +311,7 @@ impl<'a, B: Backend> Network<'a, B> {
 
     fn add_linear(&self, linear: &LinearOf<B>, x: &B::Operand, out: &mut B::Rows) -> Result<()> {
         self.backend.matmul(x, &linear.weight, Accumulate::Add, out)?;
-        self.add_bias(linear, out)
+        self.running().add_bias(linear, out)
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
@@ -459,21 +386,4 @@ fn rope_tables<B: Backend>(backend: &B, hparams: &Hparams, plan: &Plan<'_>, n_ct
         tables.push((rope, backend.upload(&super::rope::table(&rope, n_ctx, factors), rope.n_rot)?));
     }
     Ok(tables)
-}
-
-/// The numbers of all rows.
-pub(super) fn all(n_rows: usize) -> Vec<u32> {
-    (0..n_rows as u32).collect()
-}
-
-/// Shows the observer an operand with the names of the tensors it is multiplied with, each once.
-pub(super) fn tap<B: Backend>(
-    observer: &mut dyn Observer<B>,
-    linears: &[&LinearOf<B>],
-    n_rows: usize,
-    x: &B::Operand,
-) -> Result<()> {
-    let mut names: Vec<&str> = linears.iter().map(|linear| linear.name.as_str()).collect();
-    names.dedup();
-    observer.operand(Observed { names: &names, n_rows, matrix: (0, 1) }, x)
 }

@@ -2,11 +2,9 @@
 
 use super::backend::Backend;
 use super::forward::{Cache, Network};
+use super::needs::PROMPT_BATCH;
 use super::sample::Sampler;
 use crate::error::{Error, Fault, Place, Result};
-
-/// Tokens of a prompt that go through the layers together: as fast as more, in less memory.
-pub(super) const PROMPT_BATCH: usize = 512;
 
 /// A text that is being continued.
 pub struct Generation<'n, 'a, B: Backend> {

@@ -1,6 +1,7 @@
 //! The weights of one layer, whatever they are held as: places in a file, bytes, or matrices of a backend.
 
 use super::block::Block;
+use super::linear::Norm;
 use crate::error::Result;
 
 /// A layer: matrices of type `M`, vectors of type `V`.
@@ -18,23 +19,6 @@ pub(super) struct Step<M, V> {
     pub after: Option<V>,
 }
 
-/// What brings states to one size, or with a bias to one mean too.
-#[derive(Debug, Clone)]
-pub(super) struct Norm<V> {
-    pub gain: V,
-    pub bias: Option<V>,
-}
-
-/// `x * weight^T + bias`.
-#[derive(Debug, Clone)]
-pub(super) struct Linear<M, V> {
-    /// The tensor that holds the weight, maybe together with others.
-    pub name: String,
-    pub n_out: usize,
-    pub weight: M,
-    pub bias: Option<V>,
-}
-
 impl<M, V> Layer<M, V> {
     /// The same layer, held as something else.
     pub fn try_map<M2, V2>(
@@ -50,25 +34,5 @@ impl<M, V> Layer<M, V> {
             })
         });
         Ok(Layer { steps: steps.collect::<Result<_>>()? })
-    }
-}
-
-impl<V> Norm<V> {
-    /// The same norm, held as something else.
-    pub fn try_map<V2>(self, vector: &mut impl FnMut(V) -> Result<V2>) -> Result<Norm<V2>> {
-        Ok(Norm { gain: vector(self.gain)?, bias: self.bias.map(vector).transpose()? })
-    }
-}
-
-impl<M, V> Linear<M, V> {
-    /// The same map, held as something else.
-    pub fn try_map<M2, V2>(
-        self,
-        matrix: &mut impl FnMut(M) -> Result<M2>,
-        vector: &mut impl FnMut(V) -> Result<V2>,
-    ) -> Result<Linear<M2, V2>> {
-        let weight = matrix(self.weight)?;
-        let bias = self.bias.map(vector).transpose()?;
-        Ok(Linear { name: self.name, n_out: self.n_out, weight, bias })
     }
 }

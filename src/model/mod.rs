@@ -17,12 +17,16 @@
 
 mod backend;
 mod block;
+mod catalog;
+mod counting;
 mod cpu;
 mod forward;
 mod generate;
 mod layer;
+mod linear;
 mod matrix;
 mod needs;
+mod pass;
 mod rope;
 mod sample;
 mod weights;
@@ -32,9 +36,9 @@ pub use crate::arch::{ExpertHparams, Hparams, LayerHparams, Rope, RopeScaling, a
 pub use crate::matmul::Accumulate;
 pub use backend::{AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Output, Places, Rotation, Score, Span};
 pub use cpu::{Activations, Ceilings, Cpu};
-pub use forward::{Batch, Cache, Network, Observed, Observer};
+pub use forward::{Batch, Cache, Network};
 pub use generate::Generation;
 pub use matrix::{Blocks, Matrix};
-pub use needs::{MatrixShape, Needs, Operation, WeightBytes, Work, Workload, activations_per_token};
+pub use needs::{MatrixShape, Needs, Operation, Residency, WeightBytes, Work, Workload, activations_per_token};
+pub use pass::{Observed, Observer};
 pub use sample::{Sampler, Sampling};
-pub use weights::Residency;

@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::bpe::dense_max;
-use super::inputs::{AddedToken, Flags, Inputs, Tokenizer, quoted};
+use super::faults::{quoted, token_id};
+use super::inputs::{AddedToken, Flags, Inputs, Tokenizer};
 use super::special::Named;
+use super::tokens::dense_max;
 use crate::error::{Error, Fault, Place, Result};
 
 /// Base and added tokens with their ids.
@@ -41,7 +42,7 @@ impl<'a> Lexicon<'a> {
             added_id_max: None,
         };
         let decoder = inputs.added_tokens_decoder()?;
-        let legacy = if decoder.is_none() { inputs.added_tokens(named)? } else { Vec::new() };
+        let legacy = if decoder.is_none() { older_tokens(inputs, named)? } else { Vec::new() };
         let n_entries = tokenizer.vocab.len() + tokenizer.added_tokens.len() + decoder.as_ref().map_or(0, Vec::len) + legacy.len();
         let mut claims = Claims { path: &tokenizer.path, id_max: dense_max(n_entries), warnings };
 
@@ -121,6 +122,19 @@ impl<'a> Lexicon<'a> {
         let n_base = u32::try_from(self.base.len()).unwrap_or(u32::MAX);
         self.added_id_max.map_or(n_base, |max| max.saturating_add(1).max(n_base))
     }
+}
+
+/// `added_tokens.json`, which older folders have instead; whether a token is special is only known by its name.
+fn older_tokens(inputs: &Inputs, named: &Named) -> Result<Vec<AddedToken>> {
+    let path = inputs.files.path("added_tokens.json");
+    let mut tokens = Vec::with_capacity(inputs.added_tokens.len());
+    for (text, id) in &inputs.added_tokens {
+        let special = named.contains(text);
+        let flags = Flags { special, normalized: !special, ..Flags::SPECIAL };
+        tokens.push(AddedToken { content: text.clone(), id: token_id(&path, text, id)?, flags });
+    }
+    tokens.sort_by_key(|token| token.id);
+    Ok(tokens)
 }
 
 /// Compares the ids that the files claim for added tokens with those that count.

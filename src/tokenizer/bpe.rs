@@ -8,77 +8,17 @@ use std::path::Path;
 
 use super::Scores;
 use super::added::Lexicon;
-use super::inputs::{Inputs, Tokenizer, beyond_embedding};
+use super::faults::beyond_embedding;
+use super::inputs::{Inputs, Tokenizer};
+use super::merges::{Merge, merge_error};
 use super::pre;
 use super::special::{self, Named};
-use super::spm::{PAD_SCORE, is_byte_token};
+use super::tokens::{PAD_SCORE, check_vocab_size, dense_max, is_byte_token, looks_special};
 use super::vocab::{Model, TokenType, Vocabulary};
 use crate::error::{Error, Fault, Place, Result};
-use crate::hf::json::Value;
 
 /// The score of every token in the converter's files where tokenizer.json has none.
 const CONSTANT_SCORE: f32 = -1000.0;
-
-/// A merge of two tokens, kept as the token it makes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Merge {
-    joined: String,
-    left_bytes: usize,
-}
-
-impl Merge {
-    fn new(left: &str, right: &str) -> Option<Merge> {
-        let is_sound = !left.is_empty() && !right.is_empty();
-        is_sound.then(|| Merge { joined: format!("{left}{right}"), left_bytes: left.len() })
-    }
-
-    /// `"left right"`, or `["left", "right"]` since tokenizers 0.20.
-    pub fn from_json(path: &Path, index: usize, merge: Value) -> Result<Merge> {
-        let found = match &merge {
-            Value::String(text) => text.split_once(' ').filter(|(_, right)| !right.contains(' ')),
-            Value::Array(pair) => match pair.as_slice() {
-                [Value::String(left), Value::String(right)] => Some((left.as_str(), right.as_str())),
-                _ => None,
-            },
-            _ => None,
-        };
-        let merge = found.and_then(|(left, right)| Merge::new(left, right));
-        merge.ok_or_else(|| merge_error(path, format!("model.merges[{index}]"), "expected two tokens"))
-    }
-
-    /// A file of `left right` lines, after a line with the version.
-    pub fn from_text(path: &Path, bytes: &[u8]) -> Result<Vec<Merge>> {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|e| Error::malformed(path, Place::Byte(e.valid_up_to() as u64), Fault::MergeInvalid, "not UTF-8"))?;
-        let mut merges = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            if (index == 0 && line.starts_with('#')) || line.trim().is_empty() {
-                continue;
-            }
-            let mut words = line.split_whitespace();
-            let merge = match (words.next(), words.next(), words.next()) {
-                (Some(left), Some(right), None) => Merge::new(left, right),
-                _ => None,
-            };
-            merges.push(merge.ok_or_else(|| merge_error(path, format!("line {}", index + 1), "expected two tokens"))?);
-        }
-        Ok(merges)
-    }
-
-    fn parts(&self) -> (&str, &str) {
-        self.joined.split_at(self.left_bytes)
-    }
-
-    /// As GGUF stores it. The space is the separator, so a space inside a token is spelled as byte-level BPE spells it.
-    fn text(&self) -> String {
-        let (left, right) = self.parts();
-        format!("{} {}", left.replace(' ', "Ġ"), right.replace(' ', "Ġ"))
-    }
-}
-
-fn merge_error(path: &Path, place: String, detail: impl Into<String>) -> Error {
-    Error::malformed(path, Place::Field(place), Fault::MergeInvalid, detail)
-}
 
 /// The vocabulary of a byte-level tokenizer, `gpt2`.
 pub(super) fn read_byte_level(
@@ -178,30 +118,6 @@ fn check_merges(tokenizer: &Tokenizer, lexicon: &Lexicon) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Some models mark tokens that must never be part of text as ordinary added tokens; their looks give them away.
-pub(super) fn looks_special(text: &str) -> bool {
-    const KNOWN: [&str; 4] = ["<pad>", "<mask>", "<2mass>", "[@BOS@]"];
-    const BRACKETS: [(&str, &str); 3] = [("<|", "|>"), ("<｜", "｜>"), ("<unused", ">")];
-    KNOWN.contains(&text) || BRACKETS.iter().any(|(open, close)| text.starts_with(open) && text.ends_with(close))
-}
-
-/// Four times the largest vocabulary known (262,144 tokens): a table of padding up to it costs some ten MB.
-const VOCAB_SIZE_MAX: u64 = 1 << 20;
-
-/// Refuses sizes that no honest set of `n_entries` tokens has, before any table of that size is made.
-pub(super) fn check_vocab_size(path: &Path, n_entries: usize, vocab_size: u32) -> Result<()> {
-    if vocab_size == 0 || u64::from(vocab_size) > dense_max(n_entries).max(VOCAB_SIZE_MAX) {
-        let detail = format!("{n_entries} tokens cannot make a vocabulary of {vocab_size}");
-        return Err(Error::malformed(path, Place::Field("vocab_size".to_owned()), Fault::HparamRange, detail));
-    }
-    Ok(())
-}
-
-/// Ids are indices into a dense table, so they must not be far above the number of entries: room for padding and for gaps.
-pub(super) fn dense_max(n_entries: usize) -> u64 {
-    4 * n_entries as u64 + 65536
 }
 
 /// Tokens by id, while they are collected.

@@ -1,13 +1,12 @@
 //! The files a tokenizer is spread over, parsed but not yet interpreted.
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use super::Files;
-use super::bpe::Merge;
-use super::special::Named;
-use super::spm::SentencePiece;
-use crate::error::{Error, Escaped, Fault, Place, Result};
+use super::faults::{id_error, invalid, token_id};
+use super::merges::Merge;
+use super::pieces::SentencePiece;
+use crate::error::{Error, Result};
 use crate::hf::json::{self, Map, Value};
 
 type Object = Map<String, Value>;
@@ -142,19 +141,6 @@ impl<'a> Inputs<'a> {
         tokens.sort_by_key(|token| token.id);
         Ok(Some(tokens))
     }
-
-    /// `added_tokens.json`, which older folders have instead; whether a token is special is only known by its name.
-    pub fn added_tokens(&self, named: &Named) -> Result<Vec<AddedToken>> {
-        let path = self.files.path("added_tokens.json");
-        let mut tokens = Vec::with_capacity(self.added_tokens.len());
-        for (text, id) in &self.added_tokens {
-            let special = named.contains(text);
-            let flags = Flags { special, normalized: !special, ..Flags::SPECIAL };
-            tokens.push(AddedToken { content: text.clone(), id: token_id(&path, text, id)?, flags });
-        }
-        tokens.sort_by_key(|token| token.id);
-        Ok(tokens)
-    }
 }
 
 impl Tokenizer {
@@ -263,32 +249,4 @@ pub(super) fn ids_by_text(path: &Path, place: &str, object: Object) -> Result<Ve
     }
     let entries = object.into_iter();
     entries.map(|(text, id)| token_id(path, &text, &id).map(|id| (text, id))).collect()
-}
-
-/// A token id as a JSON number.
-pub(super) fn token_id(path: &Path, token: &str, id: &Value) -> Result<u32> {
-    let value = id.as_u64().and_then(|id| u32::try_from(id).ok());
-    value.ok_or_else(|| id_error(path, token, &id.to_string()))
-}
-
-fn id_error(path: &Path, place: &str, id: &str) -> Error {
-    Error::malformed(path, Place::Field(place.to_owned()), Fault::TokenIdRange, format!("{id} is not a token id"))
-}
-
-/// A tokenizer file that does not say what it must.
-pub(super) fn invalid(path: &Path, place: &str, detail: impl Into<String>) -> Error {
-    Error::malformed(path, Place::Field(place.to_owned()), Fault::TokenizerInvalid, detail)
-}
-
-/// The warning of `n` tokens that the embedding has no rows for.
-pub(super) fn beyond_embedding(n: usize, n_rows: impl Display) -> String {
-    match n {
-        1 => format!("1 token has an id beyond the embedding's {n_rows} rows and is left out"),
-        _ => format!("{n} tokens have ids beyond the embedding's {n_rows} rows and are left out"),
-    }
-}
-
-/// A token's text as it may be printed in a warning.
-pub(super) fn quoted(text: &str) -> String {
-    format!("\"{}\"", Escaped(text))
 }

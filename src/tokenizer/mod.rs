@@ -41,13 +41,17 @@
 mod added;
 mod bpe;
 pub mod encode;
+mod faults;
 mod inputs;
+mod merges;
+mod pieces;
 mod pre;
 mod pre_regex;
 pub mod proof;
 mod special;
 mod spm;
 mod template;
+mod tokens;
 mod vocab;
 
 use std::path::PathBuf;

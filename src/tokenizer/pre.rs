@@ -8,7 +8,8 @@
 
 use std::sync::LazyLock;
 
-use super::inputs::{Inputs, Tokenizer, quoted};
+use super::faults::quoted;
+use super::inputs::{Inputs, Tokenizer};
 use super::pre_regex::Pattern;
 use crate::error::{Error, Result};
 use crate::hf::json::Value;

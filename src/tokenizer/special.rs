@@ -7,7 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::inputs::{Inputs, quoted};
+use super::faults::quoted;
+use super::inputs::Inputs;
 use super::pre;
 use super::vocab::{Special, Vocabulary};
 use crate::error::{Error, Fault, Place, Result};

@@ -3,7 +3,8 @@
 //! As in Hugging Face's library, a `chat_template.jinja` beside the configuration goes before the `chat_template` inside it; the
 //! configuration's may be one template or a list of named ones.
 
-use super::inputs::{Inputs, invalid};
+use super::faults::invalid;
+use super::inputs::Inputs;
 use super::vocab::ChatTemplates;
 use crate::error::Result;
 use crate::hf::json::{self, Value};

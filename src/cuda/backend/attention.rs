@@ -8,6 +8,7 @@ use zerocopy::IntoBytes;
 use super::{Cuda, Form, Operand, Rows, bytes_of};
 use crate::cuda::device::Block;
 use crate::cuda::kernels::{self, Attended, AttentionForm, HeadRows, Memory, Parts, SPLIT_LEN, Sequences, Turn, View};
+use crate::cuda::sizes::SPLIT_QUERIES_MAX;
 use crate::error::{Error, Result};
 use crate::model::{AttentionShape, HeadForm, Heads, Places, RopeLayout, Span};
 
@@ -30,17 +31,8 @@ pub struct Pass {
 /// Of a span: four u32.
 const SPAN_BYTES: usize = 16;
 
-/// Queries of a sequence, at most, that look at splits of its keys.
-pub(in crate::cuda) const SPLIT_QUERIES_MAX: usize = 16;
-
 /// Splits that one block merges for a row: more take it as long as another launch does.
 const MERGED_SPLITS_MAX: usize = 32;
-
-/// Bytes that attention to so many keys needs where they are split, at most.
-pub(in crate::cuda) fn splits_bytes_max(n_keys: usize, n_head: usize, head_dim: usize) -> u64 {
-    let n_rows = n_keys.div_ceil(SPLIT_LEN).saturating_mul(SPLIT_QUERIES_MAX);
-    (n_rows as u64).saturating_mul((n_head * (head_dim + 2)) as u64 * 4)
-}
 
 impl Pass {
     fn spans(&self) -> Memory {

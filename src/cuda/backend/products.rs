@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Cuda, Operand, Products, Weight, bytes_of, operand_ld};
+use super::{Cuda, Operand, Products, Weight, bytes_of};
 use crate::cuda::kernels::{self, Maps, Matrix16, Scaled, Selection, View};
+use crate::cuda::sizes::{HALVES_BYTES_MAX, operand_ld, run_rows};
 use crate::error::{Error, Result};
 use crate::model::Matrix;
 use crate::quant::Format;
@@ -11,27 +12,6 @@ use crate::simd::Level;
 
 /// Blocks that are read and looked at by one thread: multiples of this many, so that parts begin at a multiple of 64 bytes.
 const BLOCKS_READ: usize = 64;
-
-/// What a run of a matrix's rows takes as halves, at most.
-const HALVES_BYTES_MAX: u64 = 256 << 20;
-
-/// Runs are multiples of the largest tile.
-const RUN_ROWS: usize = 256;
-
-/// Bytes of a run of a matrix's rows as halves, where it is as short as can be.
-pub(in crate::cuda) fn halves_bytes_min(n_rows: usize, n_cols: usize) -> u64 {
-    halves_bytes(n_rows, n_cols, 0)
-}
-
-/// The same, where there is room for long ones.
-pub(in crate::cuda) fn halves_bytes_max(n_rows: usize, n_cols: usize) -> u64 {
-    halves_bytes(n_rows, n_cols, HALVES_BYTES_MAX)
-}
-
-fn halves_bytes(n_rows: usize, n_cols: usize, bytes_max: u64) -> u64 {
-    let k = operand_ld(n_cols);
-    (run_rows(k, bytes_max).min(n_rows) as u64).saturating_mul(k as u64 * 2)
-}
 
 /// The power of two that brings weights of up to less than twice `largest`, itself one, to 2^14 .. 2^15, the upper end of halves; 1 where
 /// there are none but zeros.
@@ -140,12 +120,6 @@ impl Cuda {
     }
 }
 
-/// Rows that become halves together: whole tiles, at least one.
-fn run_rows(n_cols: usize, bytes_max: u64) -> usize {
-    let rows = usize::try_from(bytes_max).unwrap_or(usize::MAX) / (2 * n_cols.max(1));
-    (rows / RUN_ROWS).max(1) * RUN_ROWS
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,13 +136,5 @@ mod tests {
         }
         assert_eq!(scale_for(0.0), 1.0);
         assert_eq!(scale_for(f32::from_bits(1)), 2f32.powi(126));
-    }
-
-    #[test]
-    fn a_matrix_that_does_not_fit_as_halves_is_taken_in_whole_tiles() {
-        assert_eq!(run_rows(4096, 256 << 20), 32_768);
-        assert_eq!(run_rows(4096, 3 << 20), 256);
-        assert_eq!(run_rows(1 << 20, 1), 256);
-        assert_eq!(run_rows(5120, 100 << 20), 10_240);
     }
 }

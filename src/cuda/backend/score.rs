@@ -8,22 +8,12 @@ use zerocopy::IntoBytes;
 use super::{Cuda, Operand, Weight, bytes_of};
 use crate::cuda::device::Block;
 use crate::cuda::kernels::{self, DIVERGENCE_BYTES, Memory, SCORE_BYTES, View};
+use crate::cuda::sizes::{SUM_CHUNKS_MAX, logits_ld, rows_of_run};
 use crate::error::{Error, Result};
 use crate::model::{Divergence, Output, Score};
 
-/// What a run of logits takes at most.
-const LOGITS_BYTES_MAX: u64 = 1 << 30;
-
-/// Rows of a run at most: as many as make products take ten times as long as dequantizing the output matrix for each run.
-const RUN_ROWS_MAX: usize = 2048;
-/// Runs are whole tiles of products, where there is room.
-const RUN_ROWS: usize = 128;
-/// Where there is less: no fewer are worth the trouble, and what is kept for each row stays aligned.
-pub(in crate::cuda) const RUN_ROWS_MIN: usize = 16;
-
-/// Runs of rows that an f64 sum goes over by itself, and their number at most.
+/// Runs of rows that an f64 sum goes over by itself.
 const SUM_ROWS: usize = 128;
-const SUM_CHUNKS_MAX: usize = 256;
 
 /// Logits of a run of rows.
 struct Logits {
@@ -35,31 +25,6 @@ impl Logits {
     fn view(&self, n_rows: usize) -> View {
         View { memory: self.block.memory(), n_rows, n_cols: self.n_vocab, ld: logits_ld(self.n_vocab) }
     }
-}
-
-/// Products are stored in pairs, so a vocabulary with an odd number of tokens has a gap behind each row.
-fn logits_ld(n_vocab: usize) -> usize {
-    n_vocab.next_multiple_of(4)
-}
-
-/// Rows of a run, where `n_models` need logits for each.
-fn rows_of_run(n_vocab: usize, n_models: usize, longest_free_bytes: u64) -> usize {
-    let bytes_max = LOGITS_BYTES_MAX.min(longest_free_bytes / 2) / n_models as u64;
-    let rows = bytes_max / (logits_ld(n_vocab) as u64 * 4);
-    let rows = usize::try_from(rows).unwrap_or(usize::MAX).min(RUN_ROWS_MAX);
-    let unit = if rows < RUN_ROWS { RUN_ROWS_MIN } else { RUN_ROWS };
-    (rows / unit).max(1) * unit
-}
-
-/// Bytes of the logits of so many rows, or of a run of them, where there is room for a long one.
-pub(in crate::cuda) fn logits_bytes(n_vocab: usize, n_rows: usize) -> u64 {
-    let n_rows = rows_of_run(n_vocab, 1, u64::MAX).min(n_rows.max(1));
-    (n_rows as u64).saturating_mul(logits_ld(n_vocab) as u64 * 4)
-}
-
-/// Bytes of sums over every column, at most.
-pub(in crate::cuda) fn sums_bytes(n_cols: usize) -> u64 {
-    (SUM_CHUNKS_MAX as u64 + 1).saturating_mul(n_cols as u64 * 8)
 }
 
 impl Cuda {

@@ -3,9 +3,9 @@
 use crate::arch::describe;
 use crate::error::Result;
 use crate::model::backend::{AttentionShape, Backend, HeadForm, Heads, Rotation};
-use crate::model::forward::{Network, Observer, Pass, tap};
-use crate::model::layer::Linear;
-use crate::model::weights::{Catalog, Site, Slice};
+use crate::model::catalog::{Catalog, Site, Slice};
+use crate::model::linear::Linear;
+use crate::model::pass::{Observer, Pass, Running, tap};
 
 /// Its weights.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ impl<M, V> Attention<M, V> {
 
 pub(in crate::model) type AttentionOf<B> = Attention<<B as Backend>::Weight, <B as Backend>::Rows>;
 
-impl<B: Backend> Network<'_, B> {
+impl<B: Backend> Running<'_, B> {
     /// What the heads of layer `index` see, before the last projection. With `kept`, keys and values are those of all tokens so far.
     pub(in crate::model) fn attend(
         &self,
@@ -63,7 +63,7 @@ impl<B: Backend> Network<'_, B> {
         kept: Option<&mut [B::Rows; 2]>,
         observer: &mut dyn Observer<B>,
     ) -> Result<B::Operand> {
-        let (backend, shape) = (self.backend(), self.attention_shape(index));
+        let (backend, shape) = (self.backend, self.attention_shape(index));
         tap(observer, &[&attention.q, &attention.k, &attention.v], pass.n_rows, &h)?;
         let [mut q, mut k, mut v] = self.products([&attention.q, &attention.k, &attention.v], &h, pass.n_rows)?;
         drop(h);
@@ -94,7 +94,7 @@ impl<B: Backend> Network<'_, B> {
                 kept: kept_v.as_deref_mut(),
             },
         ];
-        let form = HeadForm { head_dim: shape.head_dim, norm_eps: self.hparams().norm_eps, rotation: self.rotation(index) };
+        let form = HeadForm { head_dim: shape.head_dim, norm_eps: self.hparams.norm_eps, rotation: self.rotation(index) };
         backend.heads(&mut parts, &form, &pass.places)?;
         let (k, v) = (kept_k.as_deref().unwrap_or(&k), kept_v.as_deref().unwrap_or(&v));
         let attended = backend.attention(&q, k, v, &shape, &pass.places)?;
@@ -103,7 +103,7 @@ impl<B: Backend> Network<'_, B> {
     }
 
     fn attention_shape(&self, index: usize) -> AttentionShape {
-        let layer = &self.hparams().layers[index];
+        let layer = &self.hparams.layers[index];
         AttentionShape {
             n_head: layer.n_head,
             n_head_kv: layer.n_head_kv,
@@ -116,7 +116,7 @@ impl<B: Backend> Network<'_, B> {
 
     /// How a layer rotates heads, where it does.
     fn rotation(&self, index: usize) -> Option<Rotation<'_, B::Rows>> {
-        let rope = self.hparams().layers[index].rope?;
+        let rope = self.hparams.layers[index].rope?;
         Some(Rotation { n_rot: rope.n_rot, layout: rope.layout, table: self.rope_table(&rope) })
     }
 }

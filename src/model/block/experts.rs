@@ -17,9 +17,9 @@ use crate::matmul::Accumulate;
 use crate::model::backend::Backend;
 use crate::model::block::Network;
 use crate::model::block::network::NetworkOf;
-use crate::model::forward::{Network as Running, NormOf, Observed, Observer, all, tap};
-use crate::model::layer::Linear;
-use crate::model::weights::{Catalog, Site, Slice};
+use crate::model::catalog::{Catalog, Site, Slice};
+use crate::model::linear::{Linear, Stacked};
+use crate::model::pass::{NormOf, Observed, Observer, Running, all, tap};
 
 /// Its weights.
 #[derive(Debug, Clone)]
@@ -34,15 +34,6 @@ pub(in crate::model) struct Experts<M, V> {
     pub activation: Activation,
     /// Experts that one token uses.
     pub n_used: usize,
-}
-
-/// Matrices that one tensor holds.
-#[derive(Debug, Clone)]
-pub(in crate::model) struct Stacked<M> {
-    pub name: String,
-    /// Rows of each.
-    pub n_out: usize,
-    pub matrices: Vec<M>,
 }
 
 /// An expert that works for every token: `sigmoid(weight(x)) * network(x)`.
@@ -119,7 +110,7 @@ impl<B: Backend> Running<'_, B> {
         n_rows: usize,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
-        let backend = self.backend();
+        let backend = self.backend;
         tap(observer, &[&experts.router], n_rows, &h)?;
         let scores = backend.download(&self.linear(&experts.router, &h, n_rows)?)?;
         let routes = routes(&scores, experts.gate.matrices.len(), experts.n_used, experts.weighing);
@@ -159,12 +150,12 @@ impl<B: Backend> Running<'_, B> {
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
         tap(observer, &[&shared.weight], n_rows, &h)?;
-        let scores = self.backend().download(&self.linear(&shared.weight, &h, n_rows)?)?;
+        let scores = self.backend.download(&self.linear(&shared.weight, &h, n_rows)?)?;
         let weights: Vec<f32> = scores.iter().map(|&score| (1.0 / (1.0 + libm::exp(-f64::from(score)))) as f32).collect();
         let network: &NetworkOf<B> = &shared.network;
         let inner = self.inner(network, h, n_rows, observer)?;
         let out = self.linear(&network.down, &inner, n_rows)?;
-        self.backend().add_rows(&out, &weights, &all(n_rows), x)
+        self.backend.add_rows(&out, &weights, &all(n_rows), x)
     }
 }
 

@@ -7,10 +7,10 @@ mod experts;
 mod network;
 
 pub(super) use attention::Attention;
-pub(super) use experts::{Experts, Stacked};
+pub(super) use experts::Experts;
 pub(super) use network::Network;
 
-use super::weights::{Catalog, Site, Slice};
+use super::catalog::{Catalog, Site, Slice};
 use crate::arch::describe::Body;
 use crate::error::Result;
 

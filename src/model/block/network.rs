@@ -3,9 +3,9 @@
 use crate::arch::describe::{self, Activation, Inner};
 use crate::error::Result;
 use crate::model::backend::{Backend, Gelu};
-use crate::model::forward::{Network as Running, Observer, tap};
-use crate::model::layer::Linear;
-use crate::model::weights::{Catalog, Site, Slice};
+use crate::model::catalog::{Catalog, Site, Slice};
+use crate::model::linear::Linear;
+use crate::model::pass::{Observer, Running, tap};
 
 /// Its weights.
 #[derive(Debug, Clone)]
@@ -74,7 +74,7 @@ impl<B: Backend> Running<'_, B> {
 
     /// `activation(gate) * up`, or `activation(up)`.
     pub(in crate::model) fn activate(&self, activation: Activation, gate: Option<&B::Rows>, up: &B::Rows) -> Result<B::Operand> {
-        let backend = self.backend();
+        let backend = self.backend;
         let form = match activation {
             Activation::Silu => return backend.swiglu(gate.expect("SiLU comes with a gate"), up),
             Activation::GeluTanh => Gelu::Tanh,

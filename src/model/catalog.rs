@@ -1,0 +1,180 @@
+//! The tensors of a file by the names that a description gives them: each is taken once, with its shape checked.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::linear::{Linear, Norm, Stacked};
+use crate::arch::describe::{self, Dim};
+use crate::arch::{Hparams, LayerHparams};
+use crate::error::{Error, Fault, Place, Result};
+use crate::gguf::Model;
+use crate::source::{TensorSource, significant_dims};
+
+/// Consecutive rows of a tensor.
+#[derive(Debug, Clone)]
+pub(super) struct Slice {
+    /// Index into the source's tensors.
+    pub tensor: usize,
+    pub first_row: usize,
+    pub n_rows: usize,
+    pub n_cols: usize,
+}
+
+pub(super) fn first_path(source: &Model) -> &Path {
+    source.files().first().map_or(Path::new(""), |file| file.path())
+}
+
+/// Where names and shapes of a description are taken from: a layer, or the model as a whole.
+pub(super) struct Site<'h> {
+    pub hparams: &'h Hparams,
+    pub layer: Option<&'h LayerHparams>,
+    /// Of names: `blk.3.`.
+    pub prefix: String,
+}
+
+impl Site<'_> {
+    pub fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    pub fn len(&self, dim: Dim) -> usize {
+        self.hparams.len(dim, self.layer)
+    }
+
+    fn shape(&self, dims: &[Dim]) -> Vec<usize> {
+        dims.iter().map(|dim| self.len(*dim)).collect()
+    }
+}
+
+/// The tensors of a model that nothing has used yet.
+pub(super) struct Catalog<'a> {
+    source: &'a Model,
+    unused: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Catalog<'a> {
+    pub fn new(source: &'a Model) -> Catalog<'a> {
+        let unused = source.tensors().iter().enumerate().map(|(index, tensor)| (tensor.name.as_str(), index)).collect();
+        Catalog { source, unused }
+    }
+
+    pub fn required(&mut self, name: &str, shape: &[usize]) -> Result<Slice> {
+        match self.optional(name, shape)? {
+            Some(slice) => Ok(slice),
+            None => {
+                let place = Place::Tensor(name.to_owned());
+                Err(Error::malformed(first_path(self.source), place, Fault::MissingTensor, format!("is missing; shape {shape:?}")))
+            }
+        }
+    }
+
+    /// Takes a tensor of the name out of the catalog, if there is one.
+    pub fn optional(&mut self, name: &str, shape: &[usize]) -> Result<Option<Slice>> {
+        let Some(index) = self.unused.remove(name) else { return Ok(None) };
+        let tensor = &self.source.tensors()[index];
+        // llama.cpp compares so: converters write the gate of a shared expert as [1, 64], llama-quantize as [64].
+        let expected: Vec<u64> = shape.iter().map(|&dim| dim as u64).collect();
+        if significant_dims(&tensor.shape) != significant_dims(&expected) {
+            let path = self.source.files()[tensor.file].path();
+            let detail = format!("shape {:?}, but the hyperparameters make it {shape:?}", tensor.shape);
+            return Err(Error::malformed(path, Place::Tensor(name.to_owned()), Fault::ShapeMismatch, detail));
+        }
+        if !tensor.format.can_dequantize() || tensor.format.is_for_activations() {
+            let what = format!("running a model with {name} in {}", tensor.format);
+            return Err(Error::unsupported(what, "weights are floats or quantized floats"));
+        }
+        let (n_cols, outer) = shape.split_last().expect("a vector, a matrix, or matrices");
+        Ok(Some(Slice { tensor: index, first_row: 0, n_rows: outer.iter().product(), n_cols: *n_cols }))
+    }
+
+    /// True while nothing has used a tensor of the name.
+    pub fn has(&self, name: &str) -> bool {
+        self.unused.contains_key(name)
+    }
+
+    /// A vector, or a table of them.
+    pub fn weight(&mut self, weight: &describe::Weight, site: &Site<'_>) -> Result<Slice> {
+        self.required(&site.name(weight.name), &site.shape(weight.shape))
+    }
+
+    pub fn norm(&mut self, norm: &describe::Norm, site: &Site<'_>) -> Result<Norm<Slice>> {
+        match norm {
+            describe::Norm::Rms(gain) => Ok(Norm { gain: self.weight(gain, site)?, bias: None }),
+            describe::Norm::Layer(gain, bias) => Ok(Norm { gain: self.weight(gain, site)?, bias: Some(self.weight(bias, site)?) }),
+            describe::Norm::None => Err(Error::Internal("a step without a norm before it".to_owned())),
+        }
+    }
+
+    /// The gain of a norm without a bias, where there is one.
+    pub fn gain(&mut self, norm: &describe::Norm, site: &Site<'_>) -> Result<Option<Slice>> {
+        match norm {
+            describe::Norm::None => Ok(None),
+            describe::Norm::Rms(gain) => self.weight(gain, site).map(Some),
+            describe::Norm::Layer(..) => Err(Error::Internal("a norm with a bias where none is computed".to_owned())),
+        }
+    }
+
+    /// A matrix, and its bias where the file has one.
+    pub fn linear(&mut self, linear: &describe::Linear, site: &Site<'_>) -> Result<Linear<Slice, Slice>> {
+        let [n_out, n_in] = linear.shape.map(|dim| site.len(dim));
+        let stem = site.name(linear.name);
+        let name = format!("{stem}.weight");
+        let weight = self.required(&name, &[n_out, n_in])?;
+        Ok(Linear { name, n_out, weight, bias: self.optional(&format!("{stem}.bias"), &[n_out])? })
+    }
+
+    /// Several matrices of one input, each in a tensor of its own or one below the other in one.
+    pub fn projections<const N: usize>(
+        &mut self,
+        projections: &describe::Projections<N>,
+        site: &Site<'_>,
+    ) -> Result<[Linear<Slice, Slice>; N]> {
+        let (whole, parts) = match projections {
+            describe::Projections::Apart(linears) => {
+                let found: Vec<_> = linears.iter().map(|linear| self.linear(linear, site)).collect::<Result<_>>()?;
+                return Ok(found.try_into().expect("as many as there are"));
+            }
+            describe::Projections::Fused(whole, parts) => (whole, parts),
+        };
+        let [n_out, n_in] = whole.shape.map(|dim| site.len(dim));
+        let stem = site.name(whole.name);
+        let name = format!("{stem}.weight");
+        let weight = self.required(&name, &[n_out, n_in])?;
+        let biases = self.column(&format!("{stem}.bias"), n_out)?;
+        let mut first_row = 0;
+        Ok(parts.map(|dim| {
+            let n_rows = site.len(dim);
+            let part = |whole: &Slice| Slice { first_row, n_rows, ..whole.clone() };
+            let linear = Linear { name: name.clone(), n_out: n_rows, weight: part(&weight), bias: biases.as_ref().map(part) };
+            first_row += n_rows;
+            linear
+        }))
+    }
+
+    /// The matrices that a tensor of three dimensions stacks.
+    pub fn stacked(&mut self, stack: &describe::Stack, n_matrices: usize, site: &Site<'_>) -> Result<Stacked<Slice>> {
+        let [n_out, n_in] = stack.shape.map(|dim| site.len(dim));
+        let name = site.name(stack.name);
+        let all = self.required(&name, &[n_matrices, n_out, n_in])?;
+        let matrix = |index| Slice { first_row: index * n_out, n_rows: n_out, ..all.clone() };
+        Ok(Stacked { name, n_out, matrices: (0..n_matrices).map(matrix).collect() })
+    }
+
+    /// A vector as rows of one number each, so that parts of it can be read; `None` where there is none.
+    fn column(&mut self, name: &str, len: usize) -> Result<Option<Slice>> {
+        let Some(vector) = self.optional(name, &[len])? else { return Ok(None) };
+        let format = self.source.tensors()[vector.tensor].format;
+        if format.block_len() != 1 {
+            return Err(Error::unsupported(format!("running a model with {name} in {format}"), "biases are floats"));
+        }
+        Ok(Some(Slice { n_rows: len, n_cols: 1, ..vector }))
+    }
+
+    /// What is left would be left out of the computation.
+    pub fn refuse_leftovers(&self) -> Result<()> {
+        let Some((name, index)) = self.unused.first_key_value() else { return Ok(()) };
+        let path = self.source.files()[self.source.tensors()[*index].file].path();
+        let detail = format!("has no place in the forward pass of this architecture; {} such tensors", self.unused.len());
+        Err(Error::malformed(path, Place::Tensor((*name).to_owned()), Fault::UnmappedTensor, detail))
+    }
+}

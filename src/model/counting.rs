@@ -1,0 +1,101 @@
+//! What a model needs, counted from its plan of tensors.
+
+use std::collections::BTreeSet;
+
+use super::catalog::Slice;
+use super::needs::{MatrixShape, Needs, Operation, WeightBytes};
+use super::weights::{Plan, PlannedLayer};
+use crate::arch::describe::{Activation, Body, Norm, Step};
+use crate::arch::{Hparams, LayerHparams};
+use crate::error::Result;
+use crate::gguf::Model;
+
+impl Needs {
+    /// Reads what a model needs for sequences of up to `n_ctx` tokens.
+    ///
+    /// # Errors
+    /// As [`super::Network::open`], for all that is known before a weight is read.
+    pub fn of(model: &Model, n_ctx: usize) -> Result<Needs> {
+        model.check_has_weights()?;
+        let hparams = Hparams::read(model)?;
+        let plan = Plan::new(model, &hparams)?;
+        Ok(Needs::planned(&hparams, &plan, n_ctx))
+    }
+
+    pub(super) fn planned(hparams: &Hparams, plan: &Plan<'_>, n_ctx: usize) -> Needs {
+        let mut operations = of_hparams(hparams);
+        let shape = |slice: &Slice| plan.shape(slice);
+        let bytes = |weights: &mut WeightBytes, shape: MatrixShape| {
+            let row_bytes = shape.format.row_bytes(shape.n_cols as u64).expect("rows of a checked file are whole blocks");
+            weights.n_bytes = weights.n_bytes.saturating_add(row_bytes.saturating_mul(shape.n_rows as u64));
+            weights.n_tensors += 1;
+        };
+        let mut kept = WeightBytes::default();
+        for table in [Some(&plan.token_embd), plan.position_embd.as_ref()].into_iter().flatten() {
+            operations.insert(Operation::Rows(shape(table)));
+            bytes(&mut kept, shape(table));
+        }
+        operations.insert(Operation::Logits(shape(plan.output.as_ref().unwrap_or(&plan.token_embd))));
+        plan.output.iter().for_each(|output| bytes(&mut kept, shape(output)));
+        let layer = |layer: &PlannedLayer| {
+            let mut weights = WeightBytes::default();
+            let mut n_vector_bytes = 0;
+            let mut n_vectors = 0;
+            let matrix = |slice: Slice| {
+                operations.insert(Operation::Product(shape(&slice)));
+                bytes(&mut weights, shape(&slice));
+                Ok(())
+            };
+            let vector = |slice: Slice| {
+                let MatrixShape { n_rows, n_cols, .. } = shape(&slice);
+                n_vector_bytes += (n_rows * n_cols * size_of::<f32>()) as u64;
+                n_vectors += 1;
+                Ok(())
+            };
+            layer.clone().try_map(matrix, vector).expect("counting does not fail");
+            WeightBytes { n_bytes: weights.n_bytes.saturating_add(n_vector_bytes), n_tensors: weights.n_tensors + n_vectors }
+        };
+        let layers = plan.layers.iter().map(layer).collect();
+        Needs { hparams: hparams.clone(), n_ctx, operations, kept, layers }
+    }
+}
+
+/// All but products and tables.
+fn of_hparams(hparams: &Hparams) -> BTreeSet<Operation> {
+    let layers = hparams.layers.iter().flat_map(|layer| {
+        let steps = layer.layer.steps.iter().flat_map(|step| of_step(step, layer));
+        let windows = layer.window.map(|_| Operation::Windows);
+        steps.chain(windows).chain(layer.attention_softcap.map(|_| Operation::BoundedAttention))
+    });
+    let scaled = (hparams.logit_scale != 1.0).then_some(Operation::ScaledScores);
+    let bounded = hparams.logit_softcap.map(|_| Operation::BoundedScores);
+    layers.chain(of_norm(&hparams.family.output_norm)).chain(scaled).chain(bounded).collect()
+}
+
+fn of_step(step: &Step, layer: &LayerHparams) -> Vec<Operation> {
+    let of_activation = |activation| match activation {
+        Activation::Silu => Vec::new(),
+        Activation::GeluTanh | Activation::GeluErf => vec![Operation::Gelu],
+    };
+    let mut operations = match &step.body {
+        Body::Attention(attention) => {
+            let norms = [&attention.q_norm, &attention.k_norm].into_iter().filter_map(of_norm);
+            let heads = [layer.key_dim, layer.value_dim].map(Operation::Heads);
+            norms.chain(heads).chain([Operation::HeadsInARow(layer.n_head)]).collect()
+        }
+        Body::Network(network) => of_activation(network.activation),
+        Body::Experts(experts) => {
+            let shared = experts.shared.iter().flat_map(|shared| of_activation(shared.network.activation));
+            of_activation(experts.activation).into_iter().chain(shared).collect()
+        }
+    };
+    operations.extend([&step.before, &step.after].into_iter().filter_map(of_norm));
+    operations
+}
+
+fn of_norm(norm: &Norm) -> Option<Operation> {
+    match norm {
+        Norm::None | Norm::Rms(_) => None,
+        Norm::Layer(..) => Some(Operation::LayerNorm),
+    }
+}
