@@ -250,3 +250,40 @@ fn an_unknown_class_is_told_what_it_lacks() {
         "{message}"
     );
 }
+
+/// A checkpoint whose head shares the embedding's matrix, and whose config.json does not say so: llama.cpp takes it so, too.
+#[test]
+fn without_a_head_and_a_word_on_it_the_embedding_is_the_output() {
+    let headless = |config: &mut Map<String, Json>, tensors: &mut Tensors| {
+        config.remove("tie_word_embeddings");
+        tensors.retain(|tensor| !tensor.0.starts_with("lm_head"));
+    };
+    let (plan, _) = planned("llama", headless).unwrap();
+    assert!(!plan.outputs[0].tensors.iter().any(|tensor| tensor.name == "output.weight"));
+    let said = "there is no lm_head.weight, and config.json does not say tie_word_embeddings: the token embedding is the output";
+    assert!(plan.warnings.iter().any(|warning| warning.contains(said)), "{:?}", plan.warnings);
+    // What config.json says holds, and a head in a type that cannot be read is no missing head.
+    let untied = planned("llama", |config, tensors| {
+        headless(config, tensors);
+        config.insert("tie_word_embeddings".into(), json!(false));
+    });
+    assert!(untied.unwrap_err().to_string().contains("lm_head.weight"));
+    let packed = planned("llama", |config, tensors| {
+        headless(config, tensors);
+        tensors.push(("lm_head.qweight".into(), vec![4, 4], vec![0.0; 16]));
+    });
+    assert!(packed.is_err());
+}
+
+#[test]
+fn a_text_config_without_classes_has_those_of_the_whole() {
+    let nested = planned("llama", |config, _| {
+        let mut text = config.clone();
+        text.insert("architectures".into(), Json::Null);
+        *config = Map::from_iter([
+            ("architectures".to_owned(), config["architectures"].clone()),
+            ("text_config".to_owned(), text.into()),
+        ]);
+    });
+    assert!(nested.is_ok(), "{:?}", nested.err());
+}

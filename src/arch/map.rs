@@ -92,9 +92,10 @@ pub(super) fn map(
             return Err(mapping.fault(&tensor.name, Fault::DuplicateTensor, detail));
         }
     }
+    let tied = mapping.tie_if_unsaid();
     let mapped = wanted(hparams).iter().try_for_each(|wanted| mapping.apply(wanted, n_tokens)).and_then(|()| {
         let left_out = mapping.left_out(hparams.layers.len())?;
-        Ok([renaming.note(), left_out].into_iter().flatten().collect())
+        Ok([renaming.note(), left_out, tied].into_iter().flatten().collect())
     });
     let mut notes: Vec<String> = mapped.map_err(|error| explain_quantized(config, all_names(), error))?;
     notes.extend(left_over_quantization(config));
@@ -231,6 +232,25 @@ impl Mapping<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Without a head, and without a word in config.json on what stands for it, the output can only be the token embedding: llama.cpp loads
+    /// such files so, while transformers would make up a head. Returns what to say about it.
+    fn tie_if_unsaid(&mut self) -> Option<String> {
+        let is_said = self.is_tied || self.head != Head::Scores || self.config.value("tie_word_embeddings").is_some();
+        let unreadable = self.unreadable.iter().map(|(name, _)| name);
+        let has_head = || {
+            let of_head = |name: &String| self.family.output.source.iter().any(|source| name.starts_with(source));
+            self.by_name.keys().chain(unreadable).any(of_head)
+        };
+        if is_said || self.family.output.source.is_empty() || has_head() {
+            return None;
+        }
+        self.is_tied = true;
+        let head = self.family.output.source[0];
+        Some(format!(
+            "there is no {head}.weight, and config.json does not say tie_word_embeddings: the token embedding is the output"
+        ))
     }
 
     fn is_ignored(&self, name: &str) -> bool {

@@ -105,10 +105,10 @@ impl Config {
     /// Parses config.json; `path` is for messages.
     ///
     /// # Errors
-    /// Those of [`json::parse_object_up_to`]; `ConfigField` when `text_config` is not an object.
+    /// Those of [`json::parse_python_object_up_to`]; `ConfigField` when `text_config` is not an object.
     pub fn parse(path: impl Into<PathBuf>, bytes: &[u8]) -> Result<Config> {
         let path = path.into();
-        let root = json::parse_object_up_to(&path, bytes, VALUES_MAX)?;
+        let root = json::parse_python_object_up_to(&path, bytes, VALUES_MAX)?;
         let config = Config { path, root };
         match config.root.get("text_config") {
             None | Some(Value::Null | Value::Object(_)) => Ok(config),
@@ -222,7 +222,11 @@ impl Config {
 
     fn unexpected(&self, field: &str, expected: &str, value: &Value) -> Error {
         // A number is short; anything else could be a megabyte.
-        let found = if value.is_number() { value.to_string() } else { json::kind(value).to_owned() };
+        let found = match value {
+            Value::Number(number) => number.to_string(),
+            Value::String(word) if json::NON_FINITE.contains(&word.as_str()) => word.clone(),
+            other => json::kind(other).to_owned(),
+        };
         self.fault(field, format!("expected {expected}, found {found}"))
     }
 }

@@ -386,7 +386,7 @@ fn read_bounded(dir: &Dir, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
 /// Invalid ones exist on the hub and hold only advice, so they are noted and passed over.
 fn read_generation_config(dir: &Dir, notes: &mut Vec<String>) -> Result<Option<Map<String, Value>>> {
     let Some(bytes) = read_bounded(dir, GENERATION_CONFIG, CONFIG_BYTES_MAX)? else { return Ok(None) };
-    match json::parse_object_up_to(&dir.path().join(GENERATION_CONFIG), &bytes, GENERATION_VALUES_MAX) {
+    match json::parse_python_object_up_to(&dir.path().join(GENERATION_CONFIG), &bytes, GENERATION_VALUES_MAX) {
         Ok(generation) => Ok(Some(generation)),
         Err(error) => {
             notes.push(format!("passed over: {error}"));

@@ -1,7 +1,7 @@
-//! JSON from files that nobody vouches for: no key twice, bounded depth, errors with a byte offset.
+//! JSON from files that nobody vouches for: no key with two values, bounded depth, errors with a byte offset.
 //!
 //! Values are `serde_json`'s. Its own parser keeps the last of two equal keys; two readers that keep different ones see two different
-//! models in one file, so a second key is refused here.
+//! models in one file, so a second value is refused here, unless it is the first once more.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -36,7 +36,7 @@ pub fn parse_up_to(path: &Path, bytes: &[u8], values_max: usize) -> Result<Value
     let mut json = serde_json::Deserializer::from_str(text);
     let value = Strict(&state).deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     value.map_err(|e| match state.duplicate.take() {
-        Some(key) => Error::malformed(path, Place::Field(key), Fault::DuplicateKey, "the same key twice in one object"),
+        Some(key) => Error::malformed(path, Place::Field(key), Fault::DuplicateKey, "the same key with two values in one object"),
         None if e.is_data() && state.values_left.get() == 0 => {
             let (limit, found) = (values_max as u64, values_max as u64 + 1);
             Error::Limit { path: path.to_owned(), what: "JSON values".to_owned(), limit, found }
@@ -62,6 +62,50 @@ pub fn parse_object_up_to(path: &Path, bytes: &[u8], values_max: usize) -> Resul
         Value::Object(map) => Ok(map),
         other => Err(Error::malformed(path, Place::File, Fault::Json, format!("expected a JSON object, found {}", kind(&other)))),
     }
+}
+
+/// [`parse_object_up_to`] of what Python's `json` writes: `NaN`, `Infinity` and `-Infinity` are values, and become strings of that name,
+/// which no reader takes for a number.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn parse_python_object_up_to(path: &Path, bytes: &[u8], values_max: usize) -> Result<Map<String, Value>> {
+    let strict = parse_object_up_to(path, bytes, values_max);
+    match strict {
+        Err(Error::Malformed { fault: Fault::Json, place: Place::Byte(_), .. }) => match quote_non_finite(bytes) {
+            // What else is wrong is told by its place in the file as it is.
+            Some(quoted) => parse_object_up_to(path, &quoted, values_max).or(strict),
+            None => strict,
+        },
+        _ => strict,
+    }
+}
+
+/// What Python writes for numbers that JSON does not have.
+pub const NON_FINITE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
+/// The text with quotes around non-finite numbers; `None` where there are none.
+fn quote_non_finite(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (mut quoted, mut rest, mut in_string, mut found) = (Vec::with_capacity(bytes.len() + 64), bytes, false, false);
+    while let [byte, after @ ..] = rest {
+        let word = NON_FINITE.iter().find(|word| !in_string && rest.starts_with(word.as_bytes()));
+        let (copied, behind) = match (word, after) {
+            (Some(word), _) => {
+                found = true;
+                quoted.push(b'"');
+                quoted.extend_from_slice(word.as_bytes());
+                (&b"\""[..], &rest[word.len()..])
+            }
+            (None, [_, behind @ ..]) if in_string && *byte == b'\\' => (&rest[..2], behind),
+            (None, _) => {
+                in_string ^= *byte == b'"';
+                (&rest[..1], after)
+            }
+        };
+        quoted.extend_from_slice(copied);
+        rest = behind;
+    }
+    found.then_some(quoted)
 }
 
 /// What a value is, in words: for messages.
@@ -116,12 +160,12 @@ pub(super) fn syntax_error(path: &Path, text: &str, error: &serde_json::Error) -
 
 /// What parsing has come to.
 struct State {
-    /// The key that was met twice.
+    /// The key that has two values.
     duplicate: RefCell<Option<String>>,
     values_left: Cell<usize>,
 }
 
-/// Builds a [`Value`], refusing an object with a key twice and more values than allowed.
+/// Builds a [`Value`], refusing an object with two values of a key and more values than allowed.
 #[derive(Clone, Copy)]
 struct Strict<'a>(&'a State);
 
@@ -183,12 +227,15 @@ impl<'de> Visitor<'de> for Strict<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            if object.contains_key(&key) {
-                self.0.duplicate.replace(Some(key));
-                return Err(A::Error::custom("duplicate key"));
-            }
             let value = map.next_value_seed(self)?;
-            object.insert(key, value);
+            match object.get(&key) {
+                Some(first) if *first == value => {}
+                Some(_) => {
+                    self.0.duplicate.replace(Some(key));
+                    return Err(A::Error::custom("duplicate key"));
+                }
+                None => drop(object.insert(key, value)),
+            }
         }
         Ok(Value::Object(object))
     }
@@ -207,9 +254,32 @@ mod tests {
 
     #[test]
     fn keys_are_unique_at_every_depth() {
-        assert_eq!(fault(r#"{"a":1,"a":1}"#).0, Fault::DuplicateKey);
+        assert_eq!(fault(r#"{"a":1,"a":2}"#).0, Fault::DuplicateKey);
+        assert_eq!(fault(r#"{"a":{"b":[1]},"a":{"b":[1.0]}}"#).0, Fault::DuplicateKey);
         assert_eq!(fault(r#"[{"b":{"a":1,"\u0061":2}}]"#), (Fault::DuplicateKey, Place::Field("a".into())));
         assert!(parse(Path::new("x"), br#"{"a":{"a":1},"b":{"a":1}}"#).is_ok());
+    }
+
+    #[test]
+    fn a_key_may_have_the_same_value_again() {
+        let value = parse(Path::new("x"), br#"{"a":{"b":[1]},"c":2,"a":{"b":[1]}}"#).unwrap();
+        assert_eq!(value, serde_json::json!({"a": {"b": [1]}, "c": 2}));
+    }
+
+    #[test]
+    fn numbers_of_python_are_read_where_they_stand_for_values() {
+        let read = |text: &str| parse_python_object_up_to(Path::new("x.json"), text.as_bytes(), 100);
+        let found = read(r#"{"a": NaN, "b": [-Infinity, Infinity], "c\\": "a \" NaN", "NaN": 1}"#).unwrap();
+        let expected = serde_json::json!({"a": "NaN", "b": ["-Infinity", "Infinity"], "c\\": "a \" NaN", "NaN": 1});
+        assert_eq!(Value::Object(found), expected);
+        for (bad, at) in [(r#"{"a": nan}"#, 7), (r#"{"a": NaN1}"#, 6), (r#"{"a": 1e999}"#, 10), (r#"{"a": +Infinity}"#, 6)] {
+            match read(bad) {
+                Err(Error::Malformed { fault: Fault::Json, place: Place::Byte(byte), .. }) => {
+                    assert!(byte.abs_diff(at) <= 2, "{bad}: {byte}")
+                }
+                other => panic!("{bad}: {other:?}"),
+            }
+        }
     }
 
     #[test]

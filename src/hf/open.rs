@@ -2,7 +2,9 @@
 //!
 //! A name is one plain component, looked up relative to the folder's own descriptor. What is not a regular file is refused before it is
 //! opened and again after, so that a FIFO cannot hang and a device cannot be read. A symbolic link is followed to a file below the
-//! folder, or to the `blobs` beside `snapshots/<revision>` where the Hugging Face cache keeps the content; anywhere else it is refused.
+//! folder, or to the `blobs` beside `snapshots/<revision>` where the Hugging Face cache keeps the content. Anywhere else only weights are
+//! followed, which people keep on another disk: a file that is not safetensors from end to end is refused, while the text of any other
+//! file could end up in the output.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -86,7 +88,9 @@ impl Dir {
     /// Where the link at `path` leads, if that is a place the folder may use.
     fn link_target(&self, path: &Path) -> Result<PathBuf> {
         let target = path.canonicalize().map_err(|e| Error::io(path, "follow", e))?;
-        let inside = target.starts_with(&self.real_path) || self.cache_blobs().is_some_and(|blobs| target.starts_with(blobs));
+        let is_weights = path.extension().is_some_and(|extension| extension == "safetensors");
+        let inside =
+            is_weights || target.starts_with(&self.real_path) || self.cache_blobs().is_some_and(|blobs| target.starts_with(blobs));
         if !inside {
             let detail = "a symbolic link to a file outside the model folder; copy the file into the folder";
             return Err(Error::malformed(path, Place::File, Fault::OutsideFolder, detail));

@@ -336,7 +336,7 @@ impl<'de> Visitor<'de> for Entries<'_> {
     }
 }
 
-/// `__metadata__`: strings by unique names. Nothing in it is needed.
+/// `__metadata__`: strings by unique names, or null, as some writers leave it. Nothing in it is needed.
 struct StringMap<'a> {
     stop: &'a Stop,
 }
@@ -347,7 +347,7 @@ impl<'de> DeserializeSeed<'de> for StringMap<'_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         let stop = self.stop;
         deserializer
-            .deserialize_map(self)
+            .deserialize_any(self)
             .map_err(|_| stop.with(Place::Field("__metadata__".into()), Fault::Json, "not an object of strings"))
     }
 }
@@ -357,6 +357,10 @@ impl<'de> Visitor<'de> for StringMap<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of strings")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {

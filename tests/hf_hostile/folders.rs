@@ -27,7 +27,7 @@ fn shards_are_plain_names_inside_the_folder() {
 }
 
 #[test]
-fn only_regular_files_inside_the_folder_are_opened() {
+fn only_regular_files_are_opened_and_only_weights_from_elsewhere() {
     let good = file(&format!("{{{}}}", entry("a", 0, 4)), 4);
     let outside = common::scratch();
     let elsewhere = outside.path().join("model.safetensors");
@@ -40,8 +40,9 @@ fn only_regular_files_inside_the_folder_are_opened() {
     };
     assert_eq!(fault(place(&|path| fs::create_dir(path).unwrap())), Fault::NotRegularFile);
     assert_eq!(fault(place(&|path| make_fifo(path))), Fault::NotRegularFile);
-    assert_eq!(fault(place(&|path| symlink("/dev/zero", path).unwrap())), Fault::OutsideFolder);
-    assert_eq!(fault(place(&|path| symlink(&elsewhere, path).unwrap())), Fault::OutsideFolder);
+    assert_eq!(fault(place(&|path| symlink("/dev/zero", path).unwrap())), Fault::NotRegularFile);
+    assert_eq!(place(&|path| symlink(&elsewhere, path).unwrap()).unwrap().tensors().len(), 1, "weights kept elsewhere");
+    assert_eq!(fault(place(&|path| symlink("/etc/passwd", path).unwrap())), Fault::HeaderTooLarge);
     assert!(matches!(place(&|path| symlink(path, path).unwrap()), Err(Error::Io { .. })), "a link to itself");
     assert!(matches!(place(&|path| symlink("nowhere", path).unwrap()), Err(Error::Io { .. })), "a dangling link");
     let to_fifo = |path: &Path| {
@@ -188,13 +189,24 @@ fn config_fields_are_of_their_type_and_range() {
     for (text, expected) in [
         ("[]", Fault::Json),
         ("", Fault::Json),
-        ("{\"a\":NaN}", Fault::Json),
-        ("{\"hidden_size\":1,\"hidden_size\":1}", Fault::DuplicateKey),
-        ("{\"text_config\":{\"a\":1,\"a\":1}}", Fault::DuplicateKey),
+        ("{\"a\":nan}", Fault::Json),
+        ("{\"hidden_size\":1,\"hidden_size\":2}", Fault::DuplicateKey),
+        ("{\"text_config\":{\"a\":1,\"a\":2}}", Fault::DuplicateKey),
         ("{\"text_config\":[]}", Fault::ConfigField),
     ] {
         assert_eq!(fault(read(text)), expected, "{text}");
     }
+    for value in ["NaN", "-Infinity"] {
+        let error =
+            read(&CONFIG.replace("\"vocab_size\": 10", &format!("\"vocab_size\": 10, \"rope_theta\": {value}"))).unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("rope_theta: expected a number that fits a 32-bit float, found {value}")),
+            "{error}"
+        );
+    }
+    assert!(
+        read(&CONFIG.replace("\"vocab_size\": 10", "\"vocab_size\": 10, \"unused\": [NaN, -Infinity], \"vocab_size\": 10")).is_ok()
+    );
     let with = |field: &str| read(&CONFIG.replace("\"vocab_size\": 10", &format!("\"vocab_size\": 10, {field}")));
     for field in [
         r#""rope_scaling": "linear""#,

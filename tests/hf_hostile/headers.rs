@@ -52,6 +52,15 @@ fn depth_is_bounded() {
 }
 
 #[test]
+fn metadata_may_be_null() {
+    let header = format!(r#"{{"__metadata__":null,{}}}"#, entry("a", 0, 4));
+    assert_eq!(parse(&header, 4).unwrap().len(), 1);
+    for bad in ["1", "\"x\"", "[]", "true", r#"{"format":null}"#] {
+        assert_eq!(fault(parse(&format!(r#"{{"__metadata__":{bad}}}"#), 0)), Fault::Json, "{bad}");
+    }
+}
+
+#[test]
 fn nothing_is_there_twice() {
     let same = format!("{{{},{}}}", entry("a", 0, 4), entry("a", 0, 4));
     let other_type =
