@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 pub use serde_json::{Map, Value};
 
+use super::instead;
 use crate::error::{Error, Fault, Place, Result};
 
 /// Deepest nesting accepted. Real files stay below 20; `serde_json` recurses, and would stop by itself at 128.
@@ -21,7 +22,8 @@ pub const VALUES_MAX: usize = 1 << 22;
 /// Parses a whole file.
 ///
 /// # Errors
-/// `Json` for anything that is not one JSON value in UTF-8, `JsonDepth`, `DuplicateKey`; `Limit` beyond [`VALUES_MAX`].
+/// `Json` for anything that is not one JSON value in UTF-8, `JsonDepth`, `DuplicateKey`; `UnsupportedFormat` for what a failed download
+/// leaves; `Limit` beyond [`VALUES_MAX`].
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
     parse_up_to(path, bytes, VALUES_MAX)
 }
@@ -122,6 +124,17 @@ pub fn kind(value: &Value) -> &'static str {
 
 /// Checks what can be checked without parsing, encoding and depth, in one pass that cannot recurse.
 pub(super) fn check<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
+    if let Some(what) = instead(bytes) {
+        return Err(Error::malformed(path, Place::File, Fault::UnsupportedFormat, what));
+    }
+    let oddity = match bytes {
+        [] => Some("an empty file; download it again"),
+        [0xef, 0xbb, 0xbf, ..] => Some("a byte order mark, which JSON does not have, before the text; save the file without it"),
+        _ => None,
+    };
+    if let Some(what) = oddity {
+        return Err(Error::malformed(path, Place::File, Fault::Json, what));
+    }
     let text = std::str::from_utf8(bytes)
         .map_err(|e| Error::malformed(path, Place::Byte(e.valid_up_to() as u64), Fault::Json, "not UTF-8"))?;
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);

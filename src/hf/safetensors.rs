@@ -19,7 +19,7 @@ use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::json;
+use super::{instead, json};
 use crate::error::{Error, Fault, Place, Result};
 use crate::quant::Format;
 use crate::source::InputFile;
@@ -145,11 +145,9 @@ pub fn read(file: &InputFile) -> Result<(Vec<Entry>, u64)> {
 /// Files that people rename or that a failed download leaves, by their first bytes.
 fn recognise(start: &[u8; 8]) -> Option<&'static str> {
     match start {
-        b"version " => Some("a Git LFS pointer, not the file itself; run `git lfs pull` in the folder"),
         [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => Some("a PyTorch pickle file, which can run code; convert it to safetensors"),
         [b'G', b'G', b'U', b'F', ..] => Some("a GGUF file, not safetensors; use it with `ggforge quantize`"),
-        [b'<', b'!' | b'h' | b'H', ..] => Some("a web page, not the file itself; download it again"),
-        _ => None,
+        _ => instead(start),
     }
 }
 

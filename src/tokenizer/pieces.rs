@@ -78,6 +78,9 @@ impl SentencePiece {
     }
 
     fn parse(path: PathBuf, bytes: &[u8]) -> Result<SentencePiece> {
+        if let Some(what) = crate::hf::instead(bytes) {
+            return Err(Error::malformed(&path, Place::File, Fault::UnsupportedFormat, what));
+        }
         let proto = ModelProto::decode(bytes)
             .map_err(|e| Error::malformed(&path, Place::File, Fault::ProtobufInvalid, format!("not a SentencePiece model: {e}")))?;
         if proto.pieces.is_empty() {

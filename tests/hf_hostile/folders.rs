@@ -283,6 +283,44 @@ fn what_is_no_model_folder_is_told_what_would_be() {
     says(Folder::open(adapter.path()), &["LoRA", "merge"]);
 }
 
+/// Beside them, everything else in the folder is sound.
+#[test]
+fn what_a_failed_download_left_in_place_of_any_file_is_said_as_for_weights() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 17210019\n";
+    let left = [
+        (pointer, "a Git LFS pointer, not the file itself; run `git lfs pull` in the folder"),
+        ("<!doctype html><html>Entry not found</html>", "a web page, not the file itself; download it again"),
+        ("Entry not found", "a server's error message, not the file itself; download it again"),
+    ];
+    let names = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json"];
+    let more = ["added_tokens.json", "tokenizer.model", "model.safetensors", INDEX];
+    for name in names.into_iter().chain(more) {
+        for (content, sentence) in left {
+            let dir = common::scratch();
+            for file in fs::read_dir(common::fixture("hf/forge-3m")).unwrap().map(|file| file.unwrap()) {
+                fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+            }
+            if name == INDEX {
+                fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+            }
+            fs::write(dir.path().join(name), content).unwrap();
+            let mut command = common::ggforge();
+            command.arg("convert").arg(dir.path()).args(["-t", "Q8_0", "-o"]).arg(dir.path().join("a.gguf"));
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains(name) && said.contains(sentence), "{name} of {content:?}: {said}");
+            // generation_config.json and the like may be a warning: what is read of them can be done without.
+            assert!(output.status.code() == Some(3) || said.starts_with("warning: "), "{name}: {said}");
+        }
+    }
+    for (content, sentence) in [("", "an empty file; download it again"), ("\u{feff}{}", "a byte order mark")] {
+        let dir = folder(&[("model.safetensors", &file(&format!("{{{}}}", entry("a", 0, 4)), 4))]);
+        fs::write(dir.path().join("config.json"), content).unwrap();
+        let error = Folder::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(sentence), "{error}");
+    }
+}
+
 #[test]
 fn files_of_other_formats_are_recognised() {
     for (bytes, word) in [
