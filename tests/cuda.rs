@@ -59,7 +59,7 @@ fn a_machine_without_a_driver_is_told_so() {
     let folder = scratch();
     // An emulator's own libraries and a real driver would be found whatever the path.
     if Command::new("ldconfig").arg("-p").output().is_ok_and(|list| String::from_utf8_lossy(&list.stdout).contains("libcuda.so")) {
-        println!("skipped: this machine has a driver");
+        common::skip_without_gpu("this machine has a driver");
         return;
     }
     let said = refused(folder.path());

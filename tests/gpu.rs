@@ -66,7 +66,7 @@ fn gpu(products: Products, memory_bytes: u64) -> Option<Cuda> {
             Some(open(&gpu, Some(memory_bytes), products).expect("a GPU that starts"))
         }
         Err(error) => {
-            println!("skipped: no device ({error})");
+            common::skip_without_gpu(&format!("no device ({error})"));
             None
         }
     }
@@ -275,7 +275,7 @@ fn last_logits<B: Backend>(backend: &B, model: &Model, tokens: &[u32]) -> Vec<f3
 #[test]
 fn neither_repetition_nor_memory_changes_a_bit() {
     if is_small() {
-        println!("skipped: too slow in small");
+        common::skip_without_gpu("too slow in small");
         return;
     }
     let Some(folder) = common::shared("models/forge-23m") else { return };

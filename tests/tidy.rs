@@ -300,3 +300,13 @@ fn a_circle_of_imports_is_found() {
         assert!(!found(b).is_empty(), "{b}");
     }
 }
+
+/// Else it would be missing in the list that `tools/dev/test` ends with, and no failure in CI.
+#[test]
+fn tests_skip_by_the_one_function_that_lists_it() {
+    let said = concat!("println!(\"", "skipped");
+    for path in sources(&root().join("tests")).into_iter().filter(|path| !path.ends_with("common/skip.rs")) {
+        let text = fs::read_to_string(&path).expect("a readable source");
+        assert!(!text.contains(said), "{}: common::skip says and lists what is skipped", path.display());
+    }
+}

@@ -74,7 +74,7 @@ Examples:
 Exit codes:
   0 done   2 usage   3 bad input   4 no space   5 input changed while read
   6 input or output failed   7 no usable GPU   70 internal error
-  130, 143 stopped by a signal";
+  129, 130, 143 stopped by a signal (the terminal closed, Ctrl-C, SIGTERM)";
 
 /// What every command can use.
 #[derive(Debug, Clone, Args)]

@@ -7,14 +7,17 @@ pub mod files;
 pub mod ggml;
 #[path = "../../tools/bench/paint.rs"]
 pub mod paint;
+pub mod skip;
 pub mod tiny;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 pub use paint::Paint;
+pub use skip::{skip, skip_without_gpu};
 
 /// The project's root; `GGFORGE_ROOT` where the tests run elsewhere than they were built.
 pub fn root() -> &'static Path {
@@ -50,9 +53,14 @@ fn present(path: PathBuf, why: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{} is missing in CI: {why}", path.display());
-    println!("skipped: {why} ({})", path.display());
+    skip(&format!("{why} ({} is missing)", path.display()));
     None
+}
+
+/// What this thread has computed: a bound on it holds on a machine that does other things besides, as one on the time of day does not.
+pub fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Every command, as the help tells: `convert`, `imatrix show`; the program itself is the empty one.
