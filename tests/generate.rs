@@ -164,3 +164,25 @@ fn a_chat_template_that_does_not_work_is_a_fault_of_the_file() {
     let output = common::ggforge().arg("generate").arg(model).args(["--prompt", "a", "--chat"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3));
 }
+
+/// The end of a turn stands only in the list of generation_config.json, as in many folders.
+#[test]
+fn generation_stops_at_every_end_and_says_why() {
+    let scratch = common::scratch();
+    let folder = scratch.path().join("folder");
+    std::fs::create_dir_all(&folder).unwrap();
+    for entry in std::fs::read_dir(common::fixture("hf/forge-3m")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+    }
+    let arguments = ["--prompt", "Once upon a time", "-n", "12"];
+    let free = generated(&converted(&folder, scratch.path()), &arguments);
+    assert_eq!((&free["stop_reason"], &free["stop_token"]), (&json!("length"), &Value::Null));
+    let tokens = free["tokens"].as_array().unwrap();
+    let end = &tokens[5];
+    let first = tokens.iter().position(|token| token == end).unwrap();
+    std::fs::write(folder.join("generation_config.json"), json!({ "eos_token_id": [2047, end] }).to_string()).unwrap();
+    let ended = generated(&converted(&folder, scratch.path()), &arguments);
+    assert_eq!(ended["tokens"].as_array().unwrap(), &tokens[..=first]);
+    assert_eq!((&ended["stop_reason"], &ended["stop_token"]), (&json!("end_of_generation"), end));
+}

@@ -327,6 +327,35 @@ fn many_special_tokens_take_no_quadratic_time() {
     assert_eq!((found.len(), found.last()), (50_000 * 18 + 1, Some(&(256 + 77))));
 }
 
+/// A finder's fastest form takes quadratic time to build for such a token: an hour for a megabyte.
+#[test]
+fn one_long_special_token_takes_no_quadratic_time() {
+    const N: usize = 1 << 20;
+    let with = |special: &[String]| {
+        let mut tokens = alphabet();
+        tokens.extend_from_slice(special);
+        let types = (0..tokens.len()).map(|id| if id < 256 { 1 } else { CONTROL }).collect();
+        let vocab = Vocab::of("gpt2", &tokens).with(PRE, "gpt-2".into()).with(MERGES, strings::<&str>(&[]));
+        vocab.with(TYPES, Value::Array(Array::I32(types)))
+    };
+    let long = "a".repeat(N);
+    let tokenizer = soon(|| with(std::slice::from_ref(&long)).sound());
+    assert_eq!(soon(|| ids(&tokenizer, &format!("{long}{long}"))), [256, 256]);
+    assert_eq!(soon(|| ids(&tokenizer, &long[1..])).len(), N - 1);
+    // Tokens within each other, up to the limit: each place of the longest ends a thousand of the others.
+    let mut nested: Vec<String> = (1..1500).map(|n| "a".repeat(n)).collect();
+    nested.push("a".repeat(3 * N - N / 4));
+    let tokenizer = soon(|| with(&nested).sound());
+    assert_eq!(soon(|| ids(&tokenizer, &"a".repeat(1499 * 3 + 7))), [256 + 1498, 256 + 1498, 256 + 1498, 256 + 6]);
+    // Many different ones, which were once looked for one by one.
+    let many: Vec<String> = (0..30_000).map(|n| format!("<{n}{}>", "x".repeat(100))).collect();
+    let tokenizer = soon(|| with(&many).sound());
+    let text = format!("{}{}", "<1x> ".repeat(200_000), many[29_999]);
+    assert_eq!(soon(|| ids(&tokenizer, &text)).last(), Some(&(256 + 29_999)));
+    let error = with(&["a".repeat(4 * N + 1)]).read().err().expect("too many bytes");
+    assert!(matches!(error, Error::Limit { .. }), "{error}");
+}
+
 #[test]
 fn text_comes_back_from_vocabularies_that_have_every_byte() {
     let mut random = Paint::new(7);

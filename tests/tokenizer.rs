@@ -378,3 +378,205 @@ fn a_real_folder_reads_as_its_files() {
     let vocabulary = tokenizer::read(&folder, 2048, Options::default()).expect("a vocabulary");
     assert_eq!(vocabulary, read(&forge(), 2048));
 }
+
+/// A SentencePiece model of pieces with their type, each with a score of minus its id.
+fn sentence_piece(pieces: &[(&str, u8)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (id, (text, kind)) in pieces.iter().enumerate() {
+        let mut piece = vec![0x0a, text.len() as u8];
+        piece.extend_from_slice(text.as_bytes());
+        piece.push(0x15);
+        piece.extend_from_slice(&(-(id as f32)).to_le_bytes());
+        piece.extend_from_slice(&[0x18, *kind]);
+        bytes.extend_from_slice(&[0x0a, piece.len() as u8]);
+        bytes.extend_from_slice(&piece);
+    }
+    // Trained as BPE.
+    bytes.extend_from_slice(&[0x12, 2, 0x18, 2]);
+    bytes
+}
+
+/// The pieces that [`byte_fallback`] was made of.
+const PIECES: [(&str, u8); 6] = [("<unk>", 2), ("<s>", 3), ("<0x0A>", 6), ("▁", 1), ("a", 1), ("▁a", 1)];
+
+#[test]
+fn added_tokens_of_tokenizer_json_are_placed_beside_tokenizer_model() {
+    let vocabulary = read(&byte_fallback().with("tokenizer.model", sentence_piece(&PIECES)), 9);
+    let tokens: Vec<&str> = vocabulary.tokens.iter().map(|text| str::from_utf8(text).expect("UTF-8")).collect();
+    assert_eq!(tokens, ["<unk>", "<s>", "<0x0A>", "▁", "a", "▁a", "<tool>", "<end>", "[PAD8]"]);
+    assert_eq!(vocabulary.types[6..], [TokenType::UserDefined, TokenType::Control, TokenType::Unused]);
+    assert_eq!(vocabulary.scores[4..8], [-4.0, -5.0, -1000.0, -1000.0]);
+    assert_eq!(vocabulary.special_id(Special::Eos), Some(7));
+    assert!(!vocabulary.warnings.iter().any(|warning| warning.contains("tokenizer.json")), "{:?}", vocabulary.warnings);
+    // What was an ordinary piece to SentencePiece alone stands for itself as an added token.
+    let files = byte_fallback().edit("tokenizer.json", |json| {
+        json["added_tokens"] = json!([{"id": 4, "content": "a", "special": false}, {"id": 1, "content": "<s>", "special": true}]);
+    });
+    let vocabulary = read(&files.with("tokenizer.model", sentence_piece(&PIECES)), 6);
+    assert_eq!(vocabulary.types[4..], [TokenType::UserDefined, TokenType::Normal]);
+}
+
+#[test]
+fn where_tokenizer_model_and_tokenizer_json_disagree_the_latter_wins_and_it_is_said() {
+    // A control token of another name.
+    let mut pieces = PIECES;
+    pieces[1].0 = "<bos>";
+    let files = byte_fallback().edit("tokenizer.json", |json| {
+        json["added_tokens"].as_array_mut().expect("a list").push(json!({"id": 1, "content": "<s>", "special": true}));
+    });
+    let vocabulary = read(&files.with("tokenizer.model", sentence_piece(&pieces)), 8);
+    assert_eq!(vocabulary.tokens[1], b"<s>");
+    let expected =
+        r#"tokenizer.json is used where tokenizer.model disagrees with it: 1 of its tokens, such as 1: "<s>", not "<bos>""#;
+    assert_eq!(vocabulary.warnings[0], expected);
+    // A token that was trained later, one that is gone, and another tokenizer altogether.
+    let longer = byte_fallback().edit("tokenizer.json", |json| {
+        json["model"]["vocab"]["aa"] = 6.into();
+        json["model"]["merges"].as_array_mut().expect("a list").push("a a".into());
+        json["added_tokens"] = json!([]);
+    });
+    for (files, pieces, n, said) in [
+        (longer, &PIECES[..], 7, r#"token 6 is "aa" in tokenizer.json and nothing in tokenizer.model"#),
+        (byte_fallback(), &[&PIECES[..], &[("aa", 1)]].concat(), 8, ""),
+        (byte_fallback(), &[&PIECES[..5], &[("▁aa", 1)]].concat(), 8, r#"token 5 is "▁a" in tokenizer.json and "▁aa""#),
+        (forge(), &PIECES[..], 2048, r#"token 3 is "$" in tokenizer.json and "▁""#),
+    ] {
+        let alone = read(&files, n);
+        let mut both = read(&files.with("tokenizer.model", sentence_piece(pieces)), n);
+        if said.is_empty() {
+            // The added token <tool> has the id of the piece that is gone.
+            assert_eq!(both.tokens, alone.tokens);
+            continue;
+        }
+        let warning = both.warnings.remove(0);
+        assert!(warning.contains(said) && warning.ends_with("tokenizer.json is used, tokenizer.model is not"), "{warning}");
+        assert_eq!(both, alone);
+    }
+}
+
+#[test]
+fn a_byte_fallback_tokenizer_without_a_prefix_space_says_so() {
+    assert_eq!(read(&byte_fallback(), 8).add_space_prefix, None);
+    let with = |normalizer: serde_json::Value, pre_tokenizer: serde_json::Value| {
+        let files = byte_fallback().edit("tokenizer.json", |json| {
+            json["normalizer"] = normalizer;
+            json["pre_tokenizer"] = pre_tokenizer;
+        });
+        let beside = files.clone().with("tokenizer.model", sentence_piece(&PIECES));
+        assert_eq!(read(&files, 8).add_space_prefix, read(&beside, 8).add_space_prefix);
+        read(&files, 8).add_space_prefix
+    };
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    assert_eq!(with(replace.clone(), json!(null)), Some(false));
+    assert_eq!(with(json!(null), json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"})), Some(false));
+    assert_eq!(with(json!(null), json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first"})), None);
+    assert_eq!(with(json!(null), json!({"type": "Metaspace", "replacement": "▁", "add_prefix_space": true})), None);
+    let nested = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]});
+    assert_eq!(with(nested, json!(null)), None);
+}
+
+#[test]
+fn every_id_of_an_eos_list_ends_generation() {
+    let files = forge().edit("config.json", |config| config["eos_token_id"] = json!([2047, 300, 301, 302]));
+    let files = files.edit("generation_config.json", |config| config["eos_token_id"] = json!([2047, 300, 301, 302]));
+    let vocabulary = read(&files, 2048);
+    let ids = [Special::Eos, Special::Eot, Special::Eom].map(|role| vocabulary.special_id(role));
+    assert_eq!(ids, [Some(2047), Some(300), Some(301)]);
+    let said: Vec<&String> = vocabulary.warnings.iter().filter(|warning| warning.contains("eos")).collect();
+    assert!(said.len() == 1 && said[0].contains("no key for 1 of the ids in eos_token_id"), "{said:?}");
+
+    let mut metadata: gguf::Metadata = vec![("general.architecture".to_owned(), "llama".into())];
+    metadata.extend(vocabulary.metadata());
+    let bytes = gguf::Header { metadata, tensors: Vec::new() }.layout().expect("a header").header;
+    let file = gguf::File::parse("case.gguf", &bytes).expect("a sound file");
+    let tokenizer = tokenizer::encode::Tokenizer::from_metadata(&file).expect("a tokenizer");
+    assert_eq!([2047, 300, 301, 302].map(|id| tokenizer.ends_generation(id)), [true, true, true, false]);
+}
+
+/// Readers know this one by its spelling, so it needs no key, but other programs may not.
+#[test]
+fn an_end_that_is_known_by_its_spelling_leaves_the_key_to_others() {
+    let named = |ids: serde_json::Value| {
+        let files = forge().edit("tokenizer.json", |json| {
+            let added = json["added_tokens"].as_array_mut().expect("a list");
+            added.push(json!({"id": 2048, "content": "<|eot_id|>", "special": true}));
+            added.push(json!({"id": 2049, "content": "<|my_end|>", "special": true}));
+        });
+        let files = files.edit("config.json", |config| config["eos_token_id"] = ids.clone());
+        let vocabulary = read(&files.edit("generation_config.json", |config| config["eos_token_id"] = ids), 2050);
+        [Special::Eot, Special::Eom].map(|role| vocabulary.special_id(role))
+    };
+    assert_eq!(named(json!([2047, 2048])), [Some(2048), None]);
+    assert_eq!(named(json!([2047, 2048, 2049])), [Some(2049), None]);
+    assert_eq!(named(json!(2047)), [None, None]);
+}
+
+#[test]
+fn files_that_disagree_about_eos_are_named() {
+    let said = |config: serde_json::Value, generation: serde_json::Value| {
+        let files = forge().edit("config.json", |json| json["eos_token_id"] = config);
+        let vocabulary = read(&files.edit("generation_config.json", |json| json["eos_token_id"] = generation), 2048);
+        (vocabulary.special_id(Special::Eot), vocabulary.warnings)
+    };
+    assert_eq!(said(json!(2047), json!(2047)), (None, vec![]));
+    assert_eq!(said(json!([2047, 300]), json!([300, 2047])), (Some(300), vec![]));
+    let expected = "the files disagree about eos: 2047 in config.json; 2047, 300 in generation_config.json; 2047 in \
+                    tokenizer_config.json; token 2047 is written as eos, and generation stops at the others too";
+    assert_eq!(said(json!(2047), json!([2047, 300])), (Some(300), vec![expected.to_owned()]));
+    assert!(said(json!(300), json!(300)).1[0].contains("300 in config.json"));
+}
+
+#[test]
+fn an_older_form_does_not_say_how_text_is_cut() {
+    let json: serde_json::Value = serde_json::from_slice(&forge().0["tokenizer.json"]).expect("JSON");
+    let merges = json["model"]["merges"].as_array().expect("merges").iter().map(|merge| match merge.as_array() {
+        Some(pair) => format!("{} {}\n", pair[0].as_str().expect("text"), pair[1].as_str().expect("text")),
+        None => format!("{}\n", merge.as_str().expect("text")),
+    });
+    let merges = merges.collect::<String>();
+    let files = FileMap::default().with("vocab.json", json["model"]["vocab"].to_string()).with("merges.txt", merges);
+    let warnings = read(&files, 2048).warnings;
+    for part in ["gpt-2's way is assumed, and --pre NAME", "which token is bos", "which token is eos"] {
+        assert!(warnings.iter().any(|warning| warning.contains(part)), "{part}: {warnings:?}");
+    }
+    let about_pre = |vocabulary: Vocabulary| vocabulary.warnings.iter().any(|warning| warning.contains("--pre"));
+    let given = Options { pre: Some("llama-bpe"), ..Options::default() };
+    assert!(!about_pre(tokenizer::read(&files, 2048, given).expect("a vocabulary")));
+    let gpt2 = files.with("tokenizer_config.json", r#"{"tokenizer_class": "GPT2Tokenizer"}"#);
+    assert!(!about_pre(read(&gpt2, 2048)));
+}
+
+/// The tokenizer.json of t5-small, for one.
+#[test]
+fn a_model_without_a_type_is_known_by_its_parts() {
+    let kind = |model: serde_json::Value| {
+        let files = FileMap::default().with("tokenizer.json", json!({ "model": model }).to_string());
+        tokenizer::read(&files, 8, Options::default()).expect_err("a kind that is not supported").to_string()
+    };
+    let t5 = json!({"unk_id": 2, "vocab": [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁", -2.0]]});
+    assert!(kind(t5.clone()).contains("a tokenizer of kind Unigram"));
+    let vocab = json!({"[UNK]": 0, "a": 1});
+    let word_piece =
+        json!({"unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocab});
+    assert!(kind(word_piece).contains("a tokenizer of kind WordPiece"));
+    assert!(kind(json!({"unk_token": "[UNK]", "vocab": vocab})).contains("a tokenizer of kind WordLevel"));
+    assert!(kind(json!({"unk_token": "[UNK]"})).contains("it has no type"));
+    let files = FileMap::default().with("tokenizer.json", json!({ "model": t5 }).to_string());
+    assert_eq!(read(&files.with("tokenizer.model", sentence_piece(&PIECES)), 6).tokens[4], b"a");
+    let untyped = forge().edit("tokenizer.json", |json| drop(json["model"].as_object_mut().expect("an object").remove("type")));
+    assert_eq!(read(&untyped, 2048), read(&forge(), 2048));
+}
+
+#[test]
+fn special_tokens_beyond_what_is_looked_for_are_refused() {
+    let with = |n_bytes: usize| {
+        let files = forge().edit("tokenizer.json", |json| {
+            let long = json!({"id": 2048, "content": "a".repeat(n_bytes), "special": true});
+            json["added_tokens"].as_array_mut().expect("a list").push(long);
+        });
+        tokenizer::read(&files, 2049, Options::default())
+    };
+    assert_eq!(with(1 << 20).expect("a vocabulary").tokens[2048].len(), 1 << 20);
+    let error = with(1 << 22).expect_err("too many bytes");
+    assert!(matches!(error, ggforge::Error::Limit { .. }) && error.to_string().contains("bytes of special tokens"), "{error}");
+}

@@ -115,10 +115,12 @@ impl Job for Continuation<'_> {
         let mut text = Text { pending: Vec::new(), is_raw: !io::stdout().is_terminal() };
         let (mut tokens, mut whole) = (Vec::new(), String::new());
         let n_tokens_max = arguments.tokens as usize;
+        let mut stop_token = None;
         while tokens.len() < n_tokens_max {
             let token = generation.next_token()?;
             tokens.push(token);
             if tokenizer.ends_generation(token) {
+                stop_token = Some(token);
                 break;
             }
             let new = text.add(&tokenizer.piece(token, Specials::Literal));
@@ -134,6 +136,7 @@ impl Job for Continuation<'_> {
             let speed = json!({ "prompt": of_prompt.per_second(), "generation": of_text.per_second() });
             return print(&json_text(&json!({
                 "prompt": prompt, "tokens": tokens, "text": whole + &rest, "tokens_per_second": speed,
+                "stop_reason": if stop_token.is_some() { "end_of_generation" } else { "length" }, "stop_token": stop_token,
             })));
         }
         print(&(rest + "\n"))?;

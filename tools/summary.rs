@@ -136,7 +136,10 @@ const SECTIONS_SHOWN: usize = 3;
 fn found_line(found: &Comparison) -> String {
     let Comparison { n_texts, n_tokens, n_different, n_uncomposed, .. } = found;
     if *n_different == 0 {
-        return format!("{n_texts} texts in many scripts ({n_tokens} tokens) are split as tokenizer.json splits them");
+        return format!(
+            "{n_texts} texts in many scripts ({n_tokens} tokens) are split as tokenizer.json splits them{}",
+            untried(found)
+        );
     }
     let percent = 100.0 * found.rate();
     let mut line = format!("{n_different} of {n_texts} texts ({percent:.1} %) are split otherwise than tokenizer.json splits them");
@@ -152,6 +155,15 @@ fn found_line(found: &Comparison) -> String {
     line
 }
 
+/// What the bound on the number of texts left out.
+fn untried(found: &Comparison) -> String {
+    let Comparison { n_added_tried, n_added_tokens, .. } = found;
+    if n_added_tried == n_added_tokens {
+        return String::new();
+    }
+    format!("; {n_added_tried} of {n_added_tokens} added tokens were tried")
+}
+
 /// `"a  b" is split otherwise ...: [1, 2, 3], not [1, 4]`
 pub fn example_line(example: &Example) -> String {
     let Example { text, ours, theirs } = example;
@@ -163,6 +175,9 @@ fn tokenizer_json(outcome: &Outcome) -> Value {
         Outcome::NotCompared(why) => json!({ "not_compared": why }),
         Outcome::Compared(found) => json!({
             "texts": found.n_texts,
+            "texts_with_added_tokens": found.n_added_texts,
+            "added_tokens": found.n_added_tokens,
+            "added_tokens_tried": found.n_added_tried,
             "tokens": found.n_tokens,
             "different": found.n_different,
             "rate": found.rate(),

@@ -78,6 +78,11 @@ impl<'a> Lexicon<'a> {
         &self.added
     }
 
+    /// Every added token, without the rest.
+    pub fn into_added(self) -> Vec<Added> {
+        self.added
+    }
+
     /// The added token with this text.
     pub fn added(&self, text: &str) -> Option<&Added> {
         self.added_by_text.get(text).map(|index| &self.added[*index])

@@ -94,6 +94,10 @@ pub(super) fn read_byte_fallback(inputs: &Inputs, tokenizer: &Tokenizer, vocab_s
     let mut vocabulary = Vocabulary::new(&tokenizer.path, Model::Llama, "default", tokens, types, warnings)?;
     vocabulary.scores = scores;
     special::resolve(inputs, &|text| lexicon.listed_id(tokenizer, text), &tokenizer.path, &mut vocabulary)?;
+    // llama.cpp's default for this kind of tokenizer is a space before the text.
+    if vocabulary.add_space_prefix.is_none() && !pre::puts_space_before(tokenizer) {
+        vocabulary.add_space_prefix = Some(false);
+    }
     Ok(vocabulary)
 }
 

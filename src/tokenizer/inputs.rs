@@ -150,8 +150,11 @@ impl Tokenizer {
         };
         let kind = match model.get("type") {
             Some(Value::String(kind)) => kind.clone(),
-            // The first files of GPT-2 do not name their kind.
-            None if model.contains_key("merges") => "BPE".to_owned(),
+            // Older files do not name their kind, and it is known by its parts, as to Hugging Face's library.
+            None | Some(Value::Null) => match kind_of_parts(&model) {
+                Some(kind) => kind.to_owned(),
+                None => return Err(invalid(&path, "model", "it has no type, nor the parts of a known one")),
+            },
             _ => return Err(invalid(&path, "model.type", "expected the name of a model")),
         };
         let mut take = |name: &str| root.remove(name).unwrap_or_default();
@@ -216,6 +219,18 @@ impl Tokenizer {
             decoder: Value::Null,
             path,
         }))
+    }
+}
+
+/// The kind of a model that does not name it. The library tries them in this order, by the fields that each must have.
+fn kind_of_parts(model: &Object) -> Option<&'static str> {
+    let has = |name: &str| model.contains_key(name);
+    match model.get("vocab")? {
+        Value::Object(_) if has("merges") => Some("BPE"),
+        Value::Object(_) if has("max_input_chars_per_word") && has("continuing_subword_prefix") => Some("WordPiece"),
+        Value::Object(_) => Some("WordLevel"),
+        Value::Array(_) => Some("Unigram"),
+        _ => None,
     }
 }
 

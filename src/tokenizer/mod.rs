@@ -20,6 +20,10 @@
 //! - Special tokens spelled as objects are compared by their text, added tokens keep letters from U+0080 to U+00FF, and
 //!   `chat_template.jinja` goes before the template in tokenizer_config.json: in all three as Hugging Face's library does.
 //! - A SentencePiece model without a dummy prefix says so (`add_space_prefix`).
+//! - Where `tokenizer.json` lies beside `tokenizer.model`, its added tokens are placed too, and it alone is read where the two disagree
+//!   about ordinary tokens: Hugging Face's library reads nothing else.
+//! - The ids of an `eos_token_id` list end turns and messages (`eot_token_id`, `eom_token_id`), so that generation stops at each.
+//! - A byte-fallback tokenizer.json that puts no space before a text says so (`add_space_prefix`).
 //! - Two tokens of one text are refused, since llama.cpp aborts on them.
 //!
 //! Files are untrusted: JSON has no key twice and a bounded depth, ids are bounded by the number of entries before any table is made,
@@ -41,6 +45,7 @@
 mod added;
 mod bpe;
 pub mod encode;
+mod ends;
 mod faults;
 mod inputs;
 mod merges;
@@ -130,6 +135,7 @@ pub enum Scores {
 pub fn read(files: &dyn Files, vocab_size: u32, options: Options) -> Result<Vocabulary> {
     let pre = options.pre.map(pre::known).transpose()?;
     let mut inputs = Inputs::read(files)?;
+    settle_disagreement(&mut inputs);
     let mut vocabulary = if let Some(model) = &inputs.sentencepiece {
         spm::read(&inputs, model, vocab_size)?
     } else if let Some(tokenizer) = inputs.byte_fallback() {
@@ -146,12 +152,25 @@ pub fn read(files: &dyn Files, vocab_size: u32, options: Options) -> Result<Voca
     Ok(vocabulary)
 }
 
+/// Drops a tokenizer.model that has other tokens than the tokenizer.json beside it, which Hugging Face's library reads alone: a model that
+/// was trained further got new tokens there, or another tokenizer altogether.
+fn settle_disagreement(inputs: &mut Inputs) {
+    let json = inputs.bpe().filter(|tokenizer| tokenizer.pre_tokenizer.is_some());
+    let found = inputs.sentencepiece.as_ref().zip(json).and_then(|(model, json)| spm::disagreement(model, json));
+    if let Some((id, of_model, of_json)) = found {
+        let where_ = format!("token {id} is {of_json} in tokenizer.json and {of_model} in tokenizer.model");
+        inputs.warnings.push(format!("{where_}; tokenizer.json is used, tokenizer.model is not"));
+        inputs.sentencepiece = None;
+    }
+}
+
 /// How many tokens tokenizer.json lists, where it is what the vocabulary is read from; `None` beside a `tokenizer.model`.
 ///
 /// # Errors
 /// As [`read`].
 pub fn count(files: &dyn Files) -> Result<Option<u32>> {
-    let inputs = Inputs::read(files)?;
+    let mut inputs = Inputs::read(files)?;
+    settle_disagreement(&mut inputs);
     let Some(tokenizer) = inputs.tokenizer.as_ref().filter(|_| inputs.sentencepiece.is_none()) else { return Ok(None) };
     let n_listed = tokenizer.vocab.len().saturating_add(tokenizer.added_tokens.len());
     // Ids beyond the number of tokens leave holes below them.

@@ -88,11 +88,19 @@ pub(super) fn choose(
 ) -> Result<&'static Name> {
     let wanted = Wanted::read(inputs, tokenizer);
     let found = best(&wanted);
+    let is_guess = tokenizer.pre_tokenizer.is_none() && !says_how_to_cut(inputs);
     if let Some(given) = given {
-        if let Some(found) = found.filter(|found| !found.same_effect(given)) {
-            warnings.push(format!("--pre {} is used although tokenizer.json has the steps of {}", given.name, found.name));
+        if let Some(found) = found.filter(|found| !is_guess && !found.same_effect(given)) {
+            warnings.push(format!("--pre {} is used although the tokenizer has the steps of {}", given.name, found.name));
         }
         return Ok(given);
+    }
+    if is_guess {
+        let name = found.map_or(FALLBACK.name, |found| found.name);
+        warnings.push(format!(
+            "there is no tokenizer.json, and vocab.json and merges.txt do not say how text is cut into words; {name}'s way is assumed, \
+             and --pre NAME takes another, such as llama-bpe for Llama 3"
+        ));
     }
     if !wanted.steps.contains(&Step::Bytes) && tokenizer.decoder["type"] != "ByteLevel" {
         let what = format!("{}: BPE that is neither byte-level nor with byte fallback", tokenizer.path.display());
@@ -108,6 +116,15 @@ pub(super) fn choose(
     });
     warn_of_differences(&wanted, chosen, tokenizer, warnings);
     Ok(chosen)
+}
+
+/// True where the tokenizer's class, or without one the model's kind, is bound to one way of cutting.
+fn says_how_to_cut(inputs: &Inputs) -> bool {
+    const CLASSES: [&str; 4] = ["GPT2Tokenizer", "Qwen2Tokenizer", "RobertaTokenizer", "BartTokenizer"];
+    match inputs.tokenizer_setting("tokenizer_class").and_then(Value::as_str) {
+        Some(class) => CLASSES.contains(&class.strip_suffix("Fast").unwrap_or(class)),
+        None => inputs.config.get("model_type").and_then(Value::as_str) == Some("gpt2"),
+    }
 }
 
 /// What the name cannot express.
@@ -219,6 +236,24 @@ fn flatten<'a>(component: &'a Value, list: &'static str) -> Box<dyn Iterator<Ite
         None if component.is_null() => Box::new(std::iter::empty()),
         None => Box::new(std::iter::once(component)),
     }
+}
+
+/// True when a space is put before every text: by a normalizer, as in Llama 2, or by the step that marks spaces.
+pub(super) fn puts_space_before(tokenizer: &Tokenizer) -> bool {
+    let is_space = |text: &Value| text.as_str().is_some_and(|text| text.starts_with(['▁', ' ']));
+    let at_start = |regex: &Value| regex.as_str().is_some_and(|regex| regex.starts_with('^') || regex.starts_with(r"\A"));
+    let prepends = |step: &Value| match step["type"].as_str() {
+        Some("Prepend") => is_space(&step["prepend"]),
+        Some("Replace") => at_start(&step["pattern"]["Regex"]) && is_space(&step["content"]),
+        _ => false,
+    };
+    // Older files say the same with a flag, which is true where it is left out.
+    let marks = |step: &Value| {
+        step["type"] == "Metaspace"
+            && step["prepend_scheme"].as_str().map_or(step["add_prefix_space"] != false, |scheme| scheme != "never")
+    };
+    let pre_tokenizer = tokenizer.pre_tokenizer.as_ref().unwrap_or(&Value::Null);
+    flatten(&tokenizer.normalizer, "normalizers").any(prepends) || flatten(pre_tokenizer, "pretokenizers").any(marks)
 }
 
 fn has_prefix_space(pre_tokenizer: &Value) -> bool {

@@ -1,13 +1,14 @@
 //! Does the vocabulary that was written split text as the source's own tokenizer does?
 //!
 //! The source's is run by Hugging Face's library from tokenizer.json, the other from the GGUF metadata alone, by [`encode`](super::encode);
-//! both encode a built-in corpus of many scripts, code, numbers, white space and emoji. Whatever differs is a fault of the
+//! both encode a built-in corpus of many scripts, code, numbers, white space and emoji, and texts around the added tokens. Whatever differs is a fault of the
 //! conversion, or something that the format cannot say.
 //!
 //! Loading a large tokenizer.json takes that library a good part of a second, so [`Proof::start`] does it beside other work. The
 //! library trusts its files more than we do: it runs in a thread of its own, where a panic ends nothing else, it is given only
 //! expressions of bounded size, and it is not waited for without end.
 
+mod added;
 mod corpus;
 
 use std::collections::BTreeMap;
@@ -20,10 +21,12 @@ use serde::Deserialize;
 use tokenizers::ModelWrapper;
 use unicode_normalization::UnicodeNormalization;
 
+use added::Added;
+
 use super::Files;
 use super::encode::{Ends, Specials, Tokenizer};
 use crate::error::Result;
-use crate::gguf::{File, Header, Metadata};
+use crate::gguf::{File, Header, Metadata, keys};
 use crate::hf::json::Value;
 
 const FILE: &str = "tokenizer.json";
@@ -50,6 +53,12 @@ pub struct Comparison {
     pub n_different: usize,
     /// Texts with other tokens only because tokenizer.json composes characters (NFC), which llama.cpp does not. Most text is composed.
     pub n_uncomposed: usize,
+    /// Those of the texts that were made around added tokens.
+    pub n_added_texts: usize,
+    /// Added tokens that they were made around.
+    pub n_added_tried: usize,
+    /// Added tokens that there are. The number of texts is bounded, so that of thousands of tokens some are left out.
+    pub n_added_tokens: usize,
     /// The sections of the corpus with differences, and how many texts of each.
     pub sections: BTreeMap<&'static str, usize>,
     /// The shortest text of the different ones, shortened further to what shows the difference.
@@ -92,7 +101,10 @@ impl Proof {
             Ok(None) => return Proof(State::Impossible(format!("there is no {FILE}"))),
             Err(error) => return Proof(State::Impossible(error.to_string())),
         };
-        let of_tokenizer = |(key, _): &&(String, _)| key.starts_with("tokenizer.ggml.");
+        // Which tokens swallow the white space beside them, readers know by the model's name.
+        let of_tokenizer = |(key, _): &&(String, _)| {
+            key.starts_with("tokenizer.ggml.") || key == keys::GENERAL_NAME || key == keys::GENERAL_ARCHITECTURE
+        };
         let metadata = metadata.iter().filter(of_tokenizer).cloned().collect();
         let (sender, receiver) = sync_channel(1);
         let work = move || {
@@ -140,9 +152,17 @@ fn written(metadata: Metadata) -> Result<Tokenizer> {
 
 fn compare_all(ours: &Tokenizer, theirs: &Reference) -> Comparison {
     let encode = |text: &str| ours.encode(text, Specials::Parse, Ends::Omit);
-    let mut found = Comparison::default();
+    let added = Added::of(&theirs.tokenizer);
+    let mut found = Comparison {
+        n_added_texts: added.texts.len(),
+        n_added_tried: added.n_tried,
+        n_added_tokens: added.n_tokens,
+        ..Comparison::default()
+    };
     let mut shortest: Option<&str> = None;
-    for (section, text) in corpus::texts() {
+    let mut texts: Vec<(&'static str, &str)> = corpus::texts().collect();
+    texts.extend(added.texts.iter().map(|text| ("added tokens", text.as_str())));
+    for (section, text) in texts {
         let Some(wanted) = theirs.encode(text) else { continue };
         found.n_texts += 1;
         found.n_tokens += wanted.len();

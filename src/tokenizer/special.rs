@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use super::ends::{self, content, integer};
 use super::faults::quoted;
 use super::inputs::Inputs;
 use super::pre;
@@ -83,11 +84,6 @@ fn class_default(inputs: &Inputs, role: &str) -> Option<&'static str> {
         "unk_token" if is_llama => Some("<unk>"),
         _ => None,
     }
-}
-
-/// The text of a token given as text or as an object with its content.
-fn content(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
 /// What the post-processor is compared with and changes: the text of each role.
@@ -195,6 +191,7 @@ pub(super) fn resolve(
         }
     }
     search_further(inputs, &roles, vocabulary)?;
+    ends::settle(inputs, vocabulary);
     if add.get(Special::Bos) == Some(true) && vocabulary.special_id(Special::Bos).is_none() {
         vocabulary.warnings.push("every text begins with bos, but no file says which token that is".to_owned());
     }
@@ -226,11 +223,6 @@ pub(super) fn settle_add_bos(pre: &pre::Name, vocabulary: &mut Vocabulary) {
     if pre.adds_bos && !vocabulary.add.iter().any(|(special, _)| *special == Special::Bos) {
         vocabulary.add.push((Special::Bos, false));
     }
-}
-
-/// Whole numbers; config.json may have lists of ids here, which are not one.
-fn integer(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_u64().map(|_| i64::MAX))
 }
 
 /// Sets the id of a role that has none yet. -1 means none. An id without a token is an error for bos and eos, without which no text

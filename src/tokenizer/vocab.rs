@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::encode::SPECIAL_BYTES_MAX;
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Array, Metadata, Value, keys};
 
@@ -140,7 +141,8 @@ impl Vocabulary {
     /// Tokens and types, checked; everything else is left unsaid.
     ///
     /// # Errors
-    /// `DuplicateToken` for two tokens of one text: llama.cpp stops on such a file.
+    /// `DuplicateToken` for two tokens of one text: llama.cpp stops on such a file. `Limit` for more bytes of special tokens than
+    /// [`encode`](super::encode) looks for.
     pub(super) fn new(
         path: &Path,
         model: Model,
@@ -156,6 +158,12 @@ impl Vocabulary {
                 let detail = format!("{:?} is token {other} too", String::from_utf8_lossy(token));
                 return Err(Error::malformed(path, place, Fault::DuplicateToken, detail));
             }
+        }
+        let is_special = |kind: TokenType| matches!(kind, TokenType::Control | TokenType::UserDefined | TokenType::Unknown);
+        let n_bytes: usize = tokens.iter().zip(&types).filter(|(_, kind)| is_special(**kind)).map(|(text, _)| text.len()).sum();
+        if n_bytes > SPECIAL_BYTES_MAX {
+            let (limit, found) = (SPECIAL_BYTES_MAX as u64, n_bytes as u64);
+            return Err(Error::Limit { path: path.to_owned(), what: "bytes of special tokens".to_owned(), limit, found });
         }
         if let Some(id) = ids.get(&b""[..]) {
             warnings.push(format!("token {id} is empty; llama.cpp names it after its id"));

@@ -33,7 +33,7 @@ pub(super) fn read(fields: Fields) -> Result<Tokenizer> {
         }
     }
     special::mark_strips(&mut vocab, fields)?;
-    let special = SpecialTokens::new(&vocab);
+    let special = SpecialTokens::new(&vocab, fields)?;
     let space_before = flags.space_before.unwrap_or(space_before);
     Ok(Tokenizer { vocab, algorithm, special, first: first.id(), last: last.id(), space_before })
 }

@@ -20,6 +20,7 @@ mod bytes;
 mod cache;
 mod charsmap;
 mod fields;
+mod finder;
 mod joints;
 mod load;
 mod merge;
@@ -35,6 +36,7 @@ mod unigram;
 mod vocab;
 mod wordpiece;
 
+pub(super) use special::{SPECIAL_BYTES_MAX, ends_generation_by_spelling};
 pub use text::{read_text, text_of};
 
 use bpe::{Bpe, Scratch};

@@ -3,10 +3,10 @@
 //! Two things live here because llama.cpp decides both by the spelling of tokens: files do not say reliably which of their tokens end a
 //! turn or mark a place to fill in, nor which ones swallow the white space beside them.
 
-use aho_corasick::AhoCorasick;
-
 use super::Specials;
 use super::fields::Fields;
+use super::finder::Finder;
+use super::texts::Texts;
 use super::vocab::{Attributes, Vocab};
 use crate::error::Result;
 use crate::gguf::keys;
@@ -64,6 +64,11 @@ const END_OF_GENERATION: &[&str] = &[
 
 /// Parts of gpt-oss's message format: text, whatever the file says.
 const ALWAYS_TEXT: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
+
+/// True for tokens after which generation ends, whatever role a file gives them.
+pub(in crate::tokenizer) fn ends_generation_by_spelling(text: &[u8]) -> bool {
+    END_OF_GENERATION.iter().any(|known| known.as_bytes() == text)
+}
 
 /// Finds the roles that the file does not name, and corrects attributes that contradict a token's spelling.
 pub(super) fn complete_roles(vocab: &mut Vocab) {
@@ -187,8 +192,7 @@ pub(super) enum Fragment {
 /// The tokens that stand for themselves, longest first, and how they are found.
 pub(super) struct SpecialTokens {
     tokens: Vec<SpecialToken>,
-    /// Finds where any of them is; none where there are too many bytes of them.
-    finder: Option<AhoCorasick>,
+    finder: Finder,
 }
 
 struct SpecialToken {
@@ -197,23 +201,34 @@ struct SpecialToken {
     attributes: Attributes,
 }
 
-/// Bytes of all special tokens together for which an automaton is built; real vocabularies stay far below.
-const FINDER_BYTES_MAX: usize = 1 << 20;
+/// Bytes of all special tokens together; real vocabularies have some hundred thousand at most. Finding them takes 13 bytes of memory for
+/// each byte.
+pub(in crate::tokenizer) const SPECIAL_BYTES_MAX: usize = 1 << 22;
 
 impl SpecialTokens {
     /// The control, unknown and user-defined tokens of a vocabulary; those that are not UTF-8 occur in no text.
-    pub(super) fn new(vocab: &Vocab) -> SpecialTokens {
-        let ids = (0..vocab.len()).filter(|id| vocab.attributes[*id as usize].any(Attributes::SPECIAL));
-        let mut tokens: Vec<SpecialToken> = ids
+    ///
+    /// # Errors
+    /// `Limit` for more than [`SPECIAL_BYTES_MAX`] bytes of them.
+    pub(super) fn new(vocab: &Vocab, fields: Fields) -> Result<SpecialTokens> {
+        let n_bytes = special_ids(vocab).map(|id| vocab.texts.get(id).len()).sum();
+        if n_bytes > SPECIAL_BYTES_MAX {
+            return Err(fields.over_limit("bytes of special tokens", SPECIAL_BYTES_MAX, n_bytes));
+        }
+        Ok(SpecialTokens::of(vocab))
+    }
+
+    fn of(vocab: &Vocab) -> SpecialTokens {
+        let mut tokens: Vec<SpecialToken> = special_ids(vocab)
             .filter_map(|id| {
                 let text = str::from_utf8(vocab.texts.get(id)).ok()?.to_owned();
                 Some(SpecialToken { id, text, attributes: vocab.attributes[id as usize] })
             })
             .collect();
         tokens.sort_by_key(|token| std::cmp::Reverse(token.text.len()));
-        let n_bytes: usize = tokens.iter().map(|token| token.text.len()).sum();
-        let finder = if n_bytes <= FINDER_BYTES_MAX { AhoCorasick::new(tokens.iter().map(|token| &token.text)).ok() } else { None };
-        SpecialTokens { tokens, finder }
+        let mut texts = Texts::default();
+        tokens.iter().for_each(|token| texts.push_hidden(token.text.as_bytes()));
+        SpecialTokens { tokens, finder: Finder::new(&texts) }
     }
 
     /// Takes the special tokens out of `text`: every occurrence of the longest first, then of the next one in what is left.
@@ -238,27 +253,14 @@ impl SpecialTokens {
         fragments
     }
 
-    /// The tokens that may occur in `text`, longest first.
+    /// The tokens that occur in `text`, longest first.
     fn present(&self, text: &str) -> impl Iterator<Item = &SpecialToken> {
-        let seen = self.finder.as_ref().and_then(|finder| seen(finder, text));
-        self.tokens
-            .iter()
-            .enumerate()
-            .filter(move |(index, _)| seen.as_ref().is_none_or(|seen| seen[*index]))
-            .map(|(_, token)| token)
+        self.finder.occurring(text.as_bytes()).into_iter().map(|index| &self.tokens[index as usize])
     }
 }
 
-/// Which patterns occur in `text`; `None` where they overlap so much that looking for each is no slower.
-fn seen(finder: &AhoCorasick, text: &str) -> Option<Vec<bool>> {
-    let mut seen = vec![false; finder.patterns_len()];
-    for (count, found) in finder.find_overlapping_iter(text).enumerate() {
-        if count > 2 * text.len() {
-            return None;
-        }
-        seen[found.pattern().as_usize()] = true;
-    }
-    Some(seen)
+fn special_ids(vocab: &Vocab) -> impl Iterator<Item = u32> {
+    (0..vocab.len()).filter(|id| vocab.attributes[*id as usize].any(Attributes::SPECIAL))
 }
 
 impl SpecialToken {
@@ -294,7 +296,7 @@ mod tests {
     fn special(tokens: &[(&str, Attributes)]) -> SpecialTokens {
         let mut vocab = Vocab::of_texts(tokens.iter().map(|(text, _)| *text));
         vocab.attributes = tokens.iter().map(|(_, attributes)| *attributes).collect();
-        SpecialTokens::new(&vocab)
+        SpecialTokens::of(&vocab)
     }
 
     fn shown(fragments: &[Fragment], text: &str) -> String {

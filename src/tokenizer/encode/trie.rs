@@ -31,13 +31,30 @@ pub(super) struct Trie {
 }
 
 /// What has been walked so far.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Node(u32);
+
+impl Node {
+    /// Its number, from 0 for the root.
+    pub(super) fn number(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The node of a number.
+    pub(super) fn numbered(number: usize) -> Node {
+        Node(number as u32)
+    }
+}
 
 impl Trie {
     /// Of equal texts the lowest id counts; empty ones are never matched. The texts together are shorter than 2^32 bytes.
     pub(super) fn new(texts: &Texts, ids: impl Iterator<Item = u32>) -> Trie {
-        let mut sorted: Vec<u32> = ids.filter(|id| texts.get(*id).len() <= TOKEN_BYTES_MAX).collect();
+        Trie::of_any_length(texts, ids.filter(|id| texts.get(*id).len() <= TOKEN_BYTES_MAX))
+    }
+
+    /// The same with tokens of any length.
+    pub(super) fn of_any_length(texts: &Texts, ids: impl Iterator<Item = u32>) -> Trie {
+        let mut sorted: Vec<u32> = ids.collect();
         sorted.sort_unstable_by_key(|id| (texts.get(*id), *id));
         sorted.dedup_by_key(|id| texts.get(*id));
 
@@ -62,6 +79,17 @@ impl Trie {
         }
         trie.first_child.push(trie.byte.len() as u32);
         trie
+    }
+
+    /// How many nodes there are; they are numbered from the root by depth.
+    pub(super) fn n_nodes(&self) -> usize {
+        self.token.len()
+    }
+
+    /// The nodes one byte further, each with its byte.
+    pub(super) fn children(&self, node: Node) -> impl Iterator<Item = (u8, Node)> {
+        let node = node.0 as usize;
+        (self.first_child[node]..self.first_child[node + 1]).map(|child| (self.byte[child as usize], Node(child)))
     }
 
     pub(super) fn root(&self) -> Node {
