@@ -47,6 +47,12 @@ fn differences() -> Vec<Difference> {
             "the converter writes 4 x n_embd whatever n_inner says, and llama.cpp does not load that",
         ),
         difference("mistral-window", "llama.attention.sliding_window", Some(json!({"type": "UINT32", "value": 16})), is_window),
+        difference(
+            "starcoder2-window",
+            "starcoder2.attention.sliding_window",
+            Some(json!({"type": "UINT32", "value": 16})),
+            is_window,
+        ),
         difference("gemma2-scale", "gemma2.attention.scale", scale.clone(), "no other key says what divides the scores"),
         difference("gemma3-types", "gemma3.attention.scale", scale, "no other key says what divides the scores"),
         difference(
@@ -98,6 +104,7 @@ const NOT_IN_LLAMA_CPP: &[(&str, &str)] = &[
     ("mistral-window", "Llama's layers have no windows"),
     ("phi", "it does not use the windows of Phi-3"),
     ("phi-short", "the length of its cache decides which factors it takes, which is 256 at least"),
+    ("starcoder2-window", "StarCoder's layers have no windows"),
     ("qwen3-vision", "it rotates the last pairs of a head by a position that is 0 in texts"),
 ];
 

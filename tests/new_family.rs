@@ -92,8 +92,8 @@ fn a_family_of_one_file_converts_and_runs() {
 
 #[test]
 fn it_is_listed_where_all_are() {
-    let table = arch::table(families());
-    assert!(table.ends_with("| `frob` | Frobnicator 1 | `FrobForCausalLM` |\n"), "{table}");
+    let table = arch::table(families(), |_| "CPU");
+    assert!(table.ends_with("| `frob` | Frobnicator 1 | `FrobForCausalLM` | CPU |\n"), "{table}");
     assert!(arch::list(families()).contains("  frob       Frobnicator 1\n"));
 }
 

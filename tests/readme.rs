@@ -1,6 +1,8 @@
 //! README.md says what is true: its table of formats is the table of the code.
 
+use ggforge::arch::describe::Family;
 use ggforge::arch::{self, FAMILIES};
+use ggforge::cuda;
 use ggforge::quant::Format;
 
 mod common;
@@ -15,8 +17,12 @@ fn the_table_of_formats_is_that_of_the_code() {
 #[test]
 fn the_table_of_architectures_is_that_of_the_code() {
     let readme = std::fs::read_to_string(common::root().join("README.md")).expect("a readable README.md");
-    let expected = arch::table(FAMILIES);
+    let runs_on = |family: &Family| if cuda::runs(family) { "CPU, CUDA" } else { "CPU" };
+    let expected = arch::table(FAMILIES, runs_on);
     assert!(readme.contains(&expected), "README.md should hold this table:\n\n{expected}");
+    let (widest, unit) = cuda::head_dims_max();
+    let heads = format!("On CUDA heads are multiples of {unit} up to {widest} wide");
+    assert!(readme.contains(&heads), "README.md should say: {heads}");
     let help = common::ggforge().args(["convert", "--help"]).output().expect("a program that starts");
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     for line in arch::list(FAMILIES).lines() {

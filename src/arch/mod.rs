@@ -111,12 +111,12 @@ impl Described<'_> {
     }
 }
 
-/// What converts and runs, as a table in Markdown: README.md and `--help` show that of [`FAMILIES`].
-pub fn table<'f>(families: impl IntoIterator<Item = &'f Family>) -> String {
-    let mut table = String::from("| architecture | models | Hugging Face classes |\n|---|---|---|\n");
+/// What converts and where it runs, as a table in Markdown: README.md shows that of [`FAMILIES`]. `runs_on` names the machines.
+pub fn table<'f>(families: impl IntoIterator<Item = &'f Family>, runs_on: impl Fn(&Family) -> &'static str) -> String {
+    let mut table = String::from("| architecture | models | Hugging Face classes | runs on |\n|---|---|---|---|\n");
     for family in families {
         let classes: Vec<String> = family.classes.iter().map(|class| format!("`{}`", class.name)).collect();
-        table += &format!("| `{}` | {} | {} |\n", family.name, family.models, classes.join(", "));
+        table += &format!("| `{}` | {} | {} | {} |\n", family.name, family.models, classes.join(", "), runs_on(family));
     }
     table
 }

@@ -58,7 +58,7 @@ pub const RMS_EPS: Number = number(keys::ATTENTION_LAYER_NORM_RMS_EPSILON, &["rm
 /// Added to the variance of layer norms.
 pub const LAYER_NORM_EPS: Number = number(
     keys::ATTENTION_LAYER_NORM_EPSILON,
-    &["layer_norm_eps", "layer_norm_epsilon", "norm_eps"],
+    &["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"],
     Kind::Positive,
     Default::Required,
 );

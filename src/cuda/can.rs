@@ -1,8 +1,9 @@
 //! What the kernels can compute: the one answer to whether a model can run on a GPU, which needs no GPU.
 
 use super::kernels;
+use crate::arch::describe::Family;
 use crate::error::{Error, Result};
-use crate::model::{MatrixShape, Needs, Operation};
+use crate::model::{MatrixShape, Needs, Operation, operations};
 use crate::quant::Format;
 
 /// Refuses a model that takes an operation which there is no kernel for.
@@ -17,6 +18,18 @@ pub fn check(needs: &Needs) -> Result<()> {
             Err(Error::unsupported(what, "use --device cpu"))
         }
     }
+}
+
+/// True where there are kernels for all that models of a family do, as far as their sizes allow.
+pub fn runs(family: &Family) -> bool {
+    operations(family).iter().all(can)
+}
+
+/// The widest heads that there are kernels for, and what widths are multiples of.
+pub fn head_dims_max() -> (usize, usize) {
+    let widths = |max| (1..=max).filter(|&head_dim| can(&Operation::Heads(head_dim)));
+    // Shared memory of a GPU holds no tile of wider ones.
+    (widths(1 << 12).max().unwrap_or(0), widths(1 << 12).min().unwrap_or(0))
 }
 
 /// True where there is a kernel for it.

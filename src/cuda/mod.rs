@@ -19,6 +19,6 @@ mod sizes;
 mod staging;
 
 pub use backend::{Cuda, Operand, Products, Rows, Weight};
-pub use can::check;
+pub use can::{check, head_dims_max, runs};
 pub use measure::{AttentionSizes, Timed, Work};
 pub use probe::{Driver, FUNCTIONS, Gpu, capability_min};

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::catalog::Slice;
 use super::needs::{MatrixShape, Needs, Operation, WeightBytes};
 use super::weights::{Plan, PlannedLayer};
-use crate::arch::describe::{Activation, Body, Norm, Step};
+use crate::arch::describe::{Activation, Body, Family, Norm, Step};
 use crate::arch::{Hparams, LayerHparams};
 use crate::error::Result;
-use crate::gguf::Model;
+use crate::gguf::{Model, keys};
 
 impl Needs {
     /// Reads what a model needs for sequences of up to `n_ctx` tokens.
@@ -60,29 +60,45 @@ impl Needs {
     }
 }
 
+/// The operations that models of a family may take, but for those that a machine has or lacks by their sizes: heads, products, tables.
+pub fn operations(family: &Family) -> BTreeSet<Operation> {
+    let has = |key| family.numbers.iter().any(|number| number.key == key);
+    let stated = [
+        (has(keys::ATTN_LOGIT_SOFTCAPPING), Operation::BoundedAttention),
+        (has(keys::LOGIT_SCALE), Operation::ScaledScores),
+        (has(keys::FINAL_LOGIT_SOFTCAPPING), Operation::BoundedScores),
+        (family.kinds().iter().any(|layer| layer.has_window()), Operation::Windows),
+    ];
+    let steps = family.kinds().into_iter().flat_map(|layer| layer.steps).flat_map(of_step);
+    let stated = stated.into_iter().filter(|(is_there, _)| *is_there).map(|(_, operation)| operation);
+    steps.chain(stated).chain(of_norm(&family.output_norm)).collect()
+}
+
 /// All but products and tables.
 fn of_hparams(hparams: &Hparams) -> BTreeSet<Operation> {
     let layers = hparams.layers.iter().flat_map(|layer| {
-        let steps = layer.layer.steps.iter().flat_map(|step| of_step(step, layer));
+        let steps = layer.layer.steps.iter().flat_map(of_step);
+        let heads = layer.layer.attention().map(|_| of_heads(layer));
         let windows = layer.window.map(|_| Operation::Windows);
-        steps.chain(windows).chain(layer.attention_softcap.map(|_| Operation::BoundedAttention))
+        let bounded = layer.attention_softcap.map(|_| Operation::BoundedAttention);
+        steps.chain(heads.into_iter().flatten()).chain(windows).chain(bounded)
     });
     let scaled = (hparams.logit_scale != 1.0).then_some(Operation::ScaledScores);
     let bounded = hparams.logit_softcap.map(|_| Operation::BoundedScores);
     layers.chain(of_norm(&hparams.family.output_norm)).chain(scaled).chain(bounded).collect()
 }
 
-fn of_step(step: &Step, layer: &LayerHparams) -> Vec<Operation> {
+fn of_heads(layer: &LayerHparams) -> [Operation; 3] {
+    [Operation::Heads(layer.key_dim), Operation::Heads(layer.value_dim), Operation::HeadsInARow(layer.n_head)]
+}
+
+fn of_step(step: &Step) -> Vec<Operation> {
     let of_activation = |activation| match activation {
         Activation::Silu => Vec::new(),
         Activation::GeluTanh | Activation::GeluErf => vec![Operation::Gelu],
     };
     let mut operations = match &step.body {
-        Body::Attention(attention) => {
-            let norms = [&attention.q_norm, &attention.k_norm].into_iter().filter_map(of_norm);
-            let heads = [layer.key_dim, layer.value_dim].map(Operation::Heads);
-            norms.chain(heads).chain([Operation::HeadsInARow(layer.n_head)]).collect()
-        }
+        Body::Attention(attention) => [&attention.q_norm, &attention.k_norm].into_iter().filter_map(of_norm).collect(),
         Body::Network(network) => of_activation(network.activation),
         Body::Experts(experts) => {
             let shared = experts.shared.iter().flat_map(|shared| of_activation(shared.network.activation));

@@ -136,6 +136,7 @@ GPT2 = dict(
 )
 WITH_N_CTX = dict(layouts=("transformers 4", "transformers 5", "with n_ctx"), more=dict(n_ctx=256))
 GRANITE = dict(embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.07, logits_scaling=3.0)
+STARCODER2 = {name: size for name, size in SIZES.items() if name != "rms_norm_eps"} | dict(norm_epsilon=1e-5)
 QWEN_VL = SIZES | dict(num_key_value_heads=2)
 VISION_TOKENS = dict(image_token_id=290, video_token_id=291, vision_start_token_id=292, vision_end_token_id=293)
 
@@ -205,6 +206,8 @@ CASES = {
         "SmolLM3Config",
         llama(num_hidden_layers=5, use_sliding_window=False, sliding_window=None, tie_word_embeddings=True),
     ),
+    "starcoder2": Case("Starcoder2ForCausalLM", "Starcoder2Config", STARCODER2 | dict(tie_word_embeddings=True)),
+    "starcoder2-window": Case("Starcoder2ForCausalLM", "Starcoder2Config", STARCODER2 | dict(sliding_window=16)),
     "gemma3-vision": Case(
         "Gemma3ForConditionalGeneration",
         "Gemma3Config",

@@ -10,6 +10,7 @@ mod phi;
 mod quirks;
 mod qwen;
 mod smollm3;
+mod starcoder2;
 
 use super::describe::Family;
 
@@ -32,4 +33,5 @@ pub const FAMILIES: &[Family] = &[
     gpt2::GPT2,
     granite::GRANITE,
     smollm3::SMOLLM3,
+    starcoder2::STARCODER2,
 ];
