@@ -462,3 +462,44 @@ fn closed_and_full_streams_do_not_change_the_result() {
     let output = ggforge().args(["convert", "--help"]).stdout(help).output().unwrap();
     assert!(!outcome(&output).2.contains("panic"));
 }
+
+/// With `--force` an output replaces a file, but never one that the run reads: another shard, a list of types, a template.
+#[test]
+fn no_output_replaces_what_the_run_reads() {
+    let dir = scratch();
+    copy_model(&dir.path().join("model"));
+    let templates = dir.path().join("model/additional_chat_templates");
+    fs::create_dir(&templates).unwrap();
+    fs::write(templates.join("tool.jinja"), "{{ messages }}").unwrap();
+    fs::write(dir.path().join("types"), "attn_v=Q8_0").unwrap();
+    fs::copy(fixture("text/prose.txt"), dir.path().join("text")).unwrap();
+    assert_code(&run(dir.path(), "convert model --type Q8_0 --output whole.gguf -q"), 0);
+    assert_code(&run(dir.path(), "quantize whole.gguf --type COPY --output split.gguf --split-max-size 1M -q"), 0);
+    let shards: Vec<String> = files_in(dir.path()).into_iter().filter(|name| name.starts_with("split-")).collect();
+    let (first, last) = (shards.first().unwrap().as_str(), shards.last().unwrap().as_str());
+    assert_ne!(first, last);
+    for (arguments, input) in [
+        (format!("imatrix {first} --file text --ctx 64 --chunks 1 --output {last}"), last),
+        (format!("imatrix {last} --file text --ctx 64 --chunks 1 --output {first}"), first),
+        ("imatrix whole.gguf --file text --ctx 64 --chunks 1 --output text".into(), "text"),
+        ("quantize whole.gguf --type COPY --tensor-type-file types --output types".into(), "types"),
+        (format!("quantize {first} --type COPY --output {last}"), last),
+        (
+            "convert model --type Q8_0 --output model/additional_chat_templates/tool.jinja".into(),
+            "model/additional_chat_templates/tool.jinja",
+        ),
+        ("convert model --type Q8_0 --output model/config.json".into(), "model/config.json"),
+        ("convert model --type Q8_0 --tensor-type-file types --output types".into(), "types"),
+        (format!("compare whole.gguf {first} --file text --ctx 64 --chunks 1 --report {last}"), last),
+        (format!("error whole.gguf {first} --report {last}"), last),
+        ("error model whole.gguf --report model/config.json".into(), "model/config.json"),
+        (format!("logits {first} --tokens 1,2 --output {last}"), last),
+    ] {
+        let before = fs::read(dir.path().join(input)).unwrap();
+        let output = run(dir.path(), &format!("{arguments} --force"));
+        let (code, _, stderr) = outcome(&output);
+        assert_eq!(code, Some(2), "{arguments}: {stderr}");
+        assert!(stderr.contains("is an input of this run; an output cannot replace it"), "{arguments}: {stderr}");
+        assert!(fs::read(dir.path().join(input)).unwrap() == before, "{arguments}: {input} has changed");
+    }
+}

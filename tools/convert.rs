@@ -75,9 +75,11 @@ impl Run for Convert {
     }
 }
 
-/// Everything in the model folder: config.json and the tokenizer are inputs as much as the weights are.
-fn files_in(folder: &Path) -> Vec<PathBuf> {
-    folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| !is_gguf(path)).collect()
+/// Everything in the model folder and its subfolders: config.json, the tokenizer and its templates are inputs as much as the weights are.
+pub fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = |folder: &Path| folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let subfolders = entries(folder).filter(|path| path.is_dir()).flat_map(|subfolder| entries(&subfolder).collect::<Vec<_>>());
+    entries(folder).chain(subfolders).filter(|path| !is_gguf(path)).collect()
 }
 
 /// An older output in the same folder may be replaced.

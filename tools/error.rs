@@ -119,7 +119,7 @@ impl ErrorCommand {
     fn inputs(&self, base: &Base, models: &[Model]) -> Vec<PathBuf> {
         let sources = std::iter::once(base.source()).chain(models.iter().map(|model| model as &dyn TensorSource));
         let files = sources.flat_map(|source| source.files()).map(|file| file.path().to_owned());
-        files.chain(self.imatrix.clone()).collect()
+        files.chain(self.imatrix.clone()).chain(crate::convert::files_in(&self.base)).collect()
     }
 
     fn facts(&self) -> Vec<(String, String)> {

@@ -123,7 +123,7 @@ impl OutputOptions {
     /// Writes the outputs, or prints the plan, and reports.
     pub fn carry_out(&self, prepared: Prepared, session: &Session) -> Result<(), Failure> {
         let Prepared { source_path, source, plan, proof, mut protected } = prepared;
-        protected.extend(self.imatrix.clone());
+        protected.extend([&self.imatrix, &self.tensor_type_file].into_iter().flatten().cloned());
         plan.warnings.iter().for_each(|warning| terminal::warn(warning));
         let paths = match self.names_a_folder() {
             true => paths_in_folder(&plan, &self.output),

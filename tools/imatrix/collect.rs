@@ -84,7 +84,8 @@ impl Collect {
         let loaded = Loaded::open(&self.model)?;
         let mut windows = self.text.windows(&loaded.tokenizer, None)?;
         let dataset = dataset(&self.text.file);
-        let inputs: Vec<PathBuf> = self.resume.iter().chain([&self.model, &self.text.file]).cloned().collect();
+        let shards = loaded.model.files().iter().map(|file| file.path().to_owned());
+        let inputs: Vec<PathBuf> = self.resume.iter().chain([&self.text.file]).cloned().chain(shards).collect();
         // An output that cannot be written is better found before the work than after it.
         pipeline::check_target(&self.output, existing(self.force), &inputs)?;
         let before = self.resume.as_deref().map(|path| self.resume(path, &dataset, &mut windows, &loaded.model)).transpose()?;

@@ -1,12 +1,14 @@
 //! Softmaxes over the vocabulary, a tile of it at a time, so that the logits of all tokens never exist at once.
 //!
-//! Per token a running maximum `m`, the sum of `exp(x - m)`, and for a comparison the sum of `exp(a - m_a) * (a - b)`, all in f64:
+//! Per token a running maximum `m`, the sum of `exp(x - m)`, and for a comparison the sum of `exp(a - m_a) * ((a - m_a) - (b - m_b))`, all
+//! in f64:
 //!
 //! ```text
-//! nll = m + ln(sum) - x[target]        kld = sum(p_a * (a - b)) - (lse_a - lse_b)
+//! nll = m + ln(sum) - x[target]        kld = sum(p_a * ((a - m_a) - (b - m_b))) - (ln(sum_a) - ln(sum_b))
 //! ```
 //!
-//! In f64, since a divergence of 1e-6 is a difference of numbers near 1, and an f32 exponential errs by 6e-8. Equal logits give exactly 0.
+//! In f64, since a divergence of 1e-6 is a difference of numbers near 1, and an f32 exponential errs by 6e-8. Each side less its own
+//! maximum, so that logits of 1e37 do not swallow their differences. Equal logits give exactly 0.
 
 use rayon::prelude::*;
 
@@ -64,13 +66,13 @@ impl Softmax {
 struct Pair {
     a: Softmax,
     b: Softmax,
-    /// The sum of `exp(a - max_a) * (a - b)`.
+    /// The sum of `exp(a - max_a) * ((a - max_a) - (b - max_b))`.
     weighted: f64,
 }
 
 impl Pair {
     fn divergence(&self) -> Divergence {
-        let kld = self.weighted / self.a.sum - (self.a.log_sum() - self.b.log_sum());
+        let kld = self.weighted / self.a.sum - (libm::log(self.a.sum) - libm::log(self.b.sum));
         Divergence { a: self.a.score(), b: self.b.score(), kld }
     }
 }
@@ -145,10 +147,15 @@ impl Pair {
     fn add(&mut self, level: Level, [a, b]: [&[f32]; 2], first: usize, target: u32) {
         self.a.see_target(target, a, first);
         self.b.see_target(target, b, first);
+        let (max_a, max_b) = (self.a.max, self.b.max);
         let shrink = self.a.raise(a, first);
+        self.b.sum *= self.b.raise(b, first);
+        if self.a.sum > 0.0 {
+            let raised = |before: f32, now: f32| f64::from(before) - f64::from(now);
+            self.weighted += self.a.sum * (raised(max_a, self.a.max) - raised(max_b, self.b.max));
+        }
         self.a.sum *= shrink;
         self.weighted *= shrink;
-        self.b.sum *= self.b.raise(b, first);
         let [sum_a, sum_b, weighted] = level.run(SumPair { a, b, max_a: self.a.max, max_b: self.b.max });
         self.a.sum += sum_a;
         self.b.sum += sum_b;
@@ -181,7 +188,7 @@ impl Task for SumExp<'_> {
     }
 }
 
-/// The sums of `exp(a - max_a)`, of `exp(b - max_b)`, and of `exp(a - max_a) * (a - b)`.
+/// The sums of `exp(a - max_a)`, of `exp(b - max_b)`, and of `exp(a - max_a) * ((a - max_a) - (b - max_b))`.
 struct SumPair<'a> {
     a: &'a [f32],
     b: &'a [f32],
@@ -204,7 +211,7 @@ impl Task for SumPair<'_> {
                 let p = exp_below_0(a - max_a);
                 sums_a[lane] += p;
                 sums_b[lane] += exp_below_0(b - max_b);
-                weighted[lane] += p * (a - b);
+                weighted[lane] += p * ((a - max_a) - (b - max_b));
             }
         }
         for (lane, (a, b)) in rest_a.iter().zip(rest_b).enumerate() {
@@ -212,7 +219,7 @@ impl Task for SumPair<'_> {
             let p = exp_below_0(a - max_a);
             sums_a[lane] += p;
             sums_b[lane] += exp_below_0(b - max_b);
-            weighted[lane] += p * (a - b);
+            weighted[lane] += p * ((a - max_a) - (b - max_b));
         }
         [norm::fold(sums_a), norm::fold(sums_b), norm::fold(weighted)]
     }
@@ -304,6 +311,25 @@ mod tests {
                 assert!(kld > 0.1, "a divergence that can be missed: {kld}");
             }
         }
+    }
+
+    /// Logits of 1e37, of which f64 keeps 16 digits, and their differences far below.
+    #[test]
+    fn huge_logits_do_not_hide_a_divergence() {
+        let n_vocab = TILE + 5;
+        let cpu = Cpu::new(Engine::detect(), 1, Activations::F32).unwrap();
+        // One column: the logits are its weights times x.
+        let weights = |likeliest: usize| {
+            (0..n_vocab).flat_map(|token| if token == likeliest { 1e37f32 } else { -1e37 }.to_le_bytes()).collect()
+        };
+        let weight = |likeliest| Weight { format: Format::F32, n_rows: n_vocab, n_cols: 1, bytes: weights(likeliest) };
+        let (a, b) = (weight(3), weight(n_vocab - 1));
+        let output = |weight| Output { weight, scale: 1.0, softcap: None };
+        let x = Operand::from(cpu.upload(&[1.0], 1).unwrap());
+        let compare = |a, b| cpu.compare((&x, output(a)), (&x, output(b)), &[0]).unwrap()[0];
+        let found = compare(&a, &b);
+        assert!((found.kld / 2e37 - 1.0).abs() < 1e-6 && found.a.argmax == 3, "{found:?}");
+        assert_eq!(compare(&a, &a).kld, 0.0);
     }
 
     #[test]
