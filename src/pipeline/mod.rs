@@ -13,7 +13,8 @@
 //! # What a reader of the output can rely on
 //! An output's name appears only when the file is complete. Each name appears by itself: where one run writes several files, a
 //! crash between two names leaves the first ones complete and the others absent (or old). The shards of a split model get their
-//! names from last to first, so a complete set is recognised by its first shard. An error while names are given takes the names
+//! names from last to first, so a complete set is recognised by its first shard; where they replace an older set, its first shard goes
+//! away before any of them appears, so that shards of two sets are never read as one. An error while names are given takes the names
 //! already given away again, unless they replaced older files.
 
 mod piece;
@@ -179,7 +180,7 @@ pub fn run(
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
-    publish(sinks, options.existing)?;
+    publish(sinks, &first_shards(&files), options.existing)?;
     Ok(files.into_iter().map(|f| Written { output: f.output, path: f.path, file_bytes: f.layout.file_bytes }).collect())
 }
 
@@ -232,8 +233,19 @@ fn divide(jobs: &[Job], options: &Options) -> Result<(usize, Vec<Piece>)> {
     Ok((threads as usize, work::pieces(jobs, options.memory_max_bytes / threads)))
 }
 
-/// Gives every file its name, the last first, then brings the names to the disk.
-fn publish(sinks: Vec<Sink>, existing: Existing) -> Result<()> {
+/// Indices of files that are the first shard of several.
+fn first_shards(files: &[PlannedFile]) -> Vec<usize> {
+    let is_of = |index: usize, output| files.get(index).is_some_and(|file| file.output == output);
+    let begins = |&index: &usize| index.checked_sub(1).is_none_or(|before| !is_of(before, files[index].output));
+    (0..files.len()).filter(begins).filter(|&index| is_of(index + 1, files[index].output)).collect()
+}
+
+/// Gives every file its name, the last first, then brings the names to the disk. `first_shards`: indices of those sinks.
+fn publish(sinks: Vec<Sink>, first_shards: &[usize], existing: Existing) -> Result<()> {
+    if existing == Existing::Replace {
+        // Old shards beside new ones of the same names would be read as one model. Without its first shard a set is refused.
+        first_shards.iter().try_for_each(|&index| sinks[index].remove_old())?;
+    }
     let mut published: Vec<Sink> = Vec::new();
     for sink in sinks.into_iter().rev() {
         match sink.publish(existing) {

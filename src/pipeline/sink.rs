@@ -52,7 +52,8 @@ enum Staged {
 }
 
 impl Sink {
-    /// Creates the file, still without its name, and reserves its space.
+    /// Creates the file, still without its name, and reserves its space. Its mode is that of the file which has the name now, where there
+    /// is one, else what the umask allows.
     ///
     /// # Errors
     /// `NoSpace` when `file_bytes` do not fit; `Io` when the directory cannot be written to.
@@ -70,6 +71,11 @@ impl Sink {
             None => Staged::Named(named(parent, name)?),
         };
         let sink = Sink { path: path.to_owned(), directory, staged, file_bytes, unsynced_bytes: AtomicU64::new(0), record: None };
+        // Before the first byte: what only its owner may read is never readable for others.
+        if let Some(old) = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file) {
+            let mode = Permissions::from_mode(old.permissions().mode() & 0o777);
+            sink.file().set_permissions(mode).map_err(|e| Error::io(path, "set the mode", e))?;
+        }
         sink.reserve()?;
         Ok(sink)
     }
@@ -157,6 +163,15 @@ impl Sink {
             }
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(already_exists(&self.path)),
             Err(e) => Err(Error::io(&self.path, "name the output", e)),
+        }
+    }
+
+    /// Removes the older file of this name; returns when that is on the disk.
+    pub(super) fn remove_old(&self) -> Result<()> {
+        match fs::remove_file(&self.path) {
+            Ok(()) => self.sync_directory(),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::io(&self.path, "remove the older file", e)),
         }
     }
 
@@ -354,6 +369,21 @@ mod tests {
         for sink in [named_sink(&path), Sink::create(&path, 4).unwrap()] {
             sink.publish(Existing::Replace).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, mode);
+        }
+    }
+
+    #[test]
+    fn a_replaced_file_s_mode_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        for mode in [0o600, 0o640, 0o444, 0o666] {
+            fs::write(&path, "old").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let sink = Sink::create(&path, 4).unwrap();
+            assert_eq!(sink.file().metadata().unwrap().mode() & 0o777, mode, "already while it is written");
+            sink.publish(Existing::Replace).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, mode);
+            fs::remove_file(&path).unwrap();
         }
     }
 

@@ -479,3 +479,37 @@ fn an_output_that_cannot_be_created_is_an_error_before_any_work() {
     let error = case.run(&plan, &[".."], &Options::default()).unwrap_err();
     assert!(matches!(error, Error::Usage(_)), "{error}");
 }
+
+#[test]
+fn an_older_split_set_is_never_read_together_with_new_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["a-00001-of-00003.gguf", "a-00002-of-00003.gguf", "a-00003-of-00003.gguf"];
+    let paths = names.map(|name| dir.path().join(name));
+    for path in &paths {
+        fs::write(path, "old").unwrap();
+    }
+    let sinks: Vec<Sink> = paths.iter().map(|path| Sink::create(path, 3).unwrap()).collect();
+    for sink in &sinks {
+        sink.write_at(b"new", 0).unwrap();
+    }
+    // The second name cannot be given: the run ends where a kill might end it.
+    fs::remove_file(&paths[1]).unwrap();
+    fs::create_dir(&paths[1]).unwrap();
+    fs::write(paths[1].join("x"), "").unwrap();
+    publish(sinks, &[0], Existing::Replace).unwrap_err();
+    assert_eq!(fs::read(&paths[2]).unwrap(), b"new");
+    assert!(!paths[0].exists(), "the old first shard would make a set of old and new ones");
+}
+
+#[test]
+fn the_first_of_several_shards_is_told_from_a_whole_file() {
+    let case = Case::new(&[4, 4, 4]);
+    let plan = case.plan(&[Format::F32, Format::F16]);
+    let paths = ["a.gguf", "b.gguf"].map(|name| case.dir.path().join(name));
+    let whole = files(&plan, &paths, None).unwrap();
+    assert!(first_shards(&whole).is_empty());
+    // 4 KiB a tensor in F32, 2 in F16.
+    let split = files(&plan, &paths, Some(4 << 10)).unwrap();
+    assert_eq!(split.iter().map(|file| file.output).collect::<Vec<_>>(), [0, 0, 0, 1, 1]);
+    assert_eq!(first_shards(&split), [0, 3]);
+}
