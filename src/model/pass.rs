@@ -22,7 +22,7 @@ pub trait Observer<B: Backend> {
     /// `done` of `n_layers` layers are done.
     ///
     /// # Errors
-    /// An error ends the pass: [`Error::Interrupted`] where the user wants to stop.
+    /// An error ends the pass: [`Interrupted`](crate::error::Error::Interrupted) where the user wants to stop.
     fn layer_done(&mut self, done: usize, n_layers: usize) -> Result<()> {
         let _ = (done, n_layers);
         Ok(())
