@@ -230,9 +230,10 @@ fn impossible_models_are_refused_by_the_rule_they_break() {
 #[test]
 fn what_cannot_be_run_is_named() {
     let scratch = common::scratch();
+    let known = format!("{} can be run", ggforge::model::architectures().collect::<Vec<_>>().join(", "));
     let cases: [(&str, Change, &str); 10] = [
-        ("mamba", |_| {}, "llama, qwen2, qwen2vl, qwen2moe, qwen3, qwen3vl, qwen3moe, gemma, gemma2, gemma3, phi3, gpt2,"),
-        ("%s%n%s%n", |_| {}, "granite, smollm3 can be run"),
+        ("mamba", |_| {}, &known),
+        ("%s%n%s%n", |_| {}, "llama, qwen2,"),
         ("qwen2", |m| m.set("qwen2.final_logit_softcapping", Value::F32(30.0)), "no bound can be run"),
         ("qwen2", |m| m.set("qwen2.expert_count", Value::U32(8)), "one network in each layer"),
         ("llama", |m| experts_apart(m), "convert the original model anew"),
