@@ -15,8 +15,6 @@
 mod common;
 #[path = "common/heap.rs"]
 mod heap;
-#[path = "fuzz/mutate.rs"]
-mod mutate;
 #[path = "fuzz/targets.rs"]
 mod targets;
 

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod described;
 pub mod files;
 pub mod ggml;
+pub mod mutate;
 #[path = "../../tools/bench/paint.rs"]
 pub mod paint;
 pub mod skip;

@@ -16,9 +16,9 @@ use ggforge::{Error, Result, arch, tokenizer};
 use serde_json::json;
 
 use crate::common::files::FileMap;
+use crate::common::mutate::{below, mutated, one_of, text};
 use crate::common::tiny::Tiny;
 use crate::common::{self, Paint};
-use crate::mutate::{below, mutated, one_of, text};
 use crate::{Bound, Outcome, fuzz};
 
 /// An outcome whose message can be printed.

@@ -1,6 +1,6 @@
 //! How a sound input becomes another one.
 
-use crate::common::Paint;
+use super::Paint;
 
 /// A number below `n`.
 pub fn below(random: &mut Paint, n: usize) -> usize {
@@ -12,13 +12,19 @@ pub fn one_of<'a, T>(random: &mut Paint, items: &'a [T]) -> &'a T {
     &items[below(random, items.len())]
 }
 
-/// Numbers at which counts, lengths and offsets like to break.
-const EDGES: &[u64] = &[
+/// Numbers at which counts, lengths, dimensions and offsets like to break.
+pub const EDGES: &[u64] = &[
     0,
     1,
+    2,
+    4,
+    8,
+    9,
     31,
     32,
     33,
+    63,
+    64,
     255,
     256,
     65_535,
@@ -28,9 +34,12 @@ const EDGES: &[u64] = &[
     1 << 31,
     (1 << 32) - 1,
     1 << 32,
+    1 << 40,
     1 << 61,
+    1 << 62,
     i64::MAX as u64,
     1 << 63,
+    u64::MAX - 63,
     u64::MAX - 31,
     u64::MAX,
     // As floats: infinity, NaN, the largest, the smallest.
