@@ -114,7 +114,7 @@ macro_rules! faults {
         pub enum Fault { $($(#[$doc])* $name),* }
 
         impl Fault {
-            /// The stable name, as printed in messages and `--json` reports.
+            /// The stable name, which the program gives with `--json` and `--verbose`.
             pub fn name(self) -> &'static str {
                 match self { $(Fault::$name => stringify!($name)),* }
             }
@@ -299,6 +299,23 @@ impl Error {
         Error::Unsupported { what: what.into(), hint: hint.into() }
     }
 
+    /// The rule that a file breaks, where that is what is wrong.
+    pub fn fault(&self) -> Option<Fault> {
+        if let Error::Malformed { fault, .. } = self { Some(*fault) } else { None }
+    }
+
+    /// The file or directory concerned, where it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::Io { path, .. }
+            | Error::Malformed { path, .. }
+            | Error::Limit { path, .. }
+            | Error::NoSpace { path, .. }
+            | Error::InputChanged { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     /// An [`Error::Usage`].
     pub fn usage(what: impl Into<String>) -> Error {
         Error::Usage(what.into())
@@ -309,7 +326,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { path, op, .. } => write!(f, "{}: cannot {op}", shown(path)),
-            Error::Malformed { path, place, fault, detail } => {
+            Error::Malformed { path, place, detail, .. } => {
                 write!(f, "{}: ", shown(path))?;
                 match place {
                     Place::File => {}
@@ -318,7 +335,7 @@ impl fmt::Display for Error {
                     Place::Weight { tensor, row, column } => write!(f, "{}: row {row}, column {column}: ", Escaped(tensor))?,
                     Place::Field(name) => write!(f, "{}: ", Escaped(name))?,
                 }
-                write!(f, "{} ({})", Escaped(detail), fault.name())
+                Escaped(detail).fmt(f)
             }
             Error::Unsupported { what, hint } | Error::Gpu { what, hint } => {
                 write!(f, "{}; ", Escaped(what))?;
@@ -398,6 +415,6 @@ mod tests {
         let error = Error::malformed("a\u{1b}[2J.gguf", Place::Field("k\u{7}\u{202e}\r\n".into()), Fault::InvalidKey, "x\u{9b}y");
         let text = error.to_string();
         assert!(text.chars().all(is_harmless), "{text:?}");
-        assert!(text.contains("(InvalidKey)"));
+        assert!(!text.contains("InvalidKey") && error.fault() == Some(Fault::InvalidKey));
     }
 }

@@ -75,7 +75,7 @@ impl Place {
 
 #[track_caller]
 fn refuses(command: &mut Command, code: i32, expected: &[&str]) -> Output {
-    let output = command.output().expect("a program that starts");
+    let output = command.arg("--verbose").output().expect("a program that starts");
     // Where it computes is told before anything can go wrong there.
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let message: String = said.split_inclusive('\n').skip_while(|line| line.starts_with("computing on ")).collect();

@@ -155,7 +155,7 @@ fn a_chat_template_that_does_not_work_is_a_fault_of_the_file() {
     ];
     for (template, expected) in templates {
         let model = with_template(template, scratch.path());
-        let output = common::ggforge().arg("generate").arg(&model).args(["--prompt", "a", "--chat"]).output().unwrap();
+        let output = common::ggforge().arg("generate").arg(&model).args(["--prompt", "a", "--chat", "-v"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{template}: {text}");
         assert!(text.contains("ChatTemplate") && text.contains(expected), "{template}: {text}");

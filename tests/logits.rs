@@ -211,7 +211,8 @@ fn check(output: &Output, code: i32, expected: &str, what: &str) {
     assert_eq!(output.status.code(), Some(code), "{what}: {text}");
     assert!(text.contains(expected), "{what}: {text}");
     assert!(output.stdout.is_empty(), "{what}");
-    let n_errors = text.lines().filter(|line| line.starts_with("error: ")).count();
+    // With --json it is an object.
+    let n_errors = text.lines().filter(|line| line.starts_with("error: ") || line.starts_with("{\"message\":")).count();
     assert_eq!(n_errors, 1, "{what}: {text}");
 }
 
@@ -273,7 +274,7 @@ fn broken_models_are_refused_and_leave_nothing_behind() {
     for (what, model, expected) in &cases {
         for arguments in [&["--json"][..], &[], &["--output", npy.to_str().expect("UTF-8")]] {
             let output =
-                logits(model, &["--tokens", "1,2,3", "--last", "3"]).args(arguments).output().expect("a program that starts");
+                logits(model, &["--tokens", "1,2,3", "--last", "3", "-v"]).args(arguments).output().expect("a program that starts");
             check(&output, 3, expected, what);
             assert!(!npy.exists(), "{what}");
         }

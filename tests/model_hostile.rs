@@ -266,7 +266,7 @@ fn the_program_ends_with_exit_code_3() {
         let mut tiny = Tiny::new("llama");
         change(&mut tiny);
         let path = tiny.write(scratch.path(), "model");
-        let output = common::ggforge().arg("generate").arg(&path).args(["--prompt", "a"]).output().unwrap();
+        let output = common::ggforge().arg("generate").arg(&path).args(["--prompt", "a", "--verbose"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{text}");
         assert!(text.contains(expected), "{text}");

@@ -224,7 +224,7 @@ fn the_program_refuses_matrices_that_do_not_fit() {
         matrix.write_gguf(&mut std::fs::File::create(&path).expect("a file")).expect("written");
         let mut command = common::ggforge();
         command.arg("quantize").arg(&input).args(["--type", "Q8_0", "--dry-run", "--output"]).arg(&output);
-        let done = command.arg("--imatrix").arg(&path).args(arguments).output().expect("a program that starts");
+        let done = command.arg("--imatrix").arg(&path).args(arguments).arg("--verbose").output().expect("a program that starts");
         (done.status.code(), String::from_utf8(done.stdout).expect("text"), String::from_utf8(done.stderr).expect("text"))
     };
     let mut matrix = open("forge-3m.gguf");

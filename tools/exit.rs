@@ -6,11 +6,13 @@ use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use ggforge::Error;
-use ggforge::error::Escaped;
+use ggforge::error::{Escaped, Fault};
 use ggforge::report::printable;
+use serde_json::{Value, json};
 
 const DONE: u8 = 0;
 const USAGE: u8 = 2;
@@ -23,6 +25,16 @@ const INTERNAL: u8 = 70;
 
 /// `EMFILE`, for which the standard library has no name yet.
 const TOO_MANY_OPEN_FILES: i32 = rustix::io::Errno::MFILE.raw_os_error();
+
+/// How failures are told, wherever in the program they happen: `--json` and `--verbose`.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// From here on failures are told as the arguments ask.
+pub fn tell_as(as_json: bool, is_verbose: bool) {
+    AS_JSON.store(as_json, Ordering::Relaxed);
+    IS_VERBOSE.store(is_verbose, Ordering::Relaxed);
+}
 
 /// Why a command did not end well.
 #[derive(Debug)]
@@ -63,20 +75,59 @@ impl Failure {
         std::process::exit(self.report().into())
     }
 
-    /// Prints what a person needs to act, on stderr.
+    /// Prints what a person needs to act, on stderr; as JSON where that was asked for.
     fn report(&self) -> u8 {
+        if AS_JSON.load(Ordering::Relaxed)
+            && let Some(object) = self.json()
+        {
+            say(&format!("{object}\n"));
+            return self.code();
+        }
         let text = match self {
             Failure::Arguments(error) => {
                 // Help and version go to stdout, where a closed pipe is no failure.
                 let _ = error.print();
                 return if error.use_stderr() { USAGE } else { DONE };
             }
-            Failure::Signal(signal) => format!("stopped by signal {signal}; no output was written\n"),
+            Failure::Signal(signal) => format!("{}; no output was written\n", ended_by(*signal)),
             Failure::Stdout(error) => format!("error: cannot write to standard output\n  because: {error}\n"),
             Failure::Library(error, context) => explain(error, context.as_deref()),
         };
         say(&text);
         self.code()
+    }
+
+    /// The failure for programs, on one line; `None` for help, which is none.
+    fn json(&self) -> Option<Value> {
+        let (message, hint) = match self {
+            Failure::Arguments(error) if !error.use_stderr() => return None,
+            Failure::Arguments(error) => said_by_clap(&error.render().to_string()),
+            Failure::Signal(signal) => (ended_by(*signal), None),
+            Failure::Stdout(_) => ("cannot write to standard output".to_owned(), None),
+            Failure::Library(error, context) => {
+                let context = context.as_ref().map_or(String::new(), |context| format!(" (while {context})"));
+                (format!("{error}{context}"), hint(error))
+            }
+        };
+        let error = if let Failure::Library(error, _) = self { Some(error) } else { None };
+        let mut causes = Vec::new();
+        let mut cause = match self {
+            Failure::Library(error, _) => error.source(),
+            Failure::Stdout(error) => Some(error as &dyn std::error::Error),
+            _ => None,
+        };
+        while let Some(source) = cause {
+            causes.push(source.to_string());
+            cause = source.source();
+        }
+        Some(json!({
+            "message": message,
+            "fault": error.and_then(Error::fault).map(Fault::name),
+            "path": error.and_then(Error::path).map(|path| path.to_string_lossy()),
+            "hint": hint,
+            "exit_code": self.code(),
+            "causes": causes,
+        }))
     }
 
     fn code(&self) -> u8 {
@@ -97,9 +148,22 @@ impl Failure {
     }
 }
 
+/// What clap says of arguments, as a message and a hint: the first paragraph, and the one that begins with `tip:`.
+fn said_by_clap(text: &str) -> (String, Option<String>) {
+    let mut paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let message = paragraphs.next().unwrap_or_default();
+    (
+        message.trim_start_matches("error: ").to_owned(),
+        paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: ").map(str::to_owned)),
+    )
+}
+
 /// The message, its causes, and what to do.
 fn explain(error: &Error, context: Option<&str>) -> String {
     let mut text = format!("error: {error}\n");
+    if let Some(fault) = error.fault().filter(|_| IS_VERBOSE.load(Ordering::Relaxed)) {
+        text += &format!("  fault: {}\n", fault.name());
+    }
     let mut cause = error.source();
     while let Some(source) = cause {
         text += &format!("  because: {}\n", Escaped(&source.to_string()));
@@ -152,10 +216,18 @@ fn hub_hint(path: &Path) -> Option<String> {
     (is_plain(org) && is_plain(name)).then(|| format!("{hint} hf download {org}/{name} --local-dir {name}"))
 }
 
+/// How a run ended that a signal stopped, as people say it.
+fn ended_by(signal: u8) -> String {
+    if i32::from(signal) == signal_hook::consts::SIGINT { "interrupted".to_owned() } else { format!("stopped by signal {signal}") }
+}
+
 /// Ends the process as a signal asks, below what stands on the terminal.
 pub fn stopped(signal: u8) {
     let next_line = if io::stderr().is_terminal() { "\n" } else { "" };
-    say(&format!("{next_line}stopped by signal {signal}\n"));
+    match Failure::Signal(signal).json().filter(|_| AS_JSON.load(Ordering::Relaxed)) {
+        Some(object) => say(&format!("{next_line}{object}\n")),
+        None => say(&format!("{next_line}{}\n", ended_by(signal))),
+    }
     std::process::exit((128 + signal).into())
 }
 

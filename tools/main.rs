@@ -82,6 +82,9 @@ struct Session {
     /// Worker threads; the result does not depend on it [default: one per core]
     #[arg(long, global = true, value_name = "N", value_parser = threads, help_heading = "Global options")]
     threads: Option<NonZeroUsize>,
+    /// With an error, name the rule that a file breaks
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    verbose: bool,
     /// Show no progress and no summary
     #[arg(long, short, global = true, help_heading = "Global options")]
     quiet: bool,
@@ -145,11 +148,21 @@ fn allow_many_open_files() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
+/// True where the command, or one below it, was given `--json`.
+fn asks_for_json(matches: &ArgMatches) -> bool {
+    let here = matches.try_get_one::<bool>("json").ok().flatten().is_some_and(|json| *json);
+    here || matches.subcommand().is_some_and(|(_, below)| asks_for_json(below))
+}
+
 fn main() -> ExitCode {
     exit::catching_panics(|| {
         allow_many_open_files();
+        // What cannot be parsed is told as its words ask.
+        let has = |option: &str| std::env::args_os().any(|argument| argument == option);
+        exit::tell_as(has("--json"), has("--verbose") || has("-v"));
         let matches = program().try_get_matches()?;
         let cli = Cli::from_arg_matches(&matches)?;
+        exit::tell_as(asks_for_json(&matches), cli.session.verbose);
         let (name, arguments) = matches.subcommand().expect("clap requires a command");
         let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows only the table's commands");
         (entry.run)(arguments, &cli.session)

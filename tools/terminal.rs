@@ -25,7 +25,7 @@ impl Bar {
     /// `what` is being done, in one word.
     pub fn new(session: &Session, what: &'static str) -> Bar {
         let bar = ProgressBar::with_draw_target(None, target(session));
-        let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+        let template = "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("a fixed template"));
         bar.set_message(what);
         Bar { bar, done_bytes: AtomicU64::new(0) }

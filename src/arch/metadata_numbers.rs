@@ -24,7 +24,10 @@ impl Hparams {
         let Some(family) = FAMILIES.iter().find(|family| family.name == architecture) else {
             let known: Vec<_> = architectures().collect();
             let shown: String = architecture.chars().take(64).collect();
-            return Err(Error::unsupported(format!("running architecture {shown}"), format!("{} can be run", known.join(", "))));
+            return Err(Error::unsupported(
+                format!("unsupported architecture {shown}"),
+                format!("{} can be run", known.join(", ")),
+            ));
         };
         Hparams::read_as(family, model)
     }

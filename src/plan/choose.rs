@@ -50,7 +50,7 @@ impl NameOverride {
             .case_insensitive(true)
             .size_limit(1 << 20)
             .build()
-            .map_err(|e| Error::usage(format!("tensor type {text:?}: {e}")))?;
+            .map_err(|e| Error::usage(format!("tensor type {text:?}: {}", on_one_line(&e.to_string()))))?;
         Ok(NameOverride { pattern, format: parse_format(format)? })
     }
 
@@ -66,6 +66,12 @@ impl NameOverride {
     pub fn pattern(&self) -> &str {
         self.pattern.as_str()
     }
+}
+
+/// What is wrong with a regular expression, without the drawing of it: `unclosed character class`.
+fn on_one_line(error: &str) -> String {
+    let last = error.lines().last().unwrap_or(error);
+    format!("no regular expression: {}", last.trim_start_matches("error: "))
 }
 
 /// A tensor format named on a command line, in any case.
