@@ -140,6 +140,8 @@ fn a_model_is_timed_beside_what_the_machine_could_do() {
     assert!(report["ceilings"]["flops_per_s"].as_f64().is_some_and(|x| x > 1e8), "{report}");
     let output = succeeds(ggforge().args(["bench", "model"]).arg(&model).args(arguments));
     assert!(String::from_utf8_lossy(&output.stdout).contains("tokens/s"));
+    let output = succeeds(ggforge().args(["bench", "model", "--device", "cpu", "--json"]).arg(&model).args(arguments));
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).expect("JSON")["device"], "cpu");
     let output = ggforge().args(["bench", "model", "--prompt", "0"]).arg(&model).output().expect("it runs");
     assert_eq!(output.status.code(), Some(2));
 }

@@ -49,7 +49,13 @@ fn refused(folder: &Path) -> String {
 
     let auto = String::from_utf8(succeeds(&mut devices("auto")).stdout).expect("UTF-8");
     let what = said.trim_start_matches("error: ").split(';').next().expect("a first part");
-    assert!(auto.contains(&format!("computing on the CPU: {what}")), "auto does not say why: {auto}");
+    assert_eq!(auto.matches(what).count(), 1, "auto says why, once: {auto}");
+    assert!(auto.contains("\ncomputing on the CPU"), "{auto}");
+    // A benchmark of GPUs has no CPU to advise.
+    let bench = ggforge().args(["bench", "cuda"]).env("LD_LIBRARY_PATH", folder).output().expect("a program that starts");
+    let advice = String::from_utf8(bench.stderr).expect("UTF-8");
+    assert!(bench.status.code() == Some(NO_GPU) && advice.contains(what) && !advice.contains("--device"), "{advice}");
+    assert!(advice.lines().count() == 1 && !advice.ends_with([',', ';', ' ']) && !advice.contains("; \n"), "{advice}");
     succeeds(&mut devices("cpu"));
     said
 }

@@ -159,7 +159,7 @@ fn every_form_has_the_same_bits() {
             }
         }
     }
-    assert!(text.ends_with("logits at 3 of 7 positions, of 2048 tokens each\n"), "{text}");
+    assert!(text.ends_with("logits at 3 of 7 positions, of 2048 tokens each, on the CPU\n"), "{text}");
 }
 
 #[test]

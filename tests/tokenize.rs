@@ -227,7 +227,8 @@ fn the_program_names_what_is_no_text() {
     let model = folder.path().join("vocab.gguf");
     fs::write(&model, converted(&fixture("hf/forge-3m"))).expect("a file");
     let text = folder.path().join("text");
-    let run = |path: &Path| ggforge().arg("tokenize").arg(&model).arg("--file").arg(path).output().expect("a program that starts");
+    let run =
+        |path: &Path| ggforge().args(["tokenize", "-v"]).arg(&model).arg("-f").arg(path).output().expect("a program that starts");
     let failed = |output: &std::process::Output| (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned());
 
     fs::write(&text, b"").expect("a file");

@@ -12,7 +12,7 @@ use ggforge::report::{Cell, Table, decimal_bytes, json_text};
 use ggforge::source::TensorSource;
 use serde_json::{Value, json};
 
-use crate::device::Job;
+use crate::device::{Device, Job};
 use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed, workload};
 use crate::page::PageOptions;
@@ -65,10 +65,12 @@ impl Run for Compare {
         let inputs = self.inputs(&base, &others);
         self.page.check(&inputs)?;
         let comparing = Comparing { base: &base, others: &others, windows: &windows, session };
-        let (comparison, seconds) = self.machine.run(session, comparing)?;
-        let report = Report { arguments: &self, base: &base, others: &others, windows: &windows, comparison: &comparison, seconds };
-        self.page.write(|| report.page(), &inputs)?;
-        print(&if self.json { report.json() } else { report.text() })
+        let ((comparison, seconds), device) = self.machine.run(session, comparing)?;
+        let (arguments, base, others, windows) = (&self, &base, &others, &windows);
+        let report = Report { arguments, base, others, windows, comparison: &comparison, seconds, device };
+        let written = self.page.write(|| report.page(), &inputs)?;
+        let written = if session.quiet { String::new() } else { written };
+        print(&if self.json { report.json() } else { report.text() + &written })
     }
 }
 
@@ -114,6 +116,7 @@ struct Report<'a> {
     windows: &'a Windows,
     comparison: &'a Comparison,
     seconds: f64,
+    device: Device,
 }
 
 impl Report<'_> {
@@ -129,7 +132,8 @@ impl Report<'_> {
         let speed = speed(self.windows.n_tokens() * (1 + self.others.len()), self.seconds);
         format!(
             "base {base}: {size}, {bits:.2} bits per weight, perplexity {value:.4} ± {error:.4}\n\
-             {text}: {extent}\n{speed}, {activations} activations\n\n{}\n{}",
+             {text}: {extent}\n{speed}, {activations} activations, {}\n\n{}\n{}",
+            self.device.place(),
             fitted(&self.means()),
             fitted(&self.quantiles()),
         )
@@ -220,6 +224,7 @@ impl Report<'_> {
             "chunks": self.windows.len(),
             "scored_tokens": self.windows.n_scored(),
             "activations": self.arguments.machine.activations.name(),
+            "device": self.device.id(),
             "files": self.rows().map(|(file, compared)| file_json(file, compared)).collect::<Vec<_>>(),
             "seconds": self.seconds,
         }))

@@ -8,6 +8,7 @@ use ggforge::plan::{self, ConvertOptions};
 use ggforge::tokenizer::Scores;
 use ggforge::tokenizer::proof::Proof;
 
+use crate::arguments::file_types;
 use crate::exit::Failure;
 use crate::output::{OutputOptions, Prepared};
 use crate::{Run, Session};
@@ -27,7 +28,8 @@ pub struct Convert {
     /// Folder with config.json, safetensors and tokenizer files
     source: PathBuf,
     /// File types to write, such as Q4_K_M [default: the source's own type]
-    #[arg(long = "type", short, value_name = "T", value_delimiter = ',')]
+    #[arg(long = "type", short, value_name = "T", value_delimiter = ',', alias = "outtype")]
+    #[arg(value_parser = file_types(), hide_possible_values = true)]
     types: Vec<String>,
     /// Name of the pre-tokenizer, where it is not recognised
     #[arg(long, value_name = "NAME")]
@@ -57,7 +59,8 @@ impl Run for Convert {
     fn run(self, session: &Session) -> Result<(), Failure> {
         let imatrix = self.output.imatrix()?;
         let options = ConvertOptions {
-            presets: self.output.presets(&self.types)?,
+            // What convert_hf_to_gguf.py calls the source's own.
+            presets: if self.types == ["auto"] { Vec::new() } else { self.output.presets(&self.types)? },
             overrides: self.output.overrides()?,
             imatrix: imatrix.as_ref(),
             name: self.name,

@@ -1,5 +1,7 @@
 //! `--device` and `--gpu-memory`: where a command that runs models computes.
 
+use std::fs;
+
 use clap::Args;
 use ggforge::Error;
 use ggforge::cuda::{self, Cuda, Driver, Gpu, Products};
@@ -13,9 +15,9 @@ use crate::{Session, size};
 /// Options of every command that runs a model.
 #[derive(Debug, Clone, Args)]
 pub struct DeviceOptions {
-    /// Where to compute: auto is the first GPU that can be used, else the CPU; N is a number that `ggforge devices` lists
-    #[arg(long, value_name = "auto|cpu|cuda[:N]", value_parser = wish, default_value = "auto")]
-    device: Wish,
+    /// Where to compute: auto is the first GPU that can be used, else the CPU; N is a number that `ggforge devices` lists [default: auto]
+    #[arg(long, value_name = "auto|cpu|cuda[:N]", value_parser = wish)]
+    device: Option<Wish>,
     /// Memory of the GPU to use at most, such as 6GiB; a model that does not fit is sent to it layer by layer [default: what is free]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     gpu_memory: Option<u64>,
@@ -67,23 +69,24 @@ pub trait Job {
 }
 
 impl DeviceOptions {
-    /// Runs the job where the options say, and tells where that is, if it is not where one could expect.
+    /// Runs the job where the options say, and tells where that is, if it is not where one could expect. Returns what came of it, and where.
     ///
     /// # Errors
     /// `Gpu`, when `cuda` was asked for and cannot be used, or has too little memory; `Unsupported`, when it has not the operations;
     /// `Usage` for rounded activations on it; the job's.
-    pub fn run<J: Job>(&self, session: &Session, activations: Activations, job: J) -> Result<J::Output, Failure> {
+    pub fn run<J: Job>(&self, session: &Session, activations: Activations, job: J) -> Result<(J::Output, Device), Failure> {
         let products = products()?;
         let on_cpu = |job: J, because: Option<String>| {
-            self.tell(session, &Device::Cpu { because });
+            let device = Device::Cpu { because };
+            self.tell(session, &device);
             let cpu = Cpu::new(Engine::detect(), session.n_threads(), activations)?;
             let residency = cpu.prepare(&job.workload()?)?;
-            job.run(&cpu, residency)
+            Ok((job.run(&cpu, residency)?, device))
         };
         let Some(gpus) = self.gpus() else { return on_cpu(job, None) };
         // What is wrong with a model is wrong on any machine, so it is not taken for a lack of this one.
         let ready = match gpus {
-            Ok(_) if activations != Activations::F32 => Err(match self.device {
+            Ok(_) if activations != Activations::F32 => Err(match self.wish() {
                 Wish::Auto => Error::unsupported("a GPU does not round activations", "use --device cpu"),
                 _ => Error::usage("a GPU does not round activations; use --device cpu"),
             }),
@@ -92,23 +95,31 @@ impl DeviceOptions {
         };
         match ready {
             Ok((cuda, residency)) => {
-                self.tell(session, &Device::Cuda(cuda.gpu().clone()));
-                job.run(&cuda, residency)
+                let device = Device::Cuda(cuda.gpu().clone());
+                self.tell(session, &device);
+                Ok((job.run(&cuda, residency)?, device))
             }
-            Err(Error::Gpu { what, .. } | Error::Unsupported { what, .. }) if self.device == Wish::Auto => on_cpu(job, Some(what)),
+            Err(Error::Gpu { what, .. } | Error::Unsupported { what, .. }) if self.wish() == Wish::Auto => on_cpu(job, Some(what)),
             Err(error) => Err(error.into()),
         }
     }
 
+    fn wish(&self) -> Wish {
+        self.device.unwrap_or(Wish::Auto)
+    }
+
+    /// Tells where it computes. That a machine without a card uses its CPU is told only who asked for a device: to others it would read
+    /// as an error, and the summary says it.
     fn tell(&self, session: &Session, device: &Device) {
-        if self.device == Wish::Auto && !session.quiet {
+        let is_news = self.device.is_some() || matches!(device, Device::Cuda(_)) || Driver::is_installed() || has_card();
+        if self.wish() == Wish::Auto && is_news && !session.quiet {
             say(&format!("{}\n", device.line()));
         }
     }
 
     /// The GPUs that may be used, or why there is none; `None` where none is wanted.
     fn gpus(&self) -> Option<Result<Vec<Gpu>, Error>> {
-        let ordinal = match self.device {
+        let ordinal = match self.wish() {
             Wish::Cpu => return None,
             Wish::Auto => None,
             Wish::Cuda(ordinal) => ordinal,
@@ -124,7 +135,7 @@ impl DeviceOptions {
         match self.gpus() {
             None => Ok(Device::Cpu { because: None }),
             Some(Ok(mut gpus)) => Ok(Device::Cuda(gpus.swap_remove(0))),
-            Some(Err(Error::Gpu { what, .. })) if self.device == Wish::Auto => Ok(Device::Cpu { because: Some(what) }),
+            Some(Err(Error::Gpu { what, .. })) if self.wish() == Wish::Auto => Ok(Device::Cpu { because: Some(what) }),
             Some(Err(error)) => Err(error),
         }
     }
@@ -149,6 +160,19 @@ fn ready(gpus: &[Gpu], memory_bytes_max: Option<u64>, products: Products, worklo
     }
     Err(first.expect("at least one GPU"))
 }
+
+/// True where a graphics card of NVIDIA's is in the machine, whether it can be used or not.
+fn has_card() -> bool {
+    let is_card = |device: fs::DirEntry| {
+        let begins = |file: &str, id: &str| fs::read_to_string(device.path().join(file)).is_ok_and(|text| text.starts_with(id));
+        begins("vendor", NVIDIA) && begins("class", DISPLAY)
+    };
+    fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten().any(is_card)
+}
+
+/// NVIDIA's number as a vendor of PCI devices, and the class of display controllers, to which those without a display belong too.
+const NVIDIA: &str = "0x10de";
+const DISPLAY: &str = "0x03";
 
 /// Which kernels multiply, as the environment has it: the fastest, or those that every GPU has.
 ///
@@ -175,6 +199,22 @@ impl Device {
             Device::Cpu { because: None } => "computing on the CPU".to_owned(),
             Device::Cpu { because: Some(why) } => format!("computing on the CPU: {why}"),
             Device::Cuda(gpu) => format!("computing on GPU {}: {}", gpu.ordinal, gpu.name),
+        }
+    }
+
+    /// For the end of a summary: `on the CPU`.
+    pub fn place(&self) -> String {
+        match self {
+            Device::Cpu { .. } => "on the CPU".to_owned(),
+            Device::Cuda(gpu) => format!("on GPU {}, {}", gpu.ordinal, printable(gpu.name.as_bytes())),
+        }
+    }
+
+    /// What `--device` calls it.
+    pub fn id(&self) -> String {
+        match self {
+            Device::Cpu { .. } => "cpu".to_owned(),
+            Device::Cuda(gpu) => format!("cuda:{}", gpu.ordinal),
         }
     }
 }

@@ -33,25 +33,30 @@ impl Run for Devices {
     const NAME: &'static str = "devices";
 
     fn run(self, _session: &Session) -> Result<(), Failure> {
-        let used = self.device.choose()?.line();
+        let used = self.device.choose()?;
         let cpu = Cpu::of_this_machine();
         let gpus = Gpus::of_this_machine();
-        print(&if self.json { json_text(&as_json(&cpu, &gpus, &used)) } else { as_text(&cpu, &gpus, &used) })
+        if self.json {
+            return print(&json_text(&as_json(&cpu, &gpus, &used.line())));
+        }
+        // What is wrong with the driver stands in a line of its own.
+        let used = if gpus.is_err() { format!("computing {}", used.place()) } else { used.line() };
+        print(&as_text(&cpu, &gpus, &used))
     }
 }
 
 /// The CPU, as far as the system tells.
-struct Cpu {
-    name: Option<String>,
-    n_threads: usize,
+pub struct Cpu {
+    pub name: Option<String>,
+    pub n_threads: usize,
     levels: Vec<&'static str>,
-    used: &'static str,
+    pub used: &'static str,
     memory_bytes: Option<u64>,
     free_bytes: Option<u64>,
 }
 
 impl Cpu {
-    fn of_this_machine() -> Cpu {
+    pub fn of_this_machine() -> Cpu {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let kib = |key: &str| field(&meminfo, key)?.trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024);

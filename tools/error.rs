@@ -25,6 +25,7 @@ use crate::{Run, Session};
 #[command(after_help = "\
 Examples:
   ggforge error llama-F16.gguf llama-Q4_K_M.gguf
+  ggforge error llama-F16.gguf llama-Q4_K_M.gguf --tensors
   ggforge error models/Llama-3.2-1B llama-Q4_K_M.gguf --imatrix imatrix.gguf
   ggforge error llama-F16.gguf llama-Q4_K_M.gguf --report error.html --force
 
@@ -42,9 +43,12 @@ pub struct ErrorCommand {
     /// Give figures weighted by this importance matrix too
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
-    /// Order of the tensors
-    #[arg(long, value_parser = sort_by(), default_value = SortBy::File.name())]
-    sort: SortBy,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// List every tensor, in this order [default: file]
+    #[arg(long, value_parser = sort_by())]
+    sort: Option<SortBy>,
     /// List so many of the worst rows of each file, up to 1000
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(..=1000))]
     worst: u16,
@@ -72,7 +76,7 @@ impl Run for ErrorCommand {
     const NAME: &'static str = "error";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
-        if self.sort == SortBy::Weighted && self.imatrix.is_none() {
+        if self.sort == Some(SortBy::Weighted) && self.imatrix.is_none() {
             return Err(ggforge::Error::usage("--sort weighted needs the weights: give them with --imatrix FILE").into());
         }
         let imatrix = self.imatrix.as_ref().map(Imatrix::open).transpose()?;
@@ -102,19 +106,25 @@ impl Run for ErrorCommand {
         })?;
         let seconds = started.elapsed().as_secs_f64();
 
-        self.page.write(|| tensor_error::page(&self.base, self.facts(), &files, self.sort, self.worst.into()), &inputs)?;
+        let page = || tensor_error::page(&self.base, self.facts(), &files, self.order(), self.worst.into());
+        let written = self.page.write(page, &inputs)?;
         if self.json {
             return exit::print(&json_text(&self.as_json(&files)));
         }
         let mut text = self.as_text(&files);
         if !session.quiet {
-            text += &format!("\ncompared in {seconds:.1} s\n");
+            text += &format!("\ncompared in {seconds:.1} s\n{}", written.trim_start());
         }
         exit::print(&text)
     }
 }
 
 impl ErrorCommand {
+    /// Of the tensors.
+    fn order(&self) -> SortBy {
+        self.sort.unwrap_or(SortBy::File)
+    }
+
     /// Files that the page may not replace.
     fn inputs(&self, base: &Base, models: &[Model]) -> Vec<PathBuf> {
         let sources = std::iter::once(base.source()).chain(models.iter().map(|model| model as &dyn TensorSource));
@@ -133,7 +143,7 @@ impl ErrorCommand {
         json!({
             "base": self.base.to_string_lossy(),
             "imatrix": self.imatrix.as_ref().map(|path| path.to_string_lossy()),
-            "files": files.iter().map(|file| tensor_error::file_json(file, self.sort)).collect::<Vec<_>>(),
+            "files": files.iter().map(|file| tensor_error::file_json(file, self.order())).collect::<Vec<_>>(),
         })
     }
 
@@ -152,7 +162,9 @@ impl ErrorCommand {
                 }
             };
             section("roles", tensor_error::roles_table(file));
-            section("tensors", tensor_error::tensors_table(file, self.sort));
+            if self.tensors || self.sort.is_some() {
+                section("tensors", tensor_error::tensors_table(file, self.order()));
+            }
             section("worst rows", tensor_error::worst_rows_table(file, self.worst.into()));
         }
         text

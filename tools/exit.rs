@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -41,8 +41,8 @@ pub fn tell_as(as_json: bool, is_verbose: bool) {
 pub enum Failure {
     /// The arguments are wrong, or help was asked for: clap says it best.
     Arguments(clap::Error),
-    /// The library refused, while doing what the text says.
-    Library(Error, Option<String>),
+    /// The library refused; the path is that of the file concerned, where the error does not name it.
+    Library(Error, Option<PathBuf>),
     /// A signal asked to stop.
     Signal(u8),
     /// Standard output cannot be written to.
@@ -65,7 +65,7 @@ impl From<Error> for Failure {
 pub fn named(path: &Path) -> impl Fn(Error) -> Failure {
     move |error| {
         let is_nameless = matches!(error, Error::Unsupported { .. });
-        Failure::Library(error, is_nameless.then(|| format!("reading {}", printable(path.as_os_str().as_encoded_bytes()))))
+        Failure::Library(error, is_nameless.then(|| path.to_owned()))
     }
 }
 
@@ -91,7 +91,7 @@ impl Failure {
             }
             Failure::Signal(signal) => format!("{}; no output was written\n", ended_by(*signal)),
             Failure::Stdout(error) => format!("error: cannot write to standard output\n  because: {error}\n"),
-            Failure::Library(error, context) => explain(error, context.as_deref()),
+            Failure::Library(error, path) => explain(error, path.as_deref()),
         };
         say(&text);
         self.code()
@@ -104,12 +104,12 @@ impl Failure {
             Failure::Arguments(error) => said_by_clap(&error.render().to_string()),
             Failure::Signal(signal) => (ended_by(*signal), None),
             Failure::Stdout(_) => ("cannot write to standard output".to_owned(), None),
-            Failure::Library(error, context) => {
-                let context = context.as_ref().map_or(String::new(), |context| format!(" (while {context})"));
-                (format!("{error}{context}"), hint(error))
-            }
+            Failure::Library(error, path) => (message(error, path.as_deref()), hint(error)),
         };
-        let error = if let Failure::Library(error, _) = self { Some(error) } else { None };
+        let (error, path) = match self {
+            Failure::Library(error, path) => (Some(error), path.as_deref().or(error.path())),
+            _ => (None, None),
+        };
         let mut causes = Vec::new();
         let mut cause = match self {
             Failure::Library(error, _) => error.source(),
@@ -123,7 +123,7 @@ impl Failure {
         Some(json!({
             "message": message,
             "fault": error.and_then(Error::fault).map(Fault::name),
-            "path": error.and_then(Error::path).map(|path| path.to_string_lossy()),
+            "path": path.map(Path::to_string_lossy),
             "hint": hint,
             "exit_code": self.code(),
             "causes": causes,
@@ -158,9 +158,14 @@ fn said_by_clap(text: &str) -> (String, Option<String>) {
     )
 }
 
+/// What is wrong, and with which file.
+fn message(error: &Error, path: Option<&Path>) -> String {
+    path.map_or(error.to_string(), |path| format!("{}: {error}", printable(path.as_os_str().as_encoded_bytes())))
+}
+
 /// The message, its causes, and what to do.
-fn explain(error: &Error, context: Option<&str>) -> String {
-    let mut text = format!("error: {error}\n");
+fn explain(error: &Error, path: Option<&Path>) -> String {
+    let mut text = format!("error: {}\n", message(error, path));
     if let Some(fault) = error.fault().filter(|_| IS_VERBOSE.load(Ordering::Relaxed)) {
         text += &format!("  fault: {}\n", fault.name());
     }
@@ -168,9 +173,6 @@ fn explain(error: &Error, context: Option<&str>) -> String {
     while let Some(source) = cause {
         text += &format!("  because: {}\n", Escaped(&source.to_string()));
         cause = source.source();
-    }
-    if let Some(context) = context {
-        text += &format!("  while {context}\n");
     }
     if let Some(hint) = hint(error) {
         text += &format!("hint: {hint}\n");

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -10,12 +10,13 @@ use ggforge::error::is_harmless;
 use ggforge::gguf::Model;
 use ggforge::model::{Activations, Backend, Generation, Hparams, Needs, Network, Residency, Sampler, Sampling, Work, Workload};
 use ggforge::report::json_text;
-use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer};
-use serde_json::json;
+use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer, read_text, text_of};
+use serde_json::{Value, json};
 
 use crate::chat;
-use crate::device::{DeviceOptions, Job};
+use crate::device::{Device, DeviceOptions, Job};
 use crate::exit::{Failure, named, print, say, stream};
+use crate::stops::Stops;
 use crate::terminal::warn;
 use crate::{Run, Session, signals};
 
@@ -23,19 +24,33 @@ use crate::{Run, Session, signals};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  ggforge generate llama.gguf --prompt 'Once upon a time'
-  ggforge generate llama.gguf --prompt 'Why is the sky blue?' --chat -n 200
-  ggforge generate llama.gguf --prompt 'A poem:' --temp 0.8 --seed 7")]
+  ggforge generate llama.gguf 'Once upon a time'
+  ggforge generate llama.gguf 'Why is the sky blue?' --chat -n 200
+  ggforge generate llama.gguf --prompt 'A poem:' --temp 0.8 --seed 7
+  ggforge generate llama.gguf --file chapter.txt --ctx 2048 --stop 'THE END'
+  echo 'Once upon a time' | ggforge generate llama.gguf")]
 pub struct Generate {
     /// GGUF file, or any shard of a split model
     #[arg(value_name = "MODEL.gguf")]
     model: PathBuf,
-    /// The text to continue
-    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
-    prompt: String,
+    /// The text to continue; - is standard input, which is also read where no text is given
+    #[arg(value_name = "TEXT", conflicts_with_all = ["prompt", "file"])]
+    text: Option<String>,
+    /// The text to continue, whatever it begins with
+    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    prompt: Option<String>,
+    /// Take the text to continue from a file, less a line break at its end; - is standard input
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Tokens to generate at most
     #[arg(long, short = 'n', value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(..=TOKENS_MAX))]
     tokens: u32,
+    /// Tokens of prompt and text together at most: the memory that is kept ready [default: those of both]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=TOKENS_MAX))]
+    ctx: Option<u32>,
+    /// End where this text comes, which is not shown; may be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    stop: Vec<String>,
     /// Put the prompt as a question, by the model's chat template
     #[arg(long)]
     chat: bool,
@@ -66,6 +81,7 @@ const TOKENS_MAX: i64 = 1 << 20;
 
 impl Run for Generate {
     const NAME: &'static str = "generate";
+    const ALIASES: &'static [&'static str] = &["run"];
 
     fn run(self, session: &Session) -> Result<(), Failure> {
         signals::end_at_once();
@@ -76,19 +92,28 @@ impl Run for Generate {
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(&self.model))?;
         tokenizer.warnings().iter().for_each(|warning| warn(warning));
         let prompt = self.prompt_ids(&model, &tokenizer)?;
-        let n_ctx = prompt.len() + self.tokens as usize;
+        let n_ctx = self.n_ctx(prompt.len())?;
         if n_ctx > hparams.n_ctx_train {
             warn(&format!("{n_ctx} tokens of context; the model was trained for {}", hparams.n_ctx_train));
         }
-        let continuation = Continuation { arguments: &self, session, model: &model, tokenizer: &tokenizer, prompt, n_ctx, sampler };
-        self.device.run(session, Activations::F32, continuation)
+        let continuation = Continuation { arguments: &self, model: &model, tokenizer: &tokenizer, prompt, n_ctx, sampler };
+        match self.device.run(session, Activations::F32, continuation)? {
+            (None, _) => Ok(()),
+            (Some(generated), device) if self.json => print(&json_text(&generated.json(&device))),
+            (Some(generated), device) => {
+                if !session.quiet {
+                    let Generated { of_prompt, of_text, .. } = &generated;
+                    say(&format!("prompt: {of_prompt}; text: {of_text}; {}\n", device.place()));
+                }
+                Ok(())
+            }
+        }
     }
 }
 
 /// Everything that is needed to continue a text.
 struct Continuation<'a> {
     arguments: &'a Generate,
-    session: &'a Session,
     model: &'a Model,
     tokenizer: &'a Tokenizer,
     prompt: Vec<u32>,
@@ -96,63 +121,148 @@ struct Continuation<'a> {
     sampler: Sampler,
 }
 
+/// What came of it.
+struct Generated {
+    prompt: Vec<u32>,
+    tokens: Vec<u32>,
+    /// For JSON alone.
+    text: String,
+    ended: Ended,
+    of_prompt: Speed,
+    of_text: Speed,
+}
+
+/// Why there is no more text.
+enum Ended {
+    /// As many tokens as were asked for.
+    Length,
+    /// The context is full.
+    Context,
+    /// The model says so, by this token.
+    Token(u32),
+    /// The text that was to end it.
+    Text(String),
+}
+
+impl Generated {
+    fn json(&self, device: &Device) -> Value {
+        let (reason, token, text) = match &self.ended {
+            Ended::Length => ("length", None, None),
+            Ended::Context => ("context", None, None),
+            Ended::Token(token) => ("end_of_generation", Some(token), None),
+            Ended::Text(text) => ("stop_text", None, Some(text)),
+        };
+        json!({
+            "prompt": self.prompt,
+            "tokens": self.tokens,
+            "text": self.text,
+            "tokens_per_second": { "prompt": self.of_prompt.per_second(), "generation": self.of_text.per_second() },
+            "device": device.id(),
+            "stop_reason": reason,
+            "stop_token": token,
+            "stop_text": text,
+        })
+    }
+}
+
 impl Job for Continuation<'_> {
-    type Output = ();
+    /// `None` where nobody reads the text any more.
+    type Output = Option<Generated>;
 
     fn workload(&self) -> Result<Workload, Failure> {
         let needs = Needs::of(self.model, self.n_ctx).map_err(named(&self.arguments.model))?;
         Ok(Workload { models: vec![needs], work: Work::Generation { n_prompt: self.prompt.len() } })
     }
 
-    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<(), Failure> {
-        let Continuation { arguments, session, model, tokenizer, prompt, n_ctx, sampler } = self;
+    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<Option<Generated>, Failure> {
+        let Continuation { arguments, model, tokenizer, prompt, n_ctx, sampler } = self;
         let network = Network::open(backend, model, n_ctx, residency).map_err(named(&arguments.model))?;
 
         let started = Instant::now();
         let mut generation = Generation::start(&network, &prompt, sampler)?;
         let of_prompt = Speed { n_tokens: prompt.len(), time: started.elapsed() };
         let started = Instant::now();
-        let mut text = Text { pending: Vec::new(), is_raw: !io::stdout().is_terminal() };
-        let (mut tokens, mut whole) = (Vec::new(), String::new());
-        let n_tokens_max = arguments.tokens as usize;
-        let mut stop_token = None;
-        while tokens.len() < n_tokens_max {
+        let is_terminal = io::stdout().is_terminal();
+        let mut stops = Stops::new(&arguments.stop);
+        let (mut characters, mut tokens, mut whole) = (Characters::default(), Vec::new(), String::new());
+        let mut show = |new: String| {
+            let new = if is_terminal { harmless(&new) } else { new };
+            match arguments.json {
+                true => {
+                    whole += &new;
+                    Ok(ControlFlow::Continue(()))
+                }
+                false => stream(&new),
+            }
+        };
+        let n_tokens_max = n_ctx - prompt.len();
+        let ended = loop {
+            if tokens.len() == n_tokens_max {
+                break if n_tokens_max < arguments.tokens as usize { Ended::Context } else { Ended::Length };
+            }
             let token = generation.next_token()?;
             tokens.push(token);
             if tokenizer.ends_generation(token) {
-                stop_token = Some(token);
-                break;
+                break Ended::Token(token);
             }
-            let new = text.add(&tokenizer.piece(token, Specials::Literal));
-            if arguments.json {
-                whole += &new;
-            } else if let ControlFlow::Break(()) = stream(&new)? {
-                return Ok(());
+            let (new, stop) = stops.add(&characters.add(&tokenizer.piece(token, Specials::Literal)));
+            if let ControlFlow::Break(()) = show(new)? {
+                return Ok(None);
             }
-        }
+            if let Some(stop) = stop {
+                break Ended::Text(stop.to_owned());
+            }
+        };
         let of_text = Speed { n_tokens: tokens.len(), time: started.elapsed() };
-        let rest = text.finish();
-        if arguments.json {
-            let speed = json!({ "prompt": of_prompt.per_second(), "generation": of_text.per_second() });
-            return print(&json_text(&json!({
-                "prompt": prompt, "tokens": tokens, "text": whole + &rest, "tokens_per_second": speed,
-                "stop_reason": if stop_token.is_some() { "end_of_generation" } else { "length" }, "stop_token": stop_token,
-            })));
+        if !matches!(ended, Ended::Text(_)) {
+            let (rest, _) = stops.add(&characters.finish());
+            let _ = show(rest + &stops.finish())?;
         }
-        print(&(rest + "\n"))?;
-        if !session.quiet {
-            say(&format!("prompt: {of_prompt}; text: {of_text}\n"));
+        if !arguments.json {
+            print("\n")?;
         }
-        Ok(())
+        Ok(Some(Generated { prompt, tokens, text: whole, ended, of_prompt, of_text }))
     }
 }
 
 impl Generate {
+    /// The text to continue, wherever it was given.
+    fn prompt(&self) -> Result<String, ggforge::Error> {
+        let missing =
+            || ggforge::Error::usage("a prompt is needed: give it after the model, with --prompt or --file, or on standard input");
+        let from_stdin = || text_of("standard input", io::stdin().lock());
+        let text = match (&self.prompt, self.text.as_deref(), &self.file) {
+            (Some(prompt), ..) => return Ok(prompt.clone()),
+            (_, Some("-"), _) => from_stdin()?,
+            (_, Some(text), _) => return Ok(text.to_owned()),
+            (_, _, Some(file)) if file == Path::new("-") => from_stdin()?,
+            (_, _, Some(file)) => read_text(file)?,
+            _ if io::stdin().is_terminal() => return Err(missing()),
+            _ => Some(from_stdin()?).filter(|text| !text.is_empty()).ok_or_else(missing)?,
+        };
+        // Editors and echo end the last line, too.
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+    }
+
+    /// Tokens of prompt and text together, behind a prompt of so many.
+    fn n_ctx(&self, n_prompt: usize) -> Result<usize, ggforge::Error> {
+        let n_ctx = n_prompt + self.tokens as usize;
+        match self.ctx.map(|ctx| ctx as usize) {
+            Some(ctx) if ctx <= n_prompt => {
+                Err(ggforge::Error::usage(format!("the prompt has {n_prompt} tokens, and --ctx {ctx} leaves no room for another")))
+            }
+            Some(ctx) => Ok(n_ctx.min(ctx)),
+            None => Ok(n_ctx),
+        }
+    }
+
     /// The prompt's tokens: with what the model wants before a text, once.
     fn prompt_ids(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Vec<u32>, ggforge::Error> {
+        let prompt = self.prompt()?;
         let text = match self.chat {
-            false => self.prompt.clone(),
-            true => chat::render(model, tokenizer, self.system.as_deref(), &self.prompt)?,
+            false => prompt,
+            true => chat::render(model, tokenizer, self.system.as_deref(), &prompt)?,
         };
         let mut ids = tokenizer.encode(&text, Specials::Parse, Ends::Omit);
         tokenizer.begin(&mut ids);
@@ -179,13 +289,12 @@ impl std::fmt::Display for Speed {
 }
 
 /// Bytes that become text once their characters are complete.
-struct Text {
+#[derive(Default)]
+struct Characters {
     pending: Vec<u8>,
-    /// A terminal is not shown what could drive it.
-    is_raw: bool,
 }
 
-impl Text {
+impl Characters {
     /// The characters that `bytes` complete.
     fn add(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
@@ -206,21 +315,19 @@ impl Text {
             }
             self.pending.drain(..valid + skipped);
         }
-        self.shown(text)
+        text
     }
 
     /// What is left, though it is no character.
     fn finish(self) -> String {
         if self.pending.is_empty() { String::new() } else { char::REPLACEMENT_CHARACTER.to_string() }
     }
+}
 
-    fn shown(&self, text: String) -> String {
-        if self.is_raw {
-            return text;
-        }
-        let keep = |c: char| c == '\n' || c == '\t' || is_harmless(c);
-        text.chars().map(|c| if keep(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
-    }
+/// The text without what could drive a terminal.
+fn harmless(text: &str) -> String {
+    let keep = |c: char| c == '\n' || c == '\t' || is_harmless(c);
+    text.chars().map(|c| if keep(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
 #[cfg(test)]
@@ -229,9 +336,9 @@ mod tests {
 
     #[test]
     fn characters_are_shown_when_they_are_complete() {
-        let mut text = Text { pending: Vec::new(), is_raw: false };
+        let mut text = Characters::default();
         let parts = [&b"a\xe2"[..], b"\x82", b"\xac!", b"\xff", b"\x1b[2J\n", b"\xf0\x9f"];
-        let shown: Vec<String> = parts.iter().map(|bytes| text.add(bytes)).collect();
+        let shown: Vec<String> = parts.iter().map(|bytes| harmless(&text.add(bytes))).collect();
         assert_eq!(shown, ["a", "", "€!", "\u{fffd}", "\\u{1b}[2J\n", ""]);
         assert_eq!(text.finish(), "\u{fffd}");
     }

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use collect::Collect;
 
+use crate::arguments::output_path;
 use crate::exit::{self, Failure};
 use crate::measuring::chunks;
 use crate::terminal::fitted;
@@ -100,7 +101,7 @@ pub struct Merge {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// File to write: the older format if its name ends in .dat, GGUF otherwise
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = output_path(), alias = "output-file")]
     output: PathBuf,
     /// Tokens that a chunk of a .dat file stands for [default: that of the first GGUF file, or 512]
     #[arg(long, value_name = "N")]

@@ -22,11 +22,13 @@ use crate::{Run, Session, terminal};
 #[command(after_help = "\
 Examples:
   ggforge inspect model.gguf
+  ggforge inspect llama-F16.gguf llama-Q8_0.gguf
   ggforge inspect model-00001-of-00003.gguf --tensors
   ggforge inspect model.gguf --key tokenizer.chat_template")]
 pub struct Inspect {
-    /// GGUF file, or any shard of a split model
-    file: PathBuf,
+    /// GGUF files, or any shard of a split model each
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -43,19 +45,44 @@ pub struct Inspect {
 
 impl Run for Inspect {
     const NAME: &'static str = "inspect";
+    const ALIASES: &'static [&'static str] = &["info"];
 
     fn run(self, _session: &Session) -> Result<(), Failure> {
         let limits = if self.no_limits { Limits::NONE } else { Limits::default() };
-        let (model, warnings) = open(&self.file, &limits)?;
+        // Before anything is printed.
+        let opened = self.files.iter().map(|path| open(path, &limits)).collect::<Result<Vec<_>, Error>>()?;
+        for (path, (model, _)) in self.files.iter().zip(&opened) {
+            self.key.iter().try_for_each(|key| find(model, path, key).map(drop))?;
+        }
+        let is_list = self.files.len() > 1;
+        for (index, (path, (model, warnings))) in self.files.iter().zip(&opened).enumerate() {
+            exit::print(match (is_list, self.json, index) {
+                (false, ..) | (_, false, 0) => "",
+                (_, false, _) => "\n",
+                (_, true, 0) => "[\n",
+                (_, true, _) => ",\n",
+            })?;
+            if is_list && self.key.is_some() && !self.json {
+                exit::print(&format!("{}:\n", printable(path.as_os_str().as_encoded_bytes())))?;
+            }
+            self.show(path, model, warnings)?;
+        }
+        exit::print(if is_list && self.json { "]\n" } else { "" })
+    }
+}
+
+impl Inspect {
+    /// Prints what one file holds.
+    fn show(&self, path: &Path, model: &Model, warnings: &[String]) -> Result<(), Failure> {
         if !self.json {
             warnings.iter().for_each(|warning| terminal::warn(warning));
         }
-        let facts = Facts::of(&model);
+        let facts = Facts::of(model);
         exit::print(&match (&self.key, self.json) {
-            (Some(key), false) => full_text(find(&model, &self.file, key)?),
-            (Some(key), true) => json_text(&entry_json(key, find(&model, &self.file, key)?, usize::MAX)),
-            (None, false) => report_text(&self.file, &model, &facts, self.tensors),
-            (None, true) => json_text(&report_json(&self.file, &model, &facts, &warnings, self.tensors)),
+            (Some(key), false) => full_text(find(model, path, key)?),
+            (Some(key), true) => json_text(&entry_json(key, find(model, path, key)?, usize::MAX)),
+            (None, false) => report_text(path, model, &facts, self.tensors),
+            (None, true) => json_text(&report_json(path, model, &facts, warnings, self.tensors)),
         })
     }
 }

@@ -16,7 +16,8 @@ use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer};
 use serde_json::{Value, json};
 use zerocopy::IntoBytes;
 
-use crate::device::Job;
+use crate::arguments::output_path;
+use crate::device::{Device, Job};
 use crate::exit::{Failure, named, print, stream};
 use crate::measuring::{MachineOptions, timed, warn_of_context};
 use crate::signals::Stop;
@@ -60,7 +61,7 @@ pub struct Logits {
     #[command(flatten)]
     machine: MachineOptions,
     /// Write a NumPy array of float32, [N, vocabulary], instead of showing anything
-    #[arg(long, short, value_name = "FILE.npy", conflicts_with = "json")]
+    #[arg(long, short, value_name = "FILE.npy", conflicts_with = "json", value_parser = output_path())]
     output: Option<PathBuf>,
     /// Replace an existing output
     #[arg(long, requires = "output")]
@@ -110,8 +111,8 @@ impl Run for Logits {
 
         let n_last = self.last as usize;
         let computing = Computing { path: &self.model, model: &model, tokens: &tokens, n_last, session, stop: &stop };
-        let values = self.machine.run(session, computing)?;
-        let found = Found { tokens: &tokens, n_vocab: hparams.n_vocab, values };
+        let (values, device) = self.machine.run(session, computing)?;
+        let found = Found { tokens: &tokens, n_vocab: hparams.n_vocab, values, device };
         match &self.output {
             Some(output) => self.write(output, found, &inputs, session),
             None if self.json => self.print_json(&found),
@@ -157,6 +158,8 @@ struct Found<'a> {
     n_vocab: usize,
     /// `[n_last, n_vocab]`, of the last tokens.
     values: Vec<f32>,
+    /// Where they were computed.
+    device: Device,
 }
 
 impl Found<'_> {
@@ -256,7 +259,8 @@ impl Logits {
             text += &fitted(&table);
             text.push('\n');
         }
-        let _ = writeln!(text, "logits at {} of {} positions, of {} tokens each", self.last, found.tokens.len(), found.n_vocab);
+        let (n_positions, n_vocab, place) = (found.tokens.len(), found.n_vocab, found.device.place());
+        let _ = writeln!(text, "logits at {} of {n_positions} positions, of {n_vocab} tokens each, {place}", self.last);
         text
     }
 
@@ -274,6 +278,7 @@ impl Logits {
         let head = json_text(&json!({
             "model": self.model.to_string_lossy(),
             "activations": self.machine.activations.name(),
+            "device": found.device.id(),
             "tokens": found.tokens,
             "positions": found.positions().map(position).collect::<Vec<Value>>(),
             "shape": [self.last as usize, found.n_vocab],

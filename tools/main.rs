@@ -2,8 +2,9 @@
 //!
 //! Each command has a file of its own and a line in [`COMMANDS`]. What a command shares with others is in `output.rs` (options of
 //! everything that writes), `measuring.rs` (text and machine of everything that runs a model over a text), `page.rs` (`--report`), `exit.rs` (how a run ends),
-//! `terminal.rs` (what a person sees) and `signals.rs`.
+//! `arguments.rs` (values that several have), `terminal.rs` (what a person sees) and `signals.rs`.
 
+mod arguments;
 mod bench;
 mod chat;
 mod compare;
@@ -13,6 +14,7 @@ mod device;
 mod devices;
 mod error;
 mod exit;
+mod folder;
 mod generate;
 mod imatrix;
 mod inspect;
@@ -25,6 +27,7 @@ mod perplexity;
 mod quantize;
 mod signals;
 mod size;
+mod stops;
 mod summary;
 mod terminal;
 mod tokenize;
@@ -34,6 +37,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use exit::Failure;
+use ggforge::simd::Level;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Every command, in the order of the help.
@@ -108,6 +112,8 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
 /// A command: its arguments, whose doc comments are its help, and what it does.
 trait Run: Args {
     const NAME: &'static str;
+    /// What other programs call it: accepted, and not shown.
+    const ALIASES: &'static [&'static str] = &[];
 
     fn run(self, session: &Session) -> Result<(), Failure>;
 }
@@ -123,7 +129,7 @@ impl Entry {
     const fn of<C: Run>() -> Entry {
         Entry {
             name: C::NAME,
-            command: || C::augment_args(clap::Command::new(C::NAME)),
+            command: || C::augment_args(clap::Command::new(C::NAME)).aliases(C::ALIASES),
             run: |matches, session| C::from_arg_matches(matches)?.run(session),
         }
     }
@@ -131,7 +137,14 @@ impl Entry {
 
 /// The program's arguments, all commands included.
 fn program() -> clap::Command {
-    COMMANDS.iter().fold(Cli::command(), |program, entry| program.subcommand(with_numbers((entry.command)())))
+    let program = Cli::command().long_version(version());
+    COMMANDS.iter().fold(program, |program, entry| program.subcommand(with_numbers((entry.command)())))
+}
+
+/// What `--version` says: the version, the commit where it is known, and the CPU level that is used. `-V` says the version alone.
+fn version() -> &'static str {
+    let commit = option_env!("GGFORGE_COMMIT").unwrap_or(if cfg!(debug_assertions) { "debug build" } else { "unknown commit" });
+    String::leak(format!("{} ({commit}, {})", env!("CARGO_PKG_VERSION"), Level::detect().name()))
 }
 
 /// The command, and those below it, with `-1` read as a value, so that what is wrong with it is said, and not that no option has that name.

@@ -16,7 +16,7 @@ use ggforge::tokenizer::encode::Tokenizer;
 use ggforge::{Error, Result};
 
 use crate::Session;
-use crate::device::{DeviceOptions, Job};
+use crate::device::{Device, DeviceOptions, Job};
 use crate::exit::{Failure, named};
 use crate::terminal::{TokenBar, warn};
 
@@ -24,7 +24,7 @@ use crate::terminal::{TokenBar, warn};
 #[derive(Debug, Args)]
 pub struct TextOptions {
     /// The text, UTF-8; - is standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE")]
     pub file: PathBuf,
     /// Tokens of a chunk, the context that the model sees
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -67,7 +67,7 @@ impl MachineOptions {
     ///
     /// # Errors
     /// As [`DeviceOptions::run`].
-    pub fn run<J: Job>(&self, session: &Session, job: J) -> Result<J::Output, Failure> {
+    pub fn run<J: Job>(&self, session: &Session, job: J) -> Result<(J::Output, Device), Failure> {
         let activations = match self.activations {
             Rounding::F32 => Activations::F32,
             Rounding::Q8 => Activations::Q8,

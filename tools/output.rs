@@ -1,7 +1,7 @@
 //! What every command that writes GGUF files shares: its options, and carrying a plan out.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -14,7 +14,9 @@ use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::read_text;
 use ggforge::tokenizer::proof::{Comparison, Outcome, Proof};
 
+use crate::arguments::{formats, output_path};
 use crate::exit::{self, Failure};
+use crate::folder::MadeFolders;
 use crate::signals::Stop;
 use crate::summary::{self, Summary};
 use crate::terminal::{self, Bar};
@@ -23,9 +25,9 @@ use crate::{Session, size};
 /// Options of every command that writes GGUF files.
 #[derive(Debug, Args)]
 pub struct OutputOptions {
-    /// File to write, a directory, or a name with {type} in it
-    #[arg(long, short, value_name = "PATH")]
-    pub output: PathBuf,
+    /// File to write, a folder, or a name with {type} in it; a folder that ends in / is made [default: a name by the model, here]
+    #[arg(long, short, value_name = "PATH", value_parser = output_path(), alias = "outfile")]
+    pub output: Option<PathBuf>,
     /// Type for tensors whose GGUF name matches; may be repeated, first match wins
     #[arg(long, value_name = "REGEX=T")]
     pub tensor_type: Vec<String>,
@@ -33,10 +35,10 @@ pub struct OutputOptions {
     #[arg(long, value_name = "FILE")]
     pub tensor_type_file: Option<PathBuf>,
     /// Type of the output head
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = formats(), hide_possible_values = true)]
     pub output_tensor_type: Option<String>,
     /// Type of the token embedding
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = formats(), hide_possible_values = true)]
     pub token_embedding_type: Option<String>,
     /// The base type for every tensor that may be quantized, no mixture
     #[arg(long)]
@@ -115,9 +117,20 @@ impl OutputOptions {
         Ok(Some(imatrix))
     }
 
-    /// True when `--output` names a folder: one that exists, or a name that ends in a slash.
-    fn names_a_folder(&self) -> bool {
-        self.output.is_dir() || self.output.as_os_str().as_bytes().ends_with(b"/")
+    /// The folder that `--output` names, one that exists or a name that ends in a slash; without it, this one.
+    fn folder(&self) -> Option<&Path> {
+        match &self.output {
+            None => Some(Path::new("")),
+            Some(path) => (path.is_dir() || path.as_os_str().as_bytes().ends_with(b"/")).then_some(path),
+        }
+    }
+
+    /// One path for each output of the plan.
+    fn paths(&self, plan: &Plan) -> Result<Vec<PathBuf>, Error> {
+        match (self.folder(), &self.output) {
+            (None, Some(output)) => paths_by_name(plan, output),
+            (folder, _) => Ok(paths_in_folder(plan, folder.unwrap_or(Path::new("")))),
+        }
     }
 
     /// Writes the outputs, or prints the plan, and reports.
@@ -125,10 +138,7 @@ impl OutputOptions {
         let Prepared { source_path, source, plan, proof, mut protected } = prepared;
         protected.extend([&self.imatrix, &self.tensor_type_file].into_iter().flatten().cloned());
         plan.warnings.iter().for_each(|warning| terminal::warn(warning));
-        let paths = match self.names_a_folder() {
-            true => paths_in_folder(&plan, &self.output),
-            false => paths_by_name(&plan, &self.output)?,
-        };
+        let paths = self.paths(&plan)?;
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;
         let mut summary = Summary { source: &source_path, plan: &plan, files: &files, tokenizer: None, seconds: None };
         if self.dry_run {
@@ -148,6 +158,7 @@ impl OutputOptions {
             ..Options::default()
         };
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
+        let folders = self.folder().map(MadeFolders::for_outputs).transpose()?.unwrap_or_default();
         let started = Instant::now();
         let bar = Bar::new(session, "converting");
         let written = pipeline::run(&plan, source, &paths, &options, &|progress| bar.show(progress), stop.flag());
@@ -156,6 +167,7 @@ impl OutputOptions {
             (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
             (error, _) => Failure::Library(error, None),
         })?;
+        folders.keep();
 
         summary.tokenizer = proof.map(proven);
         summary.seconds = Some(started.elapsed().as_secs_f64());

@@ -6,12 +6,15 @@ use clap::Args;
 use ggforge::Result;
 use ggforge::pipeline::{self, Existing};
 use ggforge::report::page::Page;
+use ggforge::report::{decimal_bytes, printable};
+
+use crate::arguments::output_path;
 
 /// Where to write the page, if anywhere.
 #[derive(Debug, Args)]
 pub struct PageOptions {
     /// Write a page with plots: one file, for any browser
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", value_parser = output_path())]
     report: Option<PathBuf>,
     /// Replace an existing page
     #[arg(long, requires = "report")]
@@ -24,10 +27,13 @@ impl PageOptions {
         self.report.iter().try_for_each(|path| pipeline::check_target(path, self.existing(), inputs))
     }
 
-    /// Writes the page where one was asked for.
-    pub fn write(&self, page: impl FnOnce() -> Page, inputs: &[PathBuf]) -> Result<()> {
-        let Some(path) = &self.report else { return Ok(()) };
-        pipeline::write_file(path, page().html().as_bytes(), self.existing(), inputs)
+    /// Writes the page where one was asked for; returns the lines that say so.
+    pub fn write(&self, page: impl FnOnce() -> Page, inputs: &[PathBuf]) -> Result<String> {
+        let Some(path) = &self.report else { return Ok(String::new()) };
+        let html = page().html();
+        pipeline::write_file(path, html.as_bytes(), self.existing(), inputs)?;
+        let (name, size) = (printable(path.as_os_str().as_encoded_bytes()), decimal_bytes(html.len() as u64));
+        Ok(format!("\n{name}: the same as a page with plots, {size}\n"))
     }
 
     fn existing(&self) -> Existing {

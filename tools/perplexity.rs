@@ -10,7 +10,7 @@ use ggforge::model::{Backend, Residency, Workload};
 use ggforge::report::json_text;
 use serde_json::json;
 
-use crate::device::Job;
+use crate::device::{Device, Job};
 use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed, workload};
 use crate::{Run, Session, signals};
@@ -47,17 +47,18 @@ pub struct Perplexity {
 
 impl Run for Perplexity {
     const NAME: &'static str = "perplexity";
+    const ALIASES: &'static [&'static str] = &["ppl"];
 
     fn run(self, session: &Session) -> Result<(), Failure> {
         signals::end_at_once();
         let loaded = Loaded::open(&self.model)?;
         let windows = self.text.windows(&loaded.tokenizer, self.stride)?;
         let measuring = Measuring { loaded: &loaded, windows: &windows, session };
-        let (measured, seconds) = self.machine.run(session, measuring)?;
+        let (measured, device) = self.machine.run(session, measuring)?;
         print(&if self.json {
-            self.as_json(&windows, &measured, seconds)
+            self.as_json(&windows, &measured, &device)
         } else {
-            self.as_text(&loaded, &windows, &measured, seconds)
+            self.as_text(&loaded, &windows, &measured, &device)
         })
     }
 }
@@ -86,18 +87,19 @@ impl Job for Measuring<'_> {
 }
 
 impl Perplexity {
-    fn as_text(&self, loaded: &Loaded, windows: &Windows, measured: &Measured, seconds: f64) -> String {
+    fn as_text(&self, loaded: &Loaded, windows: &Windows, (measured, seconds): &(Measured, f64), device: &Device) -> String {
         let Measured { ppl, nll, .. } = measured;
         let (model, text, activations) = (loaded.name(), self.text.name(), self.machine.activations.name());
         let (ppl, ppl_error, nll, nll_error) = (ppl.value, ppl.error, nll.value, nll.error);
-        let (extent, speed) = (extent(windows), speed(windows.n_tokens(), seconds));
+        let (extent, speed) = (extent(windows), speed(windows.n_tokens(), *seconds));
+        let place = device.place();
         format!(
             "{model}: perplexity {ppl:.4} ± {ppl_error:.4}, nll {nll:.5} ± {nll_error:.5} nats per token\n\
-             {text}: {extent}\n{speed}, {activations} activations\n"
+             {text}: {extent}\n{speed}, {activations} activations, {place}\n"
         )
     }
 
-    fn as_json(&self, windows: &Windows, measured: &Measured, seconds: f64) -> String {
+    fn as_json(&self, windows: &Windows, (measured, seconds): &(Measured, f64), device: &Device) -> String {
         json_text(&json!({
             "model": self.model.to_string_lossy(),
             "text": self.text.file.to_string_lossy(),
@@ -106,6 +108,7 @@ impl Perplexity {
             "chunks": windows.len(),
             "scored_tokens": windows.n_scored(),
             "activations": self.machine.activations.name(),
+            "device": device.id(),
             "perplexity": measured.ppl.value,
             "perplexity_error": measured.ppl.error,
             "nll": measured.nll.value,

@@ -7,6 +7,7 @@ use ggforge::gguf::Model;
 use ggforge::plan::{self, QuantizeOptions};
 use ggforge::source::TensorSource;
 
+use crate::arguments::file_types_and_copy;
 use crate::exit::Failure;
 use crate::output::{OutputOptions, Prepared};
 use crate::{Run, Session};
@@ -22,7 +23,8 @@ pub struct Quantize {
     #[arg(value_name = "IN.gguf")]
     input: PathBuf,
     /// File types to write, such as Q4_K_M; several share one reading
-    #[arg(long = "type", short, value_name = "T", value_delimiter = ',', required = true)]
+    #[arg(long = "type", short, value_name = "T", value_delimiter = ',', required = true, alias = "outtype")]
+    #[arg(value_parser = file_types_and_copy(), hide_possible_values = true)]
     types: Vec<String>,
     /// Quantize tensors that are quantized already; errors add up
     #[arg(long)]

@@ -29,7 +29,7 @@ pub struct Tokenize {
     #[arg(value_name = "TEXT")]
     text: Option<String>,
     /// Take the text from a file; - is standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    #[arg(long, short, value_name = "FILE", conflicts_with = "text")]
     file: Option<PathBuf>,
     /// Print the ids alone, on one line
     #[arg(long)]

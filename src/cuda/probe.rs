@@ -102,6 +102,12 @@ impl Driver {
         STARTED.get_or_init(start).clone().map_err(|(what, hint)| Error::Gpu { what, hint })
     }
 
+    /// True where there is a library of that name, whatever it is worth.
+    pub fn is_installed() -> bool {
+        // SAFETY: opening a library runs its initialisers, as in `start`; nothing of it is called.
+        unsafe { sys::is_culib_present() }
+    }
+
     /// The version of CUDA that the driver brings: `(12, 4)`.
     pub fn cuda_version(self) -> (u32, u32) {
         (self.version as u32 / 1000, self.version as u32 % 1000 / 10)
@@ -207,11 +213,10 @@ fn name_of(error: DriverError) -> String {
 
 /// The whole of [`Driver::start`]; the pair is what is wrong, and what to do.
 fn start() -> std::result::Result<Driver, (String, String)> {
-    // SAFETY: opening a library runs its initialisers, which is what asking for a GPU means; nothing of it is called yet.
-    if !unsafe { sys::is_culib_present() } {
+    if !Driver::is_installed() {
         return Err(("no NVIDIA driver: its library libcuda.so.1 was not found".to_owned(), INSTALL.to_owned()));
     }
-    // SAFETY: as above; it is present, so this does not panic.
+    // SAFETY: opening a library runs its initialisers, which is what asking for a GPU means; it is present, so this does not panic.
     let library = unsafe { sys::culib() };
     // SAFETY: the symbols are only looked up, never called through this type.
     let is_there = |name: &&str| unsafe { library.get::<*const ()>(name.as_bytes()) }.is_ok();

@@ -5,6 +5,7 @@
 use regex::{Regex, RegexBuilder};
 
 use super::kept::{never_quantized, wants_eight_bits};
+use super::likeness::suggestion;
 use super::recipe::{Facts, Position, Preset};
 use crate::error::{Error, Result};
 use crate::names::{PER_LAYER_TOKEN_EMBD, Role, block_of, file_order};
@@ -79,7 +80,10 @@ fn on_one_line(error: &str) -> String {
 /// # Errors
 /// `Usage` when ggml has no such type.
 pub fn parse_format(text: &str) -> Result<Format> {
-    text.parse().map_err(|()| Error::usage(format!("unknown tensor type {text:?}; a type is one of ggml's, such as Q4_K or F16")))
+    text.trim().parse().map_err(|()| {
+        let known: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
+        Error::usage(format!("unknown tensor type {text:?}; {}", suggestion(text, &known)))
+    })
 }
 
 /// A tensor about to be placed.

@@ -16,6 +16,7 @@ mod draft;
 mod facts;
 mod importance;
 mod kept;
+mod likeness;
 mod naming;
 mod quantize;
 pub mod recipe;

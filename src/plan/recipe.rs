@@ -6,6 +6,7 @@
 
 use std::str::FromStr;
 
+use super::likeness::suggestion;
 use crate::arch::family::{Queries, Recipe, Stacks, quirks};
 use crate::error::{Error, Result};
 use crate::names::Role;
@@ -265,38 +266,10 @@ impl FromStr for &'static Preset {
         let mut by_name = PRESETS.iter().chain([&COPY]);
         let by_number = || text.parse().ok().and_then(|number: u32| PRESETS.iter().find(|preset| preset.file_type == number));
         by_name.find(|preset| preset.name == name).or_else(by_number).ok_or_else(|| {
-            let mut known: Vec<&str> = PRESETS.iter().chain([&COPY]).map(|preset| preset.name).collect();
-            known.sort_unstable();
-            Error::usage(format!("unknown type {text:?}; {}known are {}", nearest(text, &known), known.join(", ")))
+            let known: Vec<&str> = PRESETS.iter().chain([&COPY]).map(|preset| preset.name).collect();
+            Error::usage(format!("unknown type {text:?}; {}", suggestion(text, &known)))
         })
     }
-}
-
-/// `did you mean Q4_K_M? `, where some name is like the text but for case, underscores and at most two letters.
-fn nearest(text: &str, known: &[&str]) -> String {
-    // Longer ones are like none.
-    let plain: Vec<u8> = text.bytes().filter(u8::is_ascii_alphanumeric).map(|c| c.to_ascii_uppercase()).take(32).collect();
-    let distance = |name: &str| edits(&plain, &name.bytes().filter(u8::is_ascii_alphanumeric).collect::<Vec<u8>>());
-    let least = known.iter().map(|name| distance(name)).min().unwrap_or(usize::MAX);
-    if least > 2 || least >= plain.len() {
-        return String::new();
-    }
-    let near: Vec<&str> = known.iter().copied().filter(|name| distance(name) == least).take(4).collect();
-    format!("did you mean {}? ", near.join(" or "))
-}
-
-/// Letters to insert, remove or replace to make one text of the other (Levenshtein).
-fn edits(a: &[u8], b: &[u8]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// The preset of this name, in any case, or of this number as llama-quantize has it: `15` is `Q4_K_M`.

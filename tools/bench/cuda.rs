@@ -14,6 +14,7 @@ use ggforge::{Error, Result};
 use serde_json::{Value, json};
 
 use super::shape::Shape;
+use crate::arguments::output_path;
 use crate::exit::{Failure, print};
 use crate::terminal::fitted;
 use crate::{Run, Session, size};
@@ -61,7 +62,7 @@ pub struct CudaBench {
     #[arg(long)]
     json: bool,
     /// Write the JSON to this file, too, anew after every line
-    #[arg(long, value_name = "FILE.json")]
+    #[arg(long, value_name = "FILE.json", value_parser = output_path())]
     output: Option<PathBuf>,
 }
 
@@ -73,7 +74,7 @@ impl Run for CudaBench {
     const NAME: &'static str = "cuda";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
-        let gpu = Driver::start()?.choose(self.gpu)?;
+        let gpu = Driver::start().and_then(|driver| driver.choose(self.gpu)).map_err(without_device_hint)?;
         let mut report = Report::new(&self, gpu);
         report.begin()?;
         if !self.models_only {
@@ -87,6 +88,17 @@ impl Run for CudaBench {
             }
         }
         report.end()
+    }
+}
+
+/// The error less the advice to take the CPU: there is nothing here that it could do.
+fn without_device_hint(error: Error) -> Error {
+    match error {
+        Error::Gpu { what, hint } => {
+            let advice = hint.split(" use --device cpu").next().unwrap_or_default();
+            Error::Gpu { what, hint: advice.trim_end_matches(" or").trim_end_matches([',', ';']).to_owned() }
+        }
+        other => other,
     }
 }
 

@@ -31,7 +31,7 @@ const EXAMPLES: &str = "\
 Examples:
   ggforge bench formats --filter Q4_K
   ggforge bench matmul --threads 1
-  ggforge bench model llama.gguf
+  ggforge bench model llama.gguf --device cpu
   ggforge bench cuda";
 
 /// One of [`BENCHES`] and its arguments.

@@ -4,15 +4,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use ggforge::cuda::Gpu;
 use ggforge::gguf::Model;
 use ggforge::matmul::Engine;
-use ggforge::model::{Activations, Backend, Batch, Ceilings, Cpu, Network, Residency};
+use ggforge::model::{Activations, Backend, Batch, Ceilings, Cpu, Needs, Network, Residency, Work, Workload};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text};
 use ggforge::source::{SourceTensor, TensorSource};
 use ggforge::{Error, Result};
 use serde_json::{Value, json};
 
-use crate::exit::{Failure, print};
+use crate::device::{Device, DeviceOptions, Job};
+use crate::exit::{Failure, named, print};
 use crate::terminal::fitted;
 use crate::{Run, Session};
 
@@ -21,6 +23,7 @@ use crate::{Run, Session};
 #[command(after_help = "\
 Examples:
   ggforge bench model llama.gguf
+  ggforge bench model llama.gguf --device cpu
   ggforge bench model llama.gguf --prompt 128,2048 --generate 32 --threads 8 --json")]
 pub struct ModelSpeed {
     /// GGUF file, or any shard of a split model
@@ -35,6 +38,8 @@ pub struct ModelSpeed {
     /// Runs of each, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     samples: usize,
+    #[command(flatten)]
+    device: DeviceOptions,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -60,27 +65,56 @@ impl Run for ModelSpeed {
     fn run(self, session: &Session) -> Result<(), Failure> {
         self.check()?;
         let model = Model::open(&self.model)?;
-        let n_threads = session.n_threads();
-        let cpu = Cpu::new(Engine::detect(), n_threads, Activations::F32)?;
-        let ceilings = cpu.ceilings();
         let n_ctx = self.prompt.iter().copied().max().unwrap_or(1).max(self.generate + 1);
-        let network = Network::open(&cpu, &model, n_ctx, Residency::Resident)?;
-        let weight_bytes = |n_tokens| weight_bytes(&model, &network, n_tokens);
+        let (timed, device) = self.device.run(session, Activations::F32, Timed { arguments: &self, model: &model, n_ctx })?;
+        let Measured { weight_bytes, timings } = timed;
+        let machine = match device {
+            Device::Cpu { .. } => Machine::cpu(session.n_threads())?,
+            Device::Cuda(ref gpu) => Machine::gpu(gpu, &device),
+        };
+        let report = Report { machine, weight_bytes, timings };
+        print(&if self.json { json_text(&report.json()) } else { report.text() })
+    }
+}
+
+/// What is timed, on whichever machine.
+struct Timed<'a> {
+    arguments: &'a ModelSpeed,
+    model: &'a Model,
+    n_ctx: usize,
+}
+
+struct Measured {
+    weight_bytes: f64,
+    timings: Vec<Timing>,
+}
+
+impl Job for Timed<'_> {
+    type Output = Measured;
+
+    fn workload(&self) -> Result<Workload, Failure> {
+        let needs = Needs::of(self.model, self.n_ctx).map_err(named(&self.arguments.model))?;
+        let n_prompt = self.arguments.prompt.iter().copied().max().unwrap_or(1);
+        Ok(Workload { models: vec![needs], work: Work::Generation { n_prompt } })
+    }
+
+    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<Measured, Failure> {
+        let Timed { arguments: &ModelSpeed { ref prompt, generate, samples, .. }, model, n_ctx } = self;
+        let network = Network::open(backend, model, n_ctx, residency).map_err(named(&self.arguments.model))?;
+        let weight_bytes = |n_tokens| weight_bytes(model, &network, n_tokens);
         let mut timings = Vec::new();
-        for &n_tokens in &self.prompt {
-            let seconds = median(self.samples, || prompt(&network, n_tokens))?;
+        for &n_tokens in prompt {
+            let seconds = median(samples, || read_prompt(&network, n_tokens))?;
             let flops = network.hparams().flops(n_tokens, 0);
             timings.push(Timing { work: "prompt", n_tokens, seconds, flops, weight_bytes: weight_bytes(n_tokens) });
         }
-        if self.generate > 0 {
-            let n_tokens = self.generate;
-            let seconds = median(self.samples, || generation(&network, n_tokens))?;
-            let flops = (0..n_tokens).map(|before| network.hparams().flops(1, before)).sum();
-            timings.push(Timing { work: "generate", n_tokens, seconds, flops, weight_bytes: weight_bytes(1) * n_tokens as f64 });
+        if generate > 0 {
+            let seconds = median(samples, || generation(&network, generate))?;
+            let flops = (0..generate).map(|before| network.hparams().flops(1, before)).sum();
+            let weight_bytes = weight_bytes(1) * generate as f64;
+            timings.push(Timing { work: "generate", n_tokens: generate, seconds, flops, weight_bytes });
         }
-        let weight_bytes = weight_bytes(usize::MAX);
-        let report = Report { engine: cpu.engine().name(), n_threads, ceilings, weight_bytes, timings };
-        print(&if self.json { json_text(&report.json()) } else { report.text() })
+        Ok(Measured { weight_bytes: weight_bytes(usize::MAX), timings })
     }
 }
 
@@ -98,7 +132,7 @@ impl ModelSpeed {
 
 /// Bytes of the weights that a pass of so many tokens multiplies with: all, but for an embedding that is not the output too, and for
 /// experts that no token uses even if each token uses others.
-fn weight_bytes(model: &Model, network: &Network<'_, Cpu>, n_tokens: usize) -> f64 {
+fn weight_bytes<B: Backend>(model: &Model, network: &Network<'_, B>, n_tokens: usize) -> f64 {
     let is_multiplied = |name: &str| name != "token_embd.weight" || network.output_name() == name;
     let experts = network.hparams().layers.first().and_then(|layer| layer.experts);
     let share = experts.map_or(1.0, |experts| (n_tokens as f64 * experts.n_used as f64 / experts.n_expert as f64).min(1.0));
@@ -112,7 +146,7 @@ fn tokens(n_vocab: usize, n: usize) -> Vec<u32> {
 }
 
 /// Reads a prompt up to the scores of the token after it.
-fn prompt(network: &Network<'_, Cpu>, n_tokens: usize) -> Result<()> {
+fn read_prompt<B: Backend>(network: &Network<'_, B>, n_tokens: usize) -> Result<()> {
     let tokens = tokens(network.hparams().n_vocab, n_tokens);
     let whole = 0..n_tokens;
     let states = network.evaluate(Batch { tokens: &tokens, sequences: std::slice::from_ref(&whole) }, &mut ())?;
@@ -120,7 +154,7 @@ fn prompt(network: &Network<'_, Cpu>, n_tokens: usize) -> Result<()> {
 }
 
 /// Reads one token after the other.
-fn generation(network: &Network<'_, Cpu>, n_tokens: usize) -> Result<()> {
+fn generation<B: Backend>(network: &Network<'_, B>, n_tokens: usize) -> Result<()> {
     let mut cache = network.cache()?;
     for token in tokens(network.hparams().n_vocab, n_tokens) {
         let states = network.extend(&[token], &mut cache)?;
@@ -130,7 +164,7 @@ fn generation(network: &Network<'_, Cpu>, n_tokens: usize) -> Result<()> {
 }
 
 /// Speed of what computes nonsense would say nothing.
-fn logits(network: &Network<'_, Cpu>, x: &<Cpu as Backend>::Operand) -> Result<()> {
+fn logits<B: Backend>(network: &Network<'_, B>, x: &B::Operand) -> Result<()> {
     match network.backend().logits(x, network.output())?.iter().all(|x| x.is_finite()) {
         true => Ok(()),
         false => Err(Error::malformed(
@@ -155,42 +189,72 @@ fn median(n_samples: usize, run: impl Fn() -> Result<()>) -> Result<f64> {
     Ok(samples[samples.len() / 2])
 }
 
+/// Where it was timed, and what could be done there at best.
+struct Machine {
+    /// As `--device` has it.
+    id: String,
+    /// As people call it.
+    name: String,
+    /// Of a CPU: what computes its products, and its threads.
+    engine: Option<&'static str>,
+    n_threads: Option<usize>,
+    /// Of a CPU measured; of a GPU computed, where its kind is known.
+    flops: Option<f64>,
+    bytes_read: Option<f64>,
+}
+
+impl Machine {
+    /// Measures the CPU: a second or two.
+    fn cpu(n_threads: usize) -> Result<Machine> {
+        let cpu = Cpu::new(Engine::detect(), n_threads, Activations::F32)?;
+        let Ceilings { flops, bytes_read } = cpu.ceilings();
+        let (engine, threads) = (cpu.engine().name(), if n_threads == 1 { "thread" } else { "threads" });
+        Ok(Machine {
+            id: "cpu".to_owned(),
+            name: format!(
+                "{engine}, {n_threads} {threads}: {:.1} GFLOP/s per core in registers, {:.1} GB/s from memory",
+                flops / n_threads as f64 / 1e9,
+                bytes_read / 1e9
+            ),
+            engine: Some(engine),
+            n_threads: Some(n_threads),
+            flops: Some(flops),
+            bytes_read: Some(bytes_read),
+        })
+    }
+
+    fn gpu(gpu: &Gpu, device: &Device) -> Machine {
+        let flops = gpu.tensor_operations_per_second();
+        Machine { id: device.id(), name: device.place(), engine: None, n_threads: None, flops, bytes_read: None }
+    }
+}
+
 struct Report {
-    engine: &'static str,
-    n_threads: usize,
-    ceilings: Ceilings,
+    machine: Machine,
     weight_bytes: f64,
     timings: Vec<Timing>,
 }
 
 impl Report {
     fn text(&self) -> String {
-        let titles = ["work", "tokens", "tokens/s", "GFLOP/s per core", "% of peak", "GB/s of weights", "% of memory"];
-        let mut table = Table::new(&titles);
+        // A GPU's cores are not counted.
+        let speed = if self.machine.n_threads.is_some() { "GFLOP/s per core" } else { "GFLOP/s" };
+        let mut table = Table::new(&["work", "tokens", "tokens/s", speed, "% of peak", "GB/s of weights", "% of memory"]);
+        let percent = |of: Option<f64>, value: f64| of.map_or(Cell::Empty, |of| Cell::Fixed(100.0 * value / of, 1));
         for timing in &self.timings {
             let Timing { work, n_tokens, seconds, flops, weight_bytes } = timing;
             table.push([
                 Cell::Text((*work).to_owned()),
                 Cell::Count(*n_tokens as u64),
                 Cell::Real(*n_tokens as f64 / seconds),
-                Cell::Real(flops / seconds / self.n_threads as f64 / 1e9),
-                Cell::Fixed(100.0 * flops / seconds / self.ceilings.flops, 1),
+                Cell::Real(flops / seconds / self.machine.n_threads.unwrap_or(1) as f64 / 1e9),
+                percent(self.machine.flops, flops / seconds),
                 Cell::Real(weight_bytes / seconds / 1e9),
-                Cell::Fixed(100.0 * weight_bytes / seconds / self.ceilings.bytes_read, 1),
+                percent(self.machine.bytes_read, weight_bytes / seconds),
             ]);
         }
-        let Ceilings { flops, bytes_read } = self.ceilings;
-        let threads = if self.n_threads == 1 { "thread" } else { "threads" };
-        let cores = self.n_threads as f64;
-        format!(
-            "{}, {} {threads}: {:.1} GFLOP/s per core in registers, {:.1} GB/s from memory; weights: {}\n\n{}",
-            self.engine,
-            self.n_threads,
-            flops / cores / 1e9,
-            bytes_read / 1e9,
-            decimal_bytes(self.weight_bytes as u64),
-            fitted(&table)
-        )
+        let weights = decimal_bytes(self.weight_bytes as u64);
+        format!("{}; weights: {weights}\n\n{}", self.machine.name, fitted(&table))
     }
 
     fn json(&self) -> Value {
@@ -205,9 +269,10 @@ impl Report {
             })
         };
         json!({
-            "engine": self.engine,
-            "n_threads": self.n_threads,
-            "ceilings": { "flops_per_s": self.ceilings.flops, "bytes_read_per_s": self.ceilings.bytes_read },
+            "device": self.machine.id,
+            "engine": self.machine.engine,
+            "n_threads": self.machine.n_threads,
+            "ceilings": { "flops_per_s": self.machine.flops, "bytes_read_per_s": self.machine.bytes_read },
             "weight_bytes": self.weight_bytes,
             "timings": self.timings.iter().map(timing).collect::<Vec<_>>(),
         })

@@ -18,7 +18,8 @@ use serde_json::json;
 
 use super::{describe, existing, experts, table, write};
 use crate::Session;
-use crate::device::Job;
+use crate::arguments::output_path;
+use crate::device::{Device, Job};
 use crate::exit::{self, Failure};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, speed, timed, workload};
 use crate::signals::Stop;
@@ -31,7 +32,7 @@ pub struct Collect {
     #[command(flatten)]
     text: TextOptions,
     /// File to write: the older format if its name ends in .dat, GGUF otherwise
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = output_path(), alias = "output-file")]
     output: PathBuf,
     /// Collect for the output matrix too, or for the embedding that stands for it
     #[arg(long)]
@@ -92,7 +93,7 @@ impl Collect {
         let output_layer = if self.output_layer { OutputLayer::Collect } else { OutputLayer::Omit };
 
         let collecting = Collecting { loaded: &loaded, windows: &windows, output_layer, dataset: &dataset, session };
-        let (collected, seconds) = self.machine.run(session, collecting)?;
+        let ((collected, seconds), device) = self.machine.run(session, collecting)?;
         let matrix = match before {
             None => collected,
             Some(mut before) => {
@@ -103,12 +104,12 @@ impl Collect {
 
         write(&self.output, &matrix, self.force, &inputs)?;
         if self.json {
-            return exit::print(&json_text(&self.as_json(&loaded.model, &matrix, seconds)));
+            return exit::print(&json_text(&self.as_json(&loaded.model, &matrix, seconds, &device)));
         }
         if session.quiet {
             return Ok(());
         }
-        let speed = speed(windows.n_tokens(), seconds);
+        let speed = format!("{} {}", speed(windows.n_tokens(), seconds), device.place());
         let (what, covered) = (describe(&self.output, &matrix), coverage(&loaded.model, &matrix));
         exit::print(&format!("{what}  {covered}\n{}  {speed}\n", experts::line(&matrix)))
     }
@@ -137,7 +138,7 @@ impl Collect {
         Ok(before)
     }
 
-    fn as_json(&self, model: &Model, matrix: &Matrix, seconds: f64) -> serde_json::Value {
+    fn as_json(&self, model: &Model, matrix: &Matrix, seconds: f64, device: &Device) -> serde_json::Value {
         json!({
             "file": self.output.to_string_lossy(),
             "datasets": matrix.datasets,
@@ -146,6 +147,7 @@ impl Collect {
             "entries": table(matrix).json(),
             "without_entry": without_entry(model, matrix),
             "experts_short_of_tokens": experts::as_json(matrix),
+            "device": device.id(),
             "seconds": seconds,
         })
     }
