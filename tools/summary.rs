@@ -194,6 +194,7 @@ fn coverage_json(coverage: &Coverage) -> Value {
         json!({ "tensor": name, "experts": n_experts, "experts_without_data": without_data })
     });
     json!({
+        "matches_nothing": coverage.matches_nothing(),
         "matched": matched.collect::<Vec<Value>>(),
         "without_entry": coverage.without_entry,
         "unused_entries": coverage.unused,

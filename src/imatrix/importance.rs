@@ -1,6 +1,8 @@
 //! What quantizers get, and what a person should know about it before the work starts.
 
 use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::{Entry, Imatrix};
 use crate::error::{Error, Fault, Place, Result};
@@ -12,7 +14,13 @@ pub struct Importance {
     values: Vec<f32>,
     n_columns: usize,
     without_data: Vec<usize>,
+    /// The file it is from.
+    path: Arc<Path>,
 }
+
+/// The largest importance that quantizers can weigh errors with. Their sums hold squares of importances times fourth powers of weights: from
+/// some 2^58 on they overflow f32 for ordinary weights, and blocks are worse without a word. Real ones stay below 1e10.
+pub const IMPORTANCE_MAX: f32 = 1e15;
 
 /// A tensor that is to be quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +66,28 @@ impl Importance {
     pub fn flat(n_experts: usize, n_columns: usize) -> Importance {
         assert!(n_columns > 0, "a tensor has columns");
         let n_values = n_experts.checked_mul(n_columns).expect("a tensor's values fit an index");
-        Importance { values: vec![1.0; n_values], n_columns, without_data: (0..n_experts).collect() }
+        Importance { values: vec![1.0; n_values], n_columns, without_data: (0..n_experts).collect(), path: Path::new("").into() }
+    }
+
+    /// The importance matrix's file, for messages; empty where there is none.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses importances beyond [`IMPORTANCE_MAX`]. `name`: of the tensor.
+    ///
+    /// # Errors
+    /// `ImatrixValue`, of the matrix's file.
+    pub fn check_bound(&self, name: &str) -> Result<()> {
+        let Some(at) = self.values.iter().position(|value| *value > IMPORTANCE_MAX) else { return Ok(()) };
+        let [row, column] = [at / self.n_columns, at % self.n_columns].map(|index| index as u64);
+        let place = Place::Weight { tensor: name.to_owned(), row, column };
+        let detail = format!(
+            "the importance is {:e}; beyond {IMPORTANCE_MAX:e} the sums of a quantizer overflow: the matrix is broken, or not one of \
+             this model (--exclude-weights leaves a tensor's values out)",
+            self.values[at]
+        );
+        Err(Error::malformed(&self.path, place, Fault::ImatrixValue, detail))
     }
 
     /// The importance of each column: `[n_columns]`, finite, not negative, not all zero.
@@ -109,7 +138,7 @@ impl Imatrix {
         for expert in &without_data {
             values[expert * n_columns..][..n_columns].fill(1.0);
         }
-        Ok(Some(Importance { values, n_columns, without_data }))
+        Ok(Some(Importance { values, n_columns, without_data, path: self.path.as_path().into() }))
     }
 
     /// What the matrix knows about the tensors to be quantized. Makes no importances, so it is cheap.
@@ -171,15 +200,24 @@ impl Coverage {
         }
         for (what, names) in [("none for", &self.without_entry), ("unused:", &self.unused)] {
             if !names.is_empty() {
-                let _ = write!(text, "; {what} {}", listed(names));
+                let _ = write!(text, "; {what} {}", listed(names, LISTED_MAX));
             }
         }
         text
     }
 
-    /// One line for each tensor that has an entry with nothing, or not everything, in it.
+    /// True where there are tensors to be quantized, and an entry for none of them: the matrix is of another model.
+    pub fn matches_nothing(&self) -> bool {
+        self.matched.is_empty() && !self.without_entry.is_empty()
+    }
+
+    /// One line where no entry is for any tensor; one for each tensor that has an entry with nothing, or not everything, in it.
     pub fn warnings(&self) -> Vec<String> {
-        self.matched.iter().filter_map(Matched::warning).collect()
+        let nothing = self.matches_nothing().then(|| {
+            let (wanted, there) = (listed(&self.without_entry, 1), listed(&self.unused, 1));
+            format!("the importance matrix matches no tensor: it is of another model and changes nothing (it has {there}; needed are {wanted})")
+        });
+        nothing.into_iter().chain(self.matched.iter().filter_map(Matched::warning)).collect()
     }
 }
 
@@ -195,15 +233,15 @@ impl Matched {
             return Some(format!("{name}: its entry in the importance matrix holds no data; all its columns count the same"));
         }
         let (experts, their) = if n_unknown == 1 { ("expert", "its") } else { ("experts", "their") };
-        let listed = listed(without_data);
+        let listed = listed(without_data, LISTED_MAX);
         Some(format!("{name}: no calibration token reached {experts} {listed} of {n_experts}; all {their} columns count the same"))
     }
 }
 
-/// The first few, and how many there are more.
-fn listed<T: ToString>(items: &[T]) -> String {
-    let first: Vec<String> = items.iter().take(LISTED_MAX).map(T::to_string).collect();
-    match items.len().saturating_sub(LISTED_MAX) {
+/// The first `n_max`, and how many there are more.
+fn listed<T: ToString>(items: &[T], n_max: usize) -> String {
+    let first: Vec<String> = items.iter().take(n_max).map(T::to_string).collect();
+    match items.len().saturating_sub(n_max) {
         0 => first.join(", "),
         more => format!("{} and {more} more", first.join(", ")),
     }

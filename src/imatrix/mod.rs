@@ -49,7 +49,7 @@ use crate::source::InputFile;
 
 use content::Content;
 pub use entry::{COUNT_MAX, Entry, EntryFault, Statistics};
-pub use importance::{Coverage, Importance, Matched, Wanted};
+pub use importance::{Coverage, IMPORTANCE_MAX, Importance, Matched, Wanted};
 pub use merge::CHUNK_SIZE_DEFAULT;
 
 /// The content of an importance matrix file, or of several merged ones.

@@ -21,7 +21,7 @@ impl Importances {
     /// `chosen`: per output, per draft.
     ///
     /// # Errors
-    /// `Malformed` for an entry that does not fit its tensor; `Unsupported` where a quantizer could not make use of it.
+    /// `Malformed` for an entry that does not fit its tensor, or whose values no quantizer can weigh with; `Unsupported` where a quantizer could not make use of it.
     pub fn of(
         drafts: &[Draft],
         chosen: &[Vec<Choice>],
@@ -40,6 +40,9 @@ impl Importances {
             let wanted = wanted(draft);
             all_wanted.push(wanted);
             let importance = imatrix.importance(wanted)?;
+            if choices.iter().any(|choice| choice.format.uses_importance()) {
+                importance.iter().try_for_each(|importance| importance.check_bound(&draft.name))?;
+            }
             for choice in choices {
                 match &importance {
                     Some(_) => check_weighted(draft, choice)?,
