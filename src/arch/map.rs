@@ -9,7 +9,7 @@ use super::long_rope::long_factors;
 use super::rope::rope_freqs;
 use super::sizes::Hparams;
 use super::source_names::Renaming;
-use super::tensors::{From, Wanted, wanted};
+use super::tensors::{Each, From, Wanted, wanted};
 use crate::error::{Error, Fault, Place, Result};
 use crate::hf::{Config, UnreadableTensor};
 use crate::names::{OUTPUT, TOKEN_EMBD};
@@ -169,7 +169,7 @@ impl Mapping<'_> {
     }
 
     /// Every expert's matrix, one below the other.
-    fn stack(&mut self, wanted: &Wanted, each: &[String], packed: &[String], part: [u32; 2]) -> Result<Origin> {
+    fn stack(&mut self, wanted: &Wanted, each: &Each, packed: &[String], part: [u32; 2]) -> Result<Origin> {
         let [n_expert, n_rows, n_cols] = wanted.shape[..] else {
             return Err(Error::Internal(format!("{} is no stack", wanted.name)));
         };
@@ -182,10 +182,10 @@ impl Mapping<'_> {
             };
             return Ok(Origin::Parts(vec![Part { tensor, n_rows: n_expert * n_rows, rows, edit: rows::Edit::Same }]));
         }
-        let mut parts = Vec::with_capacity(each.len());
-        for name in each {
-            let Some(tensor) = self.by_name.get(name).copied() else {
-                self.check_dispensable(wanted, std::slice::from_ref(name))?;
+        let mut parts = Vec::new();
+        for name in each.names() {
+            let Some(tensor) = self.by_name.get(&name).copied() else {
+                self.check_dispensable(wanted, std::slice::from_ref(&name))?;
                 continue;
             };
             self.take(tensor, &[n_rows, n_cols])?;

@@ -16,6 +16,7 @@ mod nearest;
 mod notes;
 pub mod numbers;
 mod rope;
+mod shapes;
 pub mod sizes;
 mod source_names;
 mod tensors;
@@ -25,6 +26,7 @@ pub use general::{Facts, Size, general};
 pub use map::{Mapped, MappedTensor};
 pub use metadata_numbers::architectures;
 pub use nearest::check;
+pub use shapes::check_shapes;
 pub use sizes::{ExpertHparams, Hparams, LayerHparams, Rope, RopeScaling};
 
 use config_numbers::InConfig;

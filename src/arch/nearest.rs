@@ -56,7 +56,7 @@ fn unmatched(family: &'static Family, config: &Config, names: &[&str]) -> Option
     for tensor in wanted(&hparams) {
         match tensor.from {
             From::One { names, .. } => known.extend(names),
-            From::Stack { each, packed: (packed, _) } => known.extend(each.into_iter().chain(packed)),
+            From::Stack { each, packed: (packed, _) } => known.extend(each.names().chain(packed)),
         }
     }
     let is_known = |name: &str| {

@@ -32,10 +32,24 @@ pub(super) enum From {
     /// The matrices of all experts.
     Stack {
         /// A tensor for each.
-        each: Vec<String>,
+        each: Each,
         /// One for all, by its names, in which every expert has a number of parts, and which of them this is.
         packed: (Vec<String>, [u32; 2]),
     },
+}
+
+/// The names of a tensor for each expert. Their number may be a mere claim, so they are made one by one.
+#[derive(Debug)]
+pub(super) struct Each {
+    /// With `{e}` for the number of the expert.
+    template: String,
+    n_experts: u64,
+}
+
+impl Each {
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        (0..self.n_experts).map(|expert| self.template.replace("{e}", &expert.to_string()))
+    }
 }
 
 /// All of them.
@@ -144,10 +158,10 @@ impl List<'_> {
     fn stack(&mut self, stack: &Stack) {
         let [n_rows, n_cols] = stack.shape;
         let shape = self.shape(&[Dim::Experts, n_rows, n_cols]);
-        let each = (0..shape[0]).map(|expert| format!("{}{}.weight", self.at, stack.each.replace("{e}", &expert.to_string())));
+        let each = Each { template: format!("{}{}.weight", self.at, stack.each), n_experts: shape[0] };
         let (packed, part) = stack.packed;
         let packed = ["", ".weight"].map(|end| format!("{}{packed}{end}", self.at)).to_vec();
-        let from = From::Stack { each: each.collect(), packed: (packed, part) };
+        let from = From::Stack { each, packed: (packed, part) };
         self.found.push(Wanted { name: format!("{}{}", self.prefix, stack.name), shape, from, need: Need::Required });
     }
 }

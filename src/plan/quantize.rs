@@ -33,10 +33,12 @@ pub struct QuantizeOptions<'a> {
 /// that has its format already, or that is never quantized, is copied byte for byte.
 ///
 /// # Errors
-/// `Malformed` for a model without weights or with impossible hyperparameters and for an importance matrix of another model, `Usage`
+/// `Malformed` for a model without weights, with impossible hyperparameters or with tensors of other shapes than these give, and for an
+/// importance matrix of another model, `Usage`
 /// for tensors that are quantized already and for options that fit no tensor, `Unsupported` for formats that cannot be written yet.
 pub fn quantize(model: &gguf::Model, options: &QuantizeOptions<'_>) -> Result<Plan> {
     model.check_has_weights()?;
+    arch::check_shapes(model)?;
     let path = model.files().first().map_or(Path::new(""), |file| file.path());
     let drafts = model.tensors().iter().enumerate().map(|(tensor, source)| draft(tensor, source)).collect();
     let prepared = Model::new(path, model.to_metadata(), drafts)?.with_imatrix(options.imatrix);
