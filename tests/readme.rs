@@ -42,7 +42,7 @@ fn table() -> String {
             format.block_len(),
             format.block_bytes(),
             mark(format.can_dequantize()),
-            mark(format.can_quantize())
+            mark(format.can_quantize() && !format.is_for_activations())
         );
     }
     table

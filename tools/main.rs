@@ -177,6 +177,7 @@ fn main() -> ExitCode {
         let cli = Cli::from_arg_matches(&matches)?;
         exit::tell_as(asks_for_json(&matches), cli.session.verbose);
         let (name, arguments) = matches.subcommand().expect("clap requires a command");
+        Level::check_cap()?;
         let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows only the table's commands");
         (entry.run)(arguments, &cli.session)
     })

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::choose::{Candidate, Choice, Overrides, choose};
 use super::draft::{Draft, add_warning};
+use super::facts::get;
 use super::importance::{self, Importances};
 use super::recipe::{Facts, Preset};
 use super::{OutputPlan, Plan, PlannedTensor};
@@ -91,7 +92,45 @@ impl<'a> Model<'a> {
             let what = "have rows that are not whole blocks of their type, so they get another";
             add_warning(warnings, format!("{}: {n_fallback} of {n_tensors} tensors {what}", preset.name));
         }
+        self.warn_of_no_effect(preset, &choices.tensors).into_iter().for_each(|warning| add_warning(warnings, warning));
         Ok(choices.tensors)
+    }
+
+    /// What to say where the type asked for is not what comes out.
+    fn warn_of_no_effect(&self, preset: &Preset, choices: &[Choice]) -> Option<String> {
+        let name = preset.name;
+        let is_meant = |choice: &Choice| match preset.is_quantized() {
+            true => choice.format.block_len() > 1,
+            false => choice.format == preset.base,
+        };
+        if preset.copies || preset.base == Format::F32 {
+            return None;
+        }
+        if !choices.iter().any(is_meant) {
+            let (file, kind) = (self.path.display(), self.kind());
+            return Some(format!(
+                "{name}: {file} is {kind}: none of its tensors is of a kind that types are for, so all stay as they are"
+            ));
+        }
+        let is_for_experts = preset.base == Format::MXFP4 && !choices.iter().any(|choice| choice.format == Format::MXFP4);
+        is_for_experts.then(|| {
+            format!("{name} is for models with experts, and this is none: no tensor becomes MXFP4, the file is that of --type Q8_0")
+        })
+    }
+
+    /// What a file is whose tensors are none that a type is for.
+    fn kind(&self) -> &'static str {
+        let text = |key| match get(&self.metadata, key) {
+            Some(Value::String(bytes)) => std::str::from_utf8(bytes).unwrap_or_default(),
+            _ => "",
+        };
+        let is_lora = || self.drafts.iter().any(|draft| draft.name.ends_with(".lora_a") || draft.name.ends_with(".lora_b"));
+        match (text(keys::GENERAL_TYPE), text(keys::GENERAL_ARCHITECTURE)) {
+            ("adapter", _) => "an adapter (LoRA)",
+            _ if is_lora() => "an adapter (LoRA)",
+            (_, "controlvector") => "a control vector",
+            _ => "no model with matrices",
+        }
     }
 
     fn output(&self, preset: &Preset, choices: Vec<Choice>, importances: &Importances) -> OutputPlan {

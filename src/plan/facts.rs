@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::recipe::Facts;
+use crate::arch::FAMILIES;
 use crate::arch::numbers::{EXPERTS_MAX, LAYERS_MAX};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{self, Array, Metadata, Value, keys};
@@ -151,9 +152,16 @@ impl Hparams<'_> {
         if let Some(length) = self.number(keys::CONTEXT_LENGTH)? {
             self.in_range(keys::CONTEXT_LENGTH, length, 0, CONTEXT_LENGTH_MAX)?;
         }
+        // Of architectures that are only known by name, some write 0 for what they do not have.
+        let family = FAMILIES.iter().find(|family| family.name == self.arch);
+        let rotates = family.is_some_and(|family| family.has_rope());
         if let (Some(n_rot), Some(width)) = (self.number(keys::ROPE_DIMENSION_COUNT)?, self.number(keys::EMBEDDING_LENGTH)?) {
             let key_length = self.number(keys::ATTENTION_KEY_LENGTH)?.unwrap_or(0);
-            self.in_range(keys::ROPE_DIMENSION_COUNT, n_rot, 0, width.max(key_length))?;
+            self.in_range(keys::ROPE_DIMENSION_COUNT, n_rot, if rotates { 2 } else { 0 }, width.max(key_length))?;
+            if rotates && n_rot % 2 != 0 {
+                let detail = format!("{n_rot} dimensions do not make pairs; an even number is required here");
+                return Err(self.fault(keys::ROPE_DIMENSION_COUNT, Fault::HparamRange, detail));
+            }
         }
         let rows = tensors.iter().find(|(name, _)| *name == TOKEN_EMBD).and_then(|(_, shape)| shape.first());
         if let (Some(vocab_size), Some(&rows)) = (self.number(keys::VOCAB_SIZE)?, rows) {
@@ -164,6 +172,9 @@ impl Hparams<'_> {
                 None => {}
                 Some(value) => match value.as_f64() {
                     Some(x) if !x.is_finite() || x < 0.0 => return Err(self.fault(key, Fault::HparamRange, format!("{x}"))),
+                    Some(0.0) if family.is_some() => {
+                        return Err(self.fault(key, Fault::HparamRange, "0; a number above 0 is required here".to_owned()));
+                    }
                     Some(_) => {}
                     None => {
                         let detail = format!("is {}; a float is required here", value.value_type());
@@ -266,7 +277,11 @@ mod tests {
             (keys::ATTENTION_HEAD_COUNT_KV, Value::Array(Array::U32(vec![2; 3])), Fault::HparamRange),
             (keys::ATTENTION_HEAD_COUNT_KV, Value::Array(Array::I32(vec![2, 2, 2, -1])), Fault::HparamRange),
             (keys::ROPE_DIMENSION_COUNT, Value::U32(1 << 31), Fault::HparamRange),
+            (keys::ROPE_DIMENSION_COUNT, Value::U32(0), Fault::HparamRange),
+            (keys::ROPE_DIMENSION_COUNT, Value::U32(33), Fault::HparamRange),
+            (keys::ROPE_FREQ_BASE, Value::F32(0.0), Fault::HparamRange),
             (keys::CONTEXT_LENGTH, Value::U32(u32::MAX), Fault::HparamRange),
+            (keys::ATTENTION_LAYER_NORM_RMS_EPSILON, Value::F32(0.0), Fault::HparamRange),
             (keys::VOCAB_SIZE, Value::U32(1_000_000_000), Fault::HparamRange),
             (keys::ATTENTION_LAYER_NORM_RMS_EPSILON, Value::F32(f32::NAN), Fault::HparamRange),
             (keys::ATTENTION_LAYER_NORM_RMS_EPSILON, Value::U32(1), Fault::ValueType),

@@ -24,6 +24,8 @@ mod neon;
 pub(crate) use lanes::{F32x16, I32x16, Mask, Simd, Sixteen};
 use scalar::Scalar;
 
+use crate::error::{Error, Result};
+
 /// A CPU level that detection found. Opaque: holding one above scalar is the proof that its instructions exist here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Level(Kind);
@@ -41,13 +43,26 @@ enum Kind {
 
 impl Level {
     /// The best level of this machine, capped by the environment variable `GGFORGE_SIMD` (`scalar`, `avx2`, `avx512`, `amx`, `neon`): no
-    /// level above the named one is used. A name that is no level caps nothing.
+    /// level above the named one is used. A name that is no level caps nothing: see [`Level::check_cap`].
     pub fn detect() -> Level {
         let levels = Level::available();
         let best = levels[levels.len() - 1];
         match cap() {
             Some(cap) => levels.into_iter().rfind(|level| level.rank() <= cap).unwrap_or(Level(Kind::Scalar(Scalar))),
             None => best,
+        }
+    }
+
+    /// Refuses a cap that is the name of no level: whoever set it believes that it caps.
+    ///
+    /// # Errors
+    /// `Usage`, with the names.
+    pub fn check_cap() -> Result<()> {
+        let Some(value) = std::env::var_os(CAP).filter(|value| !value.is_empty()) else { return Ok(()) };
+        let value = value.to_string_lossy();
+        match ORDER.iter().any(|name| value.eq_ignore_ascii_case(name)) {
+            true => Ok(()),
+            false => Err(Error::usage(format!("{CAP} is {value:?}; one of {} is needed", ORDER.join(", ")))),
         }
     }
 
@@ -101,9 +116,12 @@ impl Level {
     }
 }
 
+/// The environment variable that caps levels.
+const CAP: &str = "GGFORGE_SIMD";
+
 /// Where in [`ORDER`] the cap stands, if there is one.
 fn cap() -> Option<usize> {
-    let cap = std::env::var("GGFORGE_SIMD").ok()?;
+    let cap = std::env::var(CAP).ok()?;
     ORDER.iter().position(|name| cap.eq_ignore_ascii_case(name))
 }
 
