@@ -57,6 +57,10 @@ struct Identity {
     inode: u64,
     size_bytes: u64,
     modified: (i64, i64),
+    /// When anything about the file changed last; unlike the modification time, nobody can set it.
+    changed: (i64, i64),
+    /// What moves that time too, and no byte of the file: links, mode, owner, group.
+    inode_only: (u64, u32, u32, u32),
 }
 
 impl Identity {
@@ -66,6 +70,8 @@ impl Identity {
             inode: metadata.ino(),
             size_bytes: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            inode_only: (metadata.nlink(), metadata.mode(), metadata.uid(), metadata.gid()),
         }
     }
 }
@@ -138,9 +144,14 @@ impl InputFile {
         if now.size_bytes != self.opened_as.size_bytes {
             return Err(self.changed(format!("its size went from {} to {} bytes", self.opened_as.size_bytes, now.size_bytes)));
         }
-        // Not ctime: a hard link added elsewhere moves it and changes no byte.
         if now.modified != self.opened_as.modified {
             return Err(self.changed("its modification time moved".to_owned()));
+        }
+        // A hard link added elsewhere, another mode or another name move this time too, and change no byte.
+        let is_renamed = || std::fs::metadata(&self.path).map_or(true, |found| (found.dev(), found.ino()) != self.device_inode());
+        if now.changed != self.opened_as.changed && now.inode_only == self.opened_as.inode_only && !is_renamed() {
+            let detail = "it was written to and its modification time set back, or an attribute of it was set";
+            return Err(self.changed(detail.to_owned()));
         }
         Ok(())
     }
