@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ggforge::Error;
-use ggforge::error::Fault;
-use ggforge::gguf::{ArrayRef, File, Limits, Model, ValueRef, ValueType, keys};
+use ggforge::error::{Fault, Place};
+use ggforge::gguf::{ArrayRef, File, Limits, Model, ValueRef, ValueType, Warning, keys};
 use ggforge::plan::recipe::PRESETS;
 use ggforge::quant::{self, Format};
 use ggforge::report::{Cell, Table, decimal_bytes, decimal_count, json_text, printable, shortened};
@@ -51,11 +51,11 @@ impl Run for Inspect {
         let limits = if self.no_limits { Limits::NONE } else { Limits::default() };
         // Before anything is printed.
         let opened = self.files.iter().map(|path| open(path, &limits)).collect::<Result<Vec<_>, Error>>()?;
-        for (path, (model, _)) in self.files.iter().zip(&opened) {
+        for (path, Opened { model, .. }) in self.files.iter().zip(&opened) {
             self.key.iter().try_for_each(|key| find(model, path, key).map(drop))?;
         }
         let is_list = self.files.len() > 1;
-        for (index, (path, (model, warnings))) in self.files.iter().zip(&opened).enumerate() {
+        for (index, (path, Opened { model, warnings, .. })) in self.files.iter().zip(&opened).enumerate() {
             exit::print(match (is_list, self.json, index) {
                 (false, ..) | (_, false, 0) => "",
                 (_, false, _) => "\n",
@@ -67,7 +67,11 @@ impl Run for Inspect {
             }
             self.show(path, model, warnings)?;
         }
-        exit::print(if is_list && self.json { "]\n" } else { "" })
+        exit::print(if is_list && self.json { "]\n" } else { "" })?;
+        let mut missing = opened.into_iter().filter_map(|opened| opened.missing);
+        let Some(first) = missing.next() else { return Ok(()) };
+        missing.for_each(|other| terminal::warn(&other.to_string()));
+        Err(first.into())
     }
 }
 
@@ -87,21 +91,59 @@ impl Inspect {
     }
 }
 
-/// The model and what is odd about it. A shard whose siblings are missing or do not fit can still be looked at by itself.
-fn open(path: &Path, limits: &Limits) -> Result<(Model, Vec<String>), Error> {
+/// What there is to show.
+struct Opened {
+    model: Model,
+    warnings: Vec<String>,
+    /// How the command ends once it is shown, where the file is cut short.
+    missing: Option<Error>,
+}
+
+/// The model and what is odd about it. A shard whose siblings are missing or do not fit can still be looked at by itself, and so can the
+/// header of a file that is cut short.
+fn open(path: &Path, limits: &Limits) -> Result<Opened, Error> {
     let mut warnings = Vec::new();
     let model = match Model::open_within(path, limits) {
+        Err(error @ Error::Malformed { fault: Fault::DataPastEof, .. }) => {
+            let model = Model::open_cut(path, limits)?;
+            if !model.shards().iter().flat_map(File::warnings).any(|warning| matches!(warning, Warning::CutShort { .. })) {
+                warnings.push(alone(&error));
+            }
+            model
+        }
         Err(error @ Error::Malformed { fault, .. }) if is_about_shards(fault) => {
             let model = Model::open_alone(path, limits)?;
-            warnings.push(format!("only this shard is shown, as the whole model cannot be read: {error}"));
+            warnings.push(alone(&error));
             model
         }
         other => other?,
     };
+    warnings.extend(model.note().map(str::to_owned));
+    let mut missing = None;
     for shard in model.shards() {
-        warnings.extend(shard.warnings().iter().map(|warning| format!("{}: {warning}", shard.path().display())));
+        for warning in shard.warnings() {
+            match warning {
+                Warning::CutShort { n_bytes } => missing = Some(cut_short(shard, *n_bytes)),
+                warning => warnings.push(format!("{}: {warning}", shard.path().display())),
+            }
+        }
     }
-    Ok((model, warnings))
+    Ok(Opened { model, warnings, missing })
+}
+
+fn alone(error: &Error) -> String {
+    format!("only this shard is shown, as the whole model cannot be read: {error}")
+}
+
+fn cut_short(shard: &File<'_>, missing_bytes: u64) -> Error {
+    let (there, whole) = (shard.size_bytes(), shard.size_bytes().saturating_add(missing_bytes));
+    let percent = 100.0 * missing_bytes as f64 / whole as f64;
+    let [there, whole, missing] = [there, whole, missing_bytes].map(decimal_bytes);
+    let detail = format!(
+        "cut short: {there} of {whole} are there, and {missing_bytes} bytes ({missing}, {percent:.1} %) are missing: the download, or \
+         copy, did not finish"
+    );
+    Error::malformed(shard.path(), Place::File, Fault::DataPastEof, detail)
 }
 
 fn is_about_shards(fault: Fault) -> bool {
@@ -126,6 +168,8 @@ struct Facts {
     tensor_bytes: u64,
     file_bytes: u64,
     header_bytes: u64,
+    /// Of tensor data that a file cut short should have.
+    missing_bytes: u64,
     /// Number of tensors, weights and bytes.
     by_format: BTreeMap<Format, (u64, u64, u64)>,
 }
@@ -134,7 +178,13 @@ impl Facts {
     fn of(model: &Model) -> Facts {
         let sum = |figure: fn(&File<'static>) -> u64| model.shards().iter().map(figure).sum();
         let (file_bytes, header_bytes) = (sum(File::size_bytes), sum(File::header_bytes));
-        let mut facts = Facts { n_weights: 0, tensor_bytes: 0, file_bytes, header_bytes, by_format: BTreeMap::new() };
+        let missing_bytes = model.shards().iter().flat_map(File::warnings).map(|warning| match warning {
+            Warning::CutShort { n_bytes } => *n_bytes,
+            _ => 0,
+        });
+        let missing_bytes = missing_bytes.sum();
+        let mut facts =
+            Facts { n_weights: 0, tensor_bytes: 0, file_bytes, header_bytes, missing_bytes, by_format: BTreeMap::new() };
         for tensor in model.tensors() {
             let n_weights = n_weights(tensor);
             facts.n_weights += n_weights;
@@ -358,6 +408,7 @@ fn report_json(path: &Path, model: &Model, facts: &Facts, warnings: &[String], w
         "tensor_bytes": facts.tensor_bytes,
         "header_bytes": facts.header_bytes,
         "file_bytes": facts.file_bytes,
+        "missing_bytes": facts.missing_bytes,
         "files": files_table(model).json(),
         "metadata": metadata,
         "types": facts.table().json(),

@@ -15,11 +15,13 @@ pub(super) struct Head<'a> {
     pub file_bytes: u64,
     /// Where bytes would have to reach to that were asked for and are in the file, but not here; 0 while there are none.
     pub missing: Cell<u64>,
+    /// The data of tensors has to be in the file.
+    pub is_whole: bool,
 }
 
 impl<'a> Head<'a> {
     pub fn new(path: &'a Path, bytes: &'a [u8], file_bytes: u64) -> Head<'a> {
-        Head { path, bytes, file_bytes, missing: Cell::new(0) }
+        Head { path, bytes, file_bytes, missing: Cell::new(0), is_whole: true }
     }
 }
 
@@ -39,7 +41,7 @@ impl<'a> Cursor<'a> {
 
     /// A cursor that notes where it would have needed more of the file.
     pub fn of_head(head: &'a Head<'_>, at: usize) -> Cursor<'a> {
-        let Head { path, bytes, file_bytes, missing } = head;
+        let Head { path, bytes, file_bytes, missing, .. } = head;
         Cursor { path, bytes, at, file_bytes: *file_bytes, missing: Some(missing) }
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Index {
     pub header_bytes: u64,
     /// Where tensor data starts.
     pub data_offset_bytes: u64,
+    /// Where the last tensor and its padding end.
+    pub data_end_bytes: u64,
     pub warnings: Vec<Warning>,
 }
 
@@ -99,6 +101,7 @@ pub(super) fn index(head: &Head<'_>, limits: &Limits, read: impl Fn(&mut [u8], u
         tensors_by_name,
         header_bytes,
         data_offset_bytes,
+        data_end_bytes: data_offset_bytes,
         warnings: Vec::new(),
     };
     if head.missing.get() == 0 {
@@ -398,6 +401,7 @@ fn check_alignment(start: &Cursor<'_>, value: ValueRef<'_>) -> Result<u64> {
 fn check_data(head: &Head<'_>, index: &mut Index, data_bytes: u64, read: impl Fn(&mut [u8], u64) -> Result<()>) -> Result<()> {
     let file_bytes = head.file_bytes;
     let mut padding = Padding { head, read, buffer: Vec::new(), first_at: None, n_bytes: 0 };
+    let mut missing_bytes = 0;
     padding.check(index.header_bytes, index.data_offset_bytes)?;
     for &at in &index.tensors {
         let mut cursor = Cursor::of_head(head, at);
@@ -406,7 +410,9 @@ fn check_data(head: &Head<'_>, index: &mut Index, data_bytes: u64, read: impl Fn
         // Both sums were bounded by 2^63 before.
         let first = index.data_offset_bytes.saturating_add(tensor.offset_bytes);
         let end = first.saturating_add(tensor.size_bytes);
-        if end > file_bytes && tensor.size_bytes > 0 {
+        if end > file_bytes && tensor.size_bytes > 0 && !head.is_whole {
+            missing_bytes = end.saturating_sub(file_bytes);
+        } else if end > file_bytes && tensor.size_bytes > 0 {
             let name = tensor.name;
             let detail =
                 format_args!("the data of tensor {name} is bytes {first} to {end}, the file has {file_bytes}; it is cut short");
@@ -415,6 +421,10 @@ fn check_data(head: &Head<'_>, index: &mut Index, data_bytes: u64, read: impl Fn
         padding.check(end, end.checked_next_multiple_of(index.alignment).unwrap_or(end))?;
     }
     let data_end = index.data_offset_bytes.saturating_add(data_bytes);
+    index.data_end_bytes = data_end;
+    if missing_bytes > 0 {
+        index.warnings.push(Warning::CutShort { n_bytes: missing_bytes });
+    }
     if let Some(first_at) = padding.first_at {
         index.warnings.push(Warning::PaddingNotZero { first_at, n_bytes: padding.n_bytes });
     }

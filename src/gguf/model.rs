@@ -17,7 +17,11 @@ pub struct Model {
     inputs: Vec<InputFile>,
     shards: Vec<File<'static>>,
     tensors: Vec<SourceTensor>,
+    note: Option<String>,
 }
+
+/// How a model becomes one file.
+const MENDED: &str = "`ggforge quantize --type COPY` writes it as one file";
 
 /// What the `split.*` keys of one shard say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +52,38 @@ impl Model {
     /// # Errors
     /// As for [`Model::open`].
     pub fn open_within(path: impl AsRef<Path>, limits: &Limits) -> Result<Model> {
-        let path = path.as_ref();
+        Model::open_all(path.as_ref(), limits, File::map)
+    }
+
+    /// As [`Model::open`], for those who read weights by position, as every [`TensorSource`] gives them: no file is mapped, so a model may be
+    /// larger than the address space allowed, and its [shards](Model::shards) have no bytes of tensors.
+    ///
+    /// # Errors
+    /// As for [`Model::open`].
+    pub fn open_unmapped(path: impl AsRef<Path>) -> Result<Model> {
+        Model::open_all(path.as_ref(), &Limits::default(), File::header_of)
+    }
+
+    fn open_all(path: &Path, limits: &Limits, read: Reader) -> Result<Model> {
         let mut model = Model::default();
-        let opened = Shard::open(path, limits)?;
+        let opened = Shard::open(path, limits, read)?;
         match split_keys(&opened.file)? {
+            Some(keys) if keys.is_split() && opened.file.followed_at(&opened.input)?.is_some() => {
+                model.add_joined(opened, keys, limits)?;
+            }
+            Some(keys) if keys.is_split() && keys.no == 0 && usize::try_from(keys.n_tensors) == Ok(opened.file.n_tensors()) => {
+                let SplitKeys { count, .. } = keys;
+                model.note = Some(format!(
+                    "{}: holds the whole model, but says that it is the first of {count} shards ({}), and llama.cpp looks for the \
+                     others; {MENDED}",
+                    path.display(),
+                    keys::SPLIT_COUNT
+                ));
+                model.add(opened);
+            }
             Some(keys) if keys.is_split() => {
                 for index in 0..checked_count(path, keys)? {
-                    let shard = Shard::open_sibling(path, keys, index, limits)?;
+                    let shard = Shard::open_sibling(path, keys, index, (limits, read))?;
                     model.check_belongs(&shard.file, index, keys)?;
                     model.add(shard);
                 }
@@ -66,13 +95,24 @@ impl Model {
         Ok(model)
     }
 
+    /// Opens one file by itself to look at its header, even if the data of its tensors is not all there: [`Warning::CutShort`] says so.
+    ///
+    /// # Errors
+    /// As for [`File::open`], but for data that is missing.
+    pub fn open_cut(path: impl AsRef<Path>, limits: &Limits) -> Result<Model> {
+        let mut model = Model::default();
+        model.add(Shard::open(path.as_ref(), limits, File::header_of_cut)?);
+        model.collect_tensors()?;
+        Ok(model)
+    }
+
     /// Opens one file by itself, even if it is a shard of a larger model.
     ///
     /// # Errors
     /// As for [`File::open`].
     pub fn open_alone(path: impl AsRef<Path>, limits: &Limits) -> Result<Model> {
         let mut model = Model::default();
-        model.add(Shard::open(path.as_ref(), limits)?);
+        model.add(Shard::open(path.as_ref(), limits, File::map)?);
         model.collect_tensors()?;
         Ok(model)
     }
@@ -80,6 +120,11 @@ impl Model {
     /// The files, in the order of their numbers.
     pub fn shards(&self) -> &[File<'static>] {
         &self.shards
+    }
+
+    /// What is odd about how the files make up the model, and what mends it: llama.cpp does not read it so.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// Every metadata entry of the model, in the order of the file. Of a split model these are the first shard's.
@@ -128,6 +173,27 @@ impl Model {
                 Err(Error::malformed(path, Place::Tensor(name.clone()), Fault::ZeroDim, detail))
             }
         }
+    }
+
+    /// Shards that were joined end to end, as `cat` does it: `first`, and the others behind it in the same file.
+    fn add_joined(&mut self, first: Shard, keys: SplitKeys, limits: &Limits) -> Result<()> {
+        let path = first.input.path().to_owned();
+        let mut next = Some(first);
+        for index in 0..checked_count(&path, SplitKeys { no: 0, ..keys })? {
+            let Some(mut shard) = next else {
+                let detail = format!("{index} of {} shards were joined end to end; the others are missing", keys.count);
+                return Err(Error::malformed(path, Place::File, Fault::ShardMissing, detail));
+            };
+            self.check_belongs(&shard.file, index, keys)?;
+            next =
+                shard.file.followed_at(&shard.input)?.map(|begins_at| Shard::open_within(&path, limits, begins_at)).transpose()?;
+            shard.file.end_at_last_tensor();
+            self.add(shard);
+        }
+        self.check_number_of_tensors(keys)?;
+        let count = keys.count;
+        self.note = Some(format!("{}: {count} shards joined end to end, which llama.cpp does not read; {MENDED}", path.display()));
+        Ok(())
     }
 
     fn add(&mut self, shard: Shard) {
@@ -229,17 +295,27 @@ struct Shard {
     file: File<'static>,
 }
 
+/// How a file is opened: mapped, or its header alone.
+type Reader = fn(&InputFile, &Limits) -> Result<File<'static>>;
+
 impl Shard {
-    fn open(path: &Path, limits: &Limits) -> Result<Shard> {
+    fn open(path: &Path, limits: &Limits, read: Reader) -> Result<Shard> {
         let input = InputFile::open(path)?;
-        let file = File::map(&input, limits)?;
+        let file = read(&input, limits)?;
+        Ok(Shard { input, file })
+    }
+
+    /// Opens the shard that begins at byte `begins_at` of a file.
+    fn open_within(path: &Path, limits: &Limits, begins_at: u64) -> Result<Shard> {
+        let input = InputFile::open(path)?;
+        let file = File::header_at(&input, limits, begins_at)?;
         Ok(Shard { input, file })
     }
 
     /// Opens shard `index` of the set that the file at `path` belongs to.
-    fn open_sibling(path: &Path, keys: SplitKeys, index: u16, limits: &Limits) -> Result<Shard> {
+    fn open_sibling(path: &Path, keys: SplitKeys, index: u16, (limits, read): (&Limits, Reader)) -> Result<Shard> {
         let sibling = sibling_path(path, keys, index)?;
-        Shard::open(&sibling, limits).map_err(|error| match error {
+        Shard::open(&sibling, limits, read).map_err(|error| match error {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 let detail = format!("shard {} of {} does not exist", u32::from(index).saturating_add(1), keys.count);
                 Error::malformed(sibling, Place::File, Fault::ShardMissing, detail)

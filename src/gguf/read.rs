@@ -16,6 +16,7 @@ use super::limits::Limits;
 use super::map::map;
 use super::view::ValueRef;
 use super::warning::Warning;
+use super::write::MAGIC;
 use crate::error::{Error, Result};
 use crate::quant::Format;
 use crate::source::InputFile;
@@ -26,10 +27,22 @@ pub struct File<'a> {
     /// The first bytes of the file, the whole header among them.
     head: Bytes<'a>,
     data: Bytes<'a>,
+    /// Where it begins in the file at `path`: not at 0 where files were joined.
+    begins_at: u64,
     size_bytes: u64,
     limits: Limits,
     index: Index,
 }
+
+/// Which part of a file to read, and whether the data of tensors has to be in it.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    begins_at: u64,
+    is_whole: bool,
+}
+
+/// All of a file.
+const WHOLE: Extent = Extent { begins_at: 0, is_whole: true };
 
 /// What is read at first: more than the header of most models without a vocabulary.
 const HEAD_BYTES_FIRST: u64 = 256 << 10;
@@ -84,29 +97,71 @@ impl File<'static> {
     /// # Errors
     /// As for [`File::open`].
     pub fn map(input: &InputFile, limits: &Limits) -> Result<File<'static>> {
-        let (head, index) = read_head(input, limits)?;
+        let header = File::header_of(input, limits)?;
         let mapping = map(input.file()).map_err(|e| Error::io(input.path(), "map", e))?;
-        let (path, size_bytes) = (input.path().to_owned(), input.size_bytes());
-        Ok(File { path, head: Bytes::Mapped(head), data: Bytes::Mapped(mapping), size_bytes, limits: *limits, index })
+        Ok(File { data: Bytes::Mapped(mapping), ..header })
     }
 }
 
-#[cfg(feature = "convert")]
 impl File<'static> {
-    /// As [`File::map`] but for the weights: asking for those is a mistake. A large file needs no address space then.
+    /// As [`File::map`] but for the weights, which the file then does not give. A large file needs no address space then.
     ///
     /// # Errors
     /// As for [`File::open`].
     pub(crate) fn header_of(input: &InputFile, limits: &Limits) -> Result<File<'static>> {
-        let (head, index) = read_head(input, limits)?;
-        let (path, size_bytes) = (input.path().to_owned(), input.size_bytes());
-        Ok(File { path, head: Bytes::Mapped(head), data: Bytes::Borrowed(&[]), size_bytes, limits: *limits, index })
+        File::header_within(input, limits, WHOLE)
+    }
+
+    /// As [`File::header_of`], of a file that may end before the data of its tensors does: [`Warning::CutShort`] says so.
+    ///
+    /// # Errors
+    /// As for [`File::open`].
+    pub(super) fn header_of_cut(input: &InputFile, limits: &Limits) -> Result<File<'static>> {
+        File::header_within(input, limits, Extent { is_whole: false, ..WHOLE })
+    }
+
+    /// As [`File::header_of`], of a GGUF file within another file, from byte `begins_at` on.
+    ///
+    /// # Errors
+    /// As for [`File::open`].
+    pub(super) fn header_at(input: &InputFile, limits: &Limits, begins_at: u64) -> Result<File<'static>> {
+        File::header_within(input, limits, Extent { begins_at, ..WHOLE })
+    }
+
+    fn header_within(input: &InputFile, limits: &Limits, extent: Extent) -> Result<File<'static>> {
+        let (head, index) = read_head(input, limits, extent)?;
+        let (path, begins_at) = (input.path().to_owned(), extent.begins_at);
+        let size_bytes = input.size_bytes().saturating_sub(begins_at);
+        let (head, data) = (Bytes::Mapped(head), Bytes::Borrowed(&[][..]));
+        Ok(File { path, head, data, begins_at, size_bytes, limits: *limits, index })
+    }
+
+    /// Where another GGUF file begins behind this one, in the same file: somebody joined them.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn followed_at(&self, input: &InputFile) -> Result<Option<u64>> {
+        let end = self.begins_at.saturating_add(self.index.data_end_bytes);
+        let mut magic = [0; MAGIC.len()];
+        if end.saturating_add(magic.len() as u64) > input.size_bytes() {
+            return Ok(None);
+        }
+        input.read_exact_at(&mut magic, end)?;
+        Ok((magic == *MAGIC).then_some(end))
+    }
+
+    /// Leaves what follows it in the same file to another.
+    pub(super) fn end_at_last_tensor(&mut self) {
+        self.size_bytes = self.index.data_end_bytes;
+        self.index.warnings.retain(|warning| !matches!(warning, Warning::TrailingBytes { .. }));
     }
 }
 
 /// Reads as much of a file as its header takes, and checks it.
-fn read_head(input: &InputFile, limits: &Limits) -> Result<(Mmap, Index)> {
-    let (path, file_bytes) = (input.path(), input.size_bytes());
+fn read_head(input: &InputFile, limits: &Limits, extent: Extent) -> Result<(Mmap, Index)> {
+    let Extent { begins_at, is_whole } = extent;
+    let (path, file_bytes) = (input.path(), input.size_bytes().saturating_sub(begins_at));
+    let read = |buffer: &mut [u8], at: u64| input.read_exact_at(buffer, begins_at.saturating_add(at));
     let mut bytes = memory(path, 0)?;
     let mut wanted = HEAD_BYTES_FIRST;
     loop {
@@ -114,10 +169,10 @@ fn read_head(input: &InputFile, limits: &Limits) -> Result<(Mmap, Index)> {
         let mut longer = memory(path, wanted.min(file_bytes))?;
         let (known, new) = longer.split_at_mut_checked(present).ok_or_else(|| out_of_memory(path))?;
         known.copy_from_slice(&bytes);
-        input.read_exact_at(new, present as u64)?;
+        read(new, present as u64)?;
         bytes = longer;
-        let head = Head::new(path, &bytes, file_bytes);
-        let index = header::index(&head, limits, |buffer, at| input.read_exact_at(buffer, at));
+        let head = Head { is_whole, ..Head::new(path, &bytes, file_bytes) };
+        let index = header::index(&head, limits, read);
         match head.missing.get() {
             0 => {
                 let index = index?;
@@ -162,7 +217,7 @@ impl<'a> File<'a> {
         let head = Head::new(path, bytes, size_bytes);
         let index = header::index(&head, limits, |_, _| Ok(()))?;
         let (path, data) = (path.to_owned(), Bytes::Borrowed(bytes));
-        Ok(File { path, head: Bytes::Borrowed(bytes), data, size_bytes, limits: *limits, index })
+        Ok(File { path, head: Bytes::Borrowed(bytes), data, begins_at: 0, size_bytes, limits: *limits, index })
     }
 
     /// The path it was opened under.
@@ -232,7 +287,8 @@ impl<'a> File<'a> {
         self.tensor_at(at)
     }
 
-    /// The stored blocks of a tensor of this file; `None` for one of another file that does not fit into this.
+    /// The stored blocks of a tensor of this file; `None` for one of another file that does not fit into this, and in a
+    /// [`Model`](super::Model) that was opened without its weights.
     pub fn tensor_bytes(&self, tensor: &TensorInfo<'_>) -> Option<&[u8]> {
         let start = usize::try_from(tensor.offset_bytes).ok()?;
         let len = usize::try_from(tensor.size_bytes).ok()?;
@@ -264,7 +320,7 @@ impl<'a> File<'a> {
     fn tensor_at(&self, at: usize) -> Option<TensorInfo<'_>> {
         let raw = header::read_tensor(&mut Cursor::new(&self.path, self.head.as_slice(), at)).ok()?;
         let RawTensor { name, format, shape, offset_bytes, size_bytes } = raw;
-        let offset_bytes = self.index.data_offset_bytes.checked_add(offset_bytes)?;
+        let offset_bytes = self.index.data_offset_bytes.checked_add(offset_bytes)?.checked_add(self.begins_at)?;
         Some(TensorInfo { name, format, shape, offset_bytes, size_bytes })
     }
 }

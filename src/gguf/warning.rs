@@ -13,6 +13,11 @@ pub enum Warning {
         /// How many there are.
         n_bytes: u64,
     },
+    /// The file ends before the data of its tensors does: only of files that were opened for their header alone.
+    CutShort {
+        /// How much is missing.
+        n_bytes: u64,
+    },
     /// Bytes after the last tensor and its padding.
     TrailingBytes {
         /// Offset of the first one from the start of the file.
@@ -28,6 +33,7 @@ impl fmt::Display for Warning {
             Warning::PaddingNotZero { first_at, n_bytes } => {
                 write!(f, "{n_bytes} bytes of padding are not zero, the first at byte {first_at}")
             }
+            Warning::CutShort { n_bytes } => write!(f, "the file is cut short: {n_bytes} bytes are missing"),
             Warning::TrailingBytes { at, n_bytes } => write!(f, "{n_bytes} bytes follow the last tensor, from byte {at}"),
         }
     }

@@ -46,6 +46,7 @@ pub fn quantize(model: &gguf::Model, options: &QuantizeOptions<'_>) -> Result<Pl
         true => Ok(()),
         false => refuse_requantization(draft, choice),
     })?;
+    plan.warnings.splice(0..0, model.note().map(str::to_owned));
     let architecture = model.architecture()?;
     if !arch::is_known(architecture) {
         let shown: String = architecture.chars().take(64).collect();
