@@ -112,6 +112,8 @@ pub mod imatrix;
 #[cfg(feature = "eval")]
 pub mod matmul;
 #[cfg(feature = "eval")]
+mod memory;
+#[cfg(feature = "eval")]
 pub mod model;
 #[cfg(feature = "convert")]
 pub mod names;

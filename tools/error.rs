@@ -81,7 +81,7 @@ impl Run for ErrorCommand {
         }
         let imatrix = self.imatrix.as_ref().map(Imatrix::open).transpose()?;
         let base = Base::open(&self.base)?;
-        let models = self.files.iter().map(Model::open).collect::<ggforge::Result<Vec<Model>>>()?;
+        let models = self.files.iter().map(Model::open_unmapped).collect::<ggforge::Result<Vec<Model>>>()?;
         let weights = models.iter().map(Weights::of_gguf).collect::<ggforge::Result<Vec<_>>>()?;
         let inputs = self.inputs(&base, &models);
         self.page.check(&inputs)?;
@@ -181,7 +181,7 @@ enum Base {
 impl Base {
     fn open(path: &Path) -> ggforge::Result<Base> {
         if !path.is_dir() {
-            return Ok(Base::File(Box::new(Model::open(path)?)));
+            return Ok(Base::File(Box::new(Model::open_unmapped(path)?)));
         }
         let folder = plan::open_folder(path)?;
         let plan = plan::convert(&folder, &ConvertOptions::default())?;

@@ -87,7 +87,8 @@ impl Run for Generate {
         signals::end_at_once();
         let Generate { temp, top_k, top_p, seed, .. } = self;
         let sampler = Sampler::new(Sampling { temperature: temp, top_k, top_p, seed })?;
-        let model = Model::open(&self.model)?;
+        let model = Model::open_unmapped(&self.model)?;
+        model.note().into_iter().for_each(warn);
         let hparams = Hparams::read(&model).map_err(named(&self.model))?;
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(&self.model))?;
         tokenizer.warnings().iter().for_each(|warning| warn(warning));

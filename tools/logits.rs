@@ -97,7 +97,8 @@ impl Run for Logits {
 
     fn run(self, session: &Session) -> Result<(), Failure> {
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
-        let model = Model::open(&self.model)?;
+        let model = Model::open_unmapped(&self.model)?;
+        model.note().into_iter().for_each(warn);
         let inputs: Vec<PathBuf> = model.files().iter().map(|file| file.path().to_owned()).collect();
         if let Some(output) = &self.output {
             // An output that cannot be written is better found before the work than after it.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use ggforge::eval::{self, Cut, Progress, Watch, Windows};
-use ggforge::gguf::Model;
+use ggforge::gguf::{File, Model};
 use ggforge::model::{Activations, Backend, Hparams, Needs, Network, Residency, Work, Workload};
 use ggforge::quant::bits_per_weight;
 use ggforge::report::printable;
@@ -85,7 +85,8 @@ pub struct Loaded {
 
 impl Loaded {
     pub fn open(path: &Path) -> Result<Loaded, Failure> {
-        let model = Model::open(path)?;
+        let model = Model::open_unmapped(path)?;
+        model.note().into_iter().for_each(warn);
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(path))?;
         Ok(Loaded { path: path.to_owned(), model, tokenizer })
     }
@@ -112,7 +113,7 @@ impl Loaded {
 
     /// All its files together.
     pub fn file_bytes(&self) -> u64 {
-        self.model.files().iter().map(|file| file.size_bytes()).sum()
+        self.model.shards().iter().map(File::size_bytes).sum()
     }
 
     /// Bits of tensor data per weight.

@@ -44,7 +44,7 @@ impl Run for Quantize {
             imatrix: imatrix.as_ref(),
             allow_requantize: self.allow_requantize,
         };
-        let model = Model::open(&self.input)?;
+        let model = Model::open_unmapped(&self.input)?;
         let plan = plan::quantize(&model, &options)?;
         let protected = model.files().iter().map(|file| file.path().to_owned()).collect();
         self.output.carry_out(Prepared { source_path: self.input, source: &model, plan, proof: None, protected }, session)

@@ -49,7 +49,7 @@ impl Run for Tokenize {
     const NAME: &'static str = "tokenize";
 
     fn run(self, _session: &Session) -> Result<(), Failure> {
-        let model = Model::open(&self.model)?;
+        let model = Model::open_unmapped(&self.model)?;
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(&self.model))?;
         tokenizer.warnings().iter().for_each(|warning| warn(warning));
         let specials = if self.no_special { Specials::Literal } else { Specials::Parse };

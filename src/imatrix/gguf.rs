@@ -23,7 +23,7 @@ const COUNTS_SUFFIX: &str = ".counts";
 
 pub(super) fn read(content: &Content<'_>) -> Result<Imatrix> {
     let file = match content {
-        Content::File(input) => File::map(input, &Limits::default())?,
+        Content::File(input) => File::header_of(input, &Limits::default())?,
         Content::Bytes { path, bytes } => File::parse(path, bytes)?,
     };
     let mut entries = BTreeMap::new();

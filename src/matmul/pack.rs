@@ -1,5 +1,7 @@
 //! The left side of a product in the order in which tiles read it.
 
+use std::collections::TryReserveError;
+
 use rayon::prelude::*;
 
 use super::quad::{self, Quad};
@@ -46,6 +48,17 @@ impl Activations {
         } else {
             self.quads.par_chunks_mut(n_quads).enumerate().for_each(pack_quads);
             self.packed.par_chunks_mut(n_floats).enumerate().for_each(pack_floats);
+        }
+    }
+
+    /// Makes room for `x`, so that [`repack`](Activations::repack) of it takes no more memory.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn try_reserve(&mut self, engine: Engine, x: Rows) -> Result<(), TryReserveError> {
+        match engine.amx.is_some() {
+            true => self.quads.try_reserve(quad::n_quads(x.n_rows, x.n_cols).saturating_sub(self.quads.len())),
+            false => self.packed.try_reserve((x.n_rows * x.n_cols).saturating_sub(self.packed.len())),
         }
     }
 

@@ -352,7 +352,7 @@ impl<'a, B: Backend> Network<'a, B> {
         self.plan.check_unchanged()
     }
 
-    /// Calls `run` with every layer in order, as read by another thread meanwhile.
+    /// Calls `run` with every layer in order, as read by another thread meanwhile; where there is none, by this one.
     fn read_ahead(&self, mut run: impl FnMut(usize, ReadLayer<'a>) -> Result<()>) -> Result<()> {
         thread::scope(|scope| {
             // No room in the channel: one layer is computed, one is held out by the reader.
@@ -369,8 +369,10 @@ impl<'a, B: Backend> Network<'a, B> {
                 }
             };
             let reader = thread::Builder::new().name("layer reader".to_owned());
-            reader.spawn_scoped(scope, read).map_err(|e| Error::io("reader thread", "start", e))?;
-            receiver.into_iter().enumerate().try_for_each(|(index, layer)| run(index, layer?))
+            match reader.spawn_scoped(scope, read) {
+                Ok(_) => receiver.into_iter().enumerate().try_for_each(|(index, layer)| run(index, layer?)),
+                Err(_) => (0..plan.layers.len()).try_for_each(|index| run(index, plan.layer(index)?)),
+            }
         })
     }
 }
@@ -383,7 +385,7 @@ fn rope_tables<B: Backend>(backend: &B, hparams: &Hparams, plan: &Plan<'_>, n_ct
         let Some(rope) = layer.rope.filter(|rope| tables.iter().all(|(known, _)| known != rope)) else { continue };
         let is_local = layer.attention().is_some_and(|attention| matches!(attention.positions, Positions::LocalRope(_)));
         let factors = factors.as_deref().filter(|_| !is_local);
-        tables.push((rope, backend.upload(&super::rope::table(&rope, n_ctx, factors), rope.n_rot)?));
+        tables.push((rope, backend.upload(&super::rope::table(&rope, n_ctx, factors)?, rope.n_rot)?));
     }
     Ok(tables)
 }

@@ -3,7 +3,8 @@
 //! Bytes are read by position and not through a mapping: a file that shrinks meanwhile is an error, and memory that a copy engine reads
 //! is filled at once, by as many threads as the backend likes.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::memory::out_of_memory;
 use crate::quant::Format;
 use crate::source::InputFile;
 
@@ -93,8 +94,4 @@ impl Matrix<'_> {
         let Matrix { format, n_rows, n_cols, .. } = self;
         Ok(Matrix { format, n_rows, n_cols, blocks: Blocks::Read(self.into_bytes()?) })
     }
-}
-
-pub(super) fn out_of_memory() -> Error {
-    Error::io("working memory", "allocate", std::io::ErrorKind::OutOfMemory.into())
 }

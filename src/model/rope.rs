@@ -5,16 +5,21 @@
 //! position 100 000, an angle rounded to f32 is off by 0.004. The functions are those of `libm`, the same on every machine.
 
 use crate::arch::{Rope, RopeScaling};
+use crate::error::Result;
+use crate::memory::zero_rows;
 
 /// The table for positions below `n_positions`: `[n_positions, n_rot]`, cosines of all pairs first, then their sines. `factors`
 /// are the file's divisors for each pair.
 ///
+/// # Errors
+/// `Io` where there is no memory for it.
+///
 /// # Panics
 /// When there are factors, but not one for each pair.
-pub(super) fn table(rope: &Rope, n_positions: usize, factors: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn table(rope: &Rope, n_positions: usize, factors: Option<&[f32]>) -> Result<Vec<f32>> {
     let frequencies = frequencies(rope, factors);
     let length = length(rope);
-    let mut table = vec![0.0; n_positions * rope.n_rot];
+    let mut table = zero_rows(n_positions, rope.n_rot)?;
     for (position, row) in table.chunks_exact_mut(rope.n_rot).enumerate() {
         let (cosines, sines) = row.split_at_mut(rope.n_rot / 2);
         for ((cos, sin), frequency) in cosines.iter_mut().zip(sines).zip(&frequencies) {
@@ -23,7 +28,7 @@ pub(super) fn table(rope: &Rope, n_positions: usize, factors: Option<&[f32]>) ->
             *sin = (libm::sin(angle) * length) as f32;
         }
     }
-    table
+    Ok(table)
 }
 
 /// Radians per position, for each pair.

@@ -15,6 +15,7 @@ use super::needs::MatrixShape;
 use crate::arch::{Hparams, RopeScaling};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::Model;
+use crate::memory::zero_rows;
 use crate::names::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, ROPE_FREQS};
 use crate::simd::Level;
 use crate::source::{SourceTensor, TensorSource};
@@ -86,12 +87,12 @@ impl<'a> Plan<'a> {
     /// Reads a vector as floats.
     ///
     /// # Errors
-    /// `Io`, `InputChanged`; `NonFinite` for NaN or infinity.
+    /// `Io`, also where there is no memory, `InputChanged`; `NonFinite` for NaN or infinity.
     pub fn vector(&self, slice: &Slice) -> Result<Vec<f32>> {
         let matrix = self.matrix(slice);
         let Matrix { format, n_rows, n_cols, .. } = matrix;
         let bytes = matrix.into_bytes()?;
-        let mut values = vec![0.0; n_rows * n_cols];
+        let mut values = zero_rows(n_rows, n_cols)?;
         format.dequantize(Level::detect(), &bytes, &mut values);
         match values.iter().position(|x| !x.is_finite()) {
             None => Ok(values),

@@ -51,12 +51,13 @@ pub(super) fn run(
         }
     };
     // The panic of one worker lets the others finish their piece, then arrives here.
-    let panicked = catch_unwind(AssertUnwindSafe(|| {
-        pool.broadcast(|context| {
+    let panicked = catch_unwind(AssertUnwindSafe(|| match &pool {
+        None => work(0),
+        Some(pool) => drop(pool.broadcast(|context| {
             let guard = StopOnPanic(&failed);
             work(context.index());
             std::mem::forget(guard);
-        })
+        })),
     }));
     if let Err(payload) = panicked {
         return Err(Error::Internal(format!("a worker panicked: {}", message(payload.as_ref()))));
@@ -77,8 +78,9 @@ impl Drop for StopOnPanic<'_> {
     }
 }
 
-/// Up to `n_threads` workers with their buffers; fewer where the system grants fewer, since the result is the same.
-fn staff(bench: &Bench, pieces: &[Piece], n_threads: usize) -> Result<(ThreadPool, Vec<Mutex<Buffers>>)> {
+/// Up to `n_threads` workers with their buffers; fewer where the system grants fewer, since the result is the same. No pool for a single
+/// one: that is the calling thread, which is there even where the system grants none.
+fn staff(bench: &Bench, pieces: &[Piece], n_threads: usize) -> Result<(Option<ThreadPool>, Vec<Mutex<Buffers>>)> {
     let mut workers = n_threads.min(pieces.len()).min(threads::stacks_max()).max(1);
     let mut memory_is_short = false;
     loop {
@@ -92,12 +94,14 @@ fn staff(bench: &Bench, pieces: &[Piece], n_threads: usize) -> Result<(ThreadPoo
             workers = buffers.len().div_ceil(2);
             buffers.truncate(workers);
         }
-        match threads::pool(workers) {
+        if workers == 1 {
+            return Ok((None, buffers));
+        }
+        match threads::workers(workers) {
             // What only just fits leaves nothing for anything else.
-            Ok(_) if memory_is_short && workers > 1 => memory_is_short = false,
-            Ok(pool) => return Ok((pool, buffers)),
-            Err(_) if workers > 1 => memory_is_short = true,
-            Err(e) => return Err(e),
+            Ok(_) if memory_is_short => memory_is_short = false,
+            Ok(pool) => return Ok((Some(pool), buffers)),
+            Err(_) => memory_is_short = true,
         }
         workers /= 2;
     }

@@ -259,7 +259,7 @@ impl CudaBench {
 
     fn time_model(&self, cuda: &Cuda, path: &Path, residency: Residency, table: &mut Table) -> Result<()> {
         let started = Instant::now();
-        let model = Model::open(path)?;
+        let model = Model::open_unmapped(path)?;
         let network = match Network::open(cuda, &model, self.ctx + N_DECODED, residency) {
             // A model that does not fit is streamed, and that is the other line.
             Err(Error::Gpu { .. }) if residency == Residency::Resident => return Ok(()),

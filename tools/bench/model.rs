@@ -64,7 +64,7 @@ impl Run for ModelSpeed {
 
     fn run(self, session: &Session) -> Result<(), Failure> {
         self.check()?;
-        let model = Model::open(&self.model)?;
+        let model = Model::open_unmapped(&self.model)?;
         let n_ctx = self.prompt.iter().copied().max().unwrap_or(1).max(self.generate + 1);
         let (timed, device) = self.device.run(session, Activations::F32, Timed { arguments: &self, model: &model, n_ctx })?;
         let Measured { weight_bytes, timings } = timed;

@@ -57,7 +57,7 @@ struct Buffers {
 /// Per pair, per file.
 pub(super) fn walk(pairs: &[Pair<'_>], options: &Options<'_>, watch: Watch<'_>) -> Result<Vec<Vec<Found>>> {
     let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let pool = threads::pool(options.threads.unwrap_or_else(cores).get())?;
+    let pool = threads::pool(options.threads.unwrap_or_else(cores).get());
 
     let bench = Bench { pairs, level: options.level, worst_rows: options.worst_rows };
     let total_bytes = pairs.iter().map(|pair| bytes_of(pair, 0..pair.n_rows)).sum();

@@ -3,14 +3,20 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{hint, thread};
 
-use rayon::{ThreadPool, Yield};
+use rayon::Yield;
+
+use crate::threads::Pool;
 
 /// Looks for work this often before another program may have the core.
 const LOOKS: usize = 64;
 
 /// Does `work` on a thread of the pool, while its other threads stay awake for what `work` gives them to do. Waking a thread takes about as
 /// long as the operations of one token.
-pub(super) fn run<T: Send>(pool: &ThreadPool, work: impl FnOnce() -> T + Send) -> T {
+pub(super) fn run<T: Send>(pool: &Pool, work: impl FnOnce() -> T + Send) -> T {
+    let pool = match pool {
+        Pool::Workers(pool) => pool,
+        Pool::Caller => return pool.install(work),
+    };
     let done = &AtomicBool::new(false);
     pool.scope(|scope| {
         let own = rayon::current_thread_index();

@@ -1,12 +1,11 @@
 //! Memory that is used again: a pass needs the same few sizes for every layer, and fresh pages from the system cost as much as a norm.
 
-use std::hint::black_box;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::matmul::{Activations, Engine, Rows};
-use crate::model::matrix::out_of_memory;
+use crate::memory::{out_of_memory, zeros};
 
 /// Buffers that are not in use.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +27,7 @@ impl Buffers {
         let len = n_rows.checked_mul(n_cols).ok_or_else(out_of_memory)?;
         let floats = match self.best_fit(len) {
             Some(mut floats) => {
+                // It fits.
                 floats.resize(len, 0.0);
                 floats
             }
@@ -43,16 +43,6 @@ impl Buffers {
         let (index, _) = idle.iter().enumerate().filter(|(_, buffer)| fits(buffer)).min_by_key(|(_, buffer)| buffer.capacity())?;
         Some(idle.swap_remove(index))
     }
-}
-
-/// `len` zeros. The system hands out such pages when they are first touched, so that of the keys and values for a context of a million
-/// tokens only those take memory that are ever computed.
-fn zeros(len: usize) -> Result<Vec<f32>> {
-    // `vec!` aborts where there is no memory. Kept from the optimizer, which would leave out an allocation that nobody uses.
-    let mut room = Vec::<f32>::new();
-    room.try_reserve_exact(len).map_err(|_| out_of_memory())?;
-    drop(black_box(room));
-    Ok(vec![0.0; len])
 }
 
 /// Buffers that are kept for later at most; a pass has about ten at a time.
@@ -95,11 +85,15 @@ pub(super) struct Packed {
 
 impl Packs {
     /// `x`, packed on the current rayon pool.
-    pub fn pack(&self, engine: Engine, x: Rows) -> Packed {
+    ///
+    /// # Errors
+    /// When there is no memory left.
+    pub fn pack(&self, engine: Engine, x: Rows) -> Result<Packed> {
         let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut activations = idle.unwrap_or_default();
+        activations.try_reserve(engine, x).map_err(|_| out_of_memory())?;
         activations.repack(engine, x);
-        Packed { activations, home: self.clone() }
+        Ok(Packed { activations, home: self.clone() })
     }
 }
 

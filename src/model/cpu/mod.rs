@@ -22,16 +22,16 @@ mod score;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::backend::{AttentionShape, Backend, Divergence, Gelu, HeadForm, Heads, Output, Places, Score, Span};
 use super::matrix::Matrix;
 use crate::error::Result;
 use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
+use crate::memory::copied;
 use crate::quant::Format;
 use crate::simd::Level;
-use crate::threads;
+use crate::threads::{self, Pool};
 use buffers::{Buffer, Buffers, Packed, Packs};
 
 pub use activations::Activations;
@@ -39,7 +39,7 @@ pub use activations::Activations;
 /// The cores of this machine.
 pub struct Cpu {
     engine: Engine,
-    pool: ThreadPool,
+    pool: Pool,
     buffers: Buffers,
     packs: Packs,
     activations: Activations,
@@ -105,12 +105,13 @@ impl Rows {
 }
 
 impl Cpu {
-    /// A backend of `n_threads` threads. The results do not depend on their number, nor on the engine's level.
+    /// A backend of `n_threads` threads, or of as many as the system grants; where it grants none, the calling thread computes. The results
+    /// do not depend on their number, nor on the engine's level.
     ///
     /// # Errors
-    /// When the system grants no threads.
+    /// None so far.
     pub fn new(engine: Engine, n_threads: usize, activations: Activations) -> Result<Cpu> {
-        Ok(Cpu { engine, pool: threads::pool(n_threads)?, buffers: Buffers::default(), packs: Packs::default(), activations })
+        Ok(Cpu { engine, pool: threads::pool(n_threads), buffers: Buffers::default(), packs: Packs::default(), activations })
     }
 
     /// What computes its products.
@@ -155,12 +156,19 @@ impl Cpu {
     }
 
     /// `out` becomes, or has added, the columns `outputs` of `x * weight^T`.
-    fn multiply(&self, x: &Operand, weight: &Weight, outputs: Range<usize>, accumulate: Accumulate, out: &mut Rows) {
+    fn multiply(&self, x: &Operand, weight: &Weight, outputs: Range<usize>, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
         let weights = weights_of(weight).rows(outputs.start, outputs.len());
         self.pool.install(|| {
-            let packed = x.packed.get_or_init(|| self.packs.pack(self.engine, x.rows.as_matrix()));
+            let packed = match x.packed.get() {
+                Some(packed) => packed,
+                None => {
+                    let packed = self.packs.pack(self.engine, x.rows.as_matrix())?;
+                    x.packed.get_or_init(|| packed)
+                }
+            };
             self.engine.multiply(packed, weights, &mut out.values, accumulate);
-        });
+            Ok(())
+        })
     }
 }
 
@@ -194,7 +202,7 @@ impl Backend for Cpu {
     }
 
     fn download(&self, rows: &Rows) -> Result<Vec<f32>> {
-        Ok(rows.values.to_vec())
+        copied(&rows.values)
     }
 
     fn weight(&self, matrix: Matrix<'_>) -> Result<Weight> {
@@ -265,8 +273,7 @@ impl Backend for Cpu {
 
     fn matmul_of_batch(&self, x: &Operand, weight: &Weight, accumulate: Accumulate, out: &mut Rows) -> Result<()> {
         let rounded = self.rounded(x, weight)?;
-        self.multiply(rounded.as_ref().unwrap_or(x), weight, 0..weight.n_rows, accumulate, out);
-        Ok(())
+        self.multiply(rounded.as_ref().unwrap_or(x), weight, 0..weight.n_rows, accumulate, out)
     }
 
     fn add(&self, from: &Rows, to: &mut Rows) -> Result<()> {
@@ -358,7 +365,7 @@ impl Backend for Cpu {
         let mut out = self.new_rows(x.rows.n_rows(), output.weight.n_rows)?;
         self.matmul(x, output.weight, Accumulate::Store, &mut out)?;
         self.scale_and_cap(&mut out, output);
-        Ok(out.values.to_vec())
+        copied(&out.values)
     }
 
     fn score(&self, x: &Operand, output: Output<'_, Weight>, targets: &[u32]) -> Result<Vec<Score>> {

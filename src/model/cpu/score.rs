@@ -132,7 +132,7 @@ impl Cpu {
             let mut logits = Vec::with_capacity(N);
             for ((x, output), rounded) in products.iter().zip(&rounded) {
                 let mut tile = self.new_rows(x.rows.n_rows(), columns.len())?;
-                self.multiply(rounded.as_ref().unwrap_or(x), output.weight, columns.clone(), Accumulate::Store, &mut tile);
+                self.multiply(rounded.as_ref().unwrap_or(x), output.weight, columns.clone(), Accumulate::Store, &mut tile)?;
                 self.scale_and_cap(&mut tile, *output);
                 logits.push(tile);
             }
