@@ -103,7 +103,7 @@ struct Opened {
 /// header of a file that is cut short.
 fn open(path: &Path, limits: &Limits) -> Result<Opened, Error> {
     let mut warnings = Vec::new();
-    let model = match Model::open_within(path, limits) {
+    let model = match Model::open_unmapped_within(path, limits) {
         Err(error @ Error::Malformed { fault: Fault::DataPastEof, .. }) => {
             let model = Model::open_cut(path, limits)?;
             if !model.shards().iter().flat_map(File::warnings).any(|warning| matches!(warning, Warning::CutShort { .. })) {
@@ -112,7 +112,7 @@ fn open(path: &Path, limits: &Limits) -> Result<Opened, Error> {
             model
         }
         Err(error @ Error::Malformed { fault, .. }) if is_about_shards(fault) => {
-            let model = Model::open_alone(path, limits)?;
+            let model = Model::open_cut(path, limits)?;
             warnings.push(alone(&error));
             model
         }

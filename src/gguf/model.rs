@@ -61,7 +61,15 @@ impl Model {
     /// # Errors
     /// As for [`Model::open`].
     pub fn open_unmapped(path: impl AsRef<Path>) -> Result<Model> {
-        Model::open_all(path.as_ref(), &Limits::default(), File::header_of)
+        Model::open_unmapped_within(path, &Limits::default())
+    }
+
+    /// As [`Model::open_unmapped`], with other limits.
+    ///
+    /// # Errors
+    /// As for [`Model::open`].
+    pub fn open_unmapped_within(path: impl AsRef<Path>, limits: &Limits) -> Result<Model> {
+        Model::open_all(path.as_ref(), limits, File::header_of)
     }
 
     fn open_all(path: &Path, limits: &Limits, read: Reader) -> Result<Model> {
