@@ -10,6 +10,8 @@
 mod checked;
 #[path = "gpu/checks.rs"]
 mod checks;
+#[path = "gpu/classes.rs"]
+mod classes;
 #[path = "gpu/decode.rs"]
 mod decode;
 #[path = "gpu/disguise.rs"]

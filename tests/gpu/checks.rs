@@ -73,6 +73,7 @@ const FIRST: &[&str] = &[
     "experts",
     "log-likelihoods",
     "families",
+    "classes",
     "repetition",
     "kernels",
     "layer-shapes",

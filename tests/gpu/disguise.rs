@@ -89,6 +89,7 @@ fn a_cpu_in_disguise_passes_as_a_gpu() {
         "generated_text_is_that_of_the_cpu",
         "experts_compute_what_they_do_on_the_cpu",
         "families_compute_what_they_do_on_the_cpu",
+        "classes::compute_what_they_do_on_the_cpu",
         "heads_that_are_too_wide_for_a_gpu_are_refused",
     ];
     passes(&mut disguise.child(&tests), tests.len());
@@ -126,6 +127,7 @@ fn a_cpu_in_disguise_keeps_to_its_buffers() {
         "generated_text_is_that_of_the_cpu",
         "experts_compute_what_they_do_on_the_cpu",
         "families_compute_what_they_do_on_the_cpu",
+        "classes::compute_what_they_do_on_the_cpu",
         "layers::every_layer_shape_agrees_with_the_cpu",
     ];
     let guarded = |tests: &[&str]| {
