@@ -353,6 +353,28 @@ fn the_page_is_written_whole_or_not_at_all() {
     assert_eq!(names, ["<b>&.gguf", "base.gguf", "broken.gguf"]);
 }
 
+/// The time of a report grows with the number of tensors and not with its square, which would be minutes here instead of a second or two.
+#[test]
+fn a_report_of_50_000_tensors_takes_seconds() {
+    const CPU_SECONDS: u32 = 20;
+    let dir = scratch();
+    let names: Vec<&'static str> = (0..50_000).map(|i| &*format!("blk.{i}.ffn_up.weight").leak()).collect();
+    let given = |weight: f32| names.iter().map(|name| f32s(name, &[2], &[weight, 1.0])).collect::<Vec<_>>();
+    let base = write(&dir.path().join("base.gguf"), &given(1.0));
+    let file = write(&dir.path().join("file.gguf"), &given(0.5));
+    let page = dir.path().join("page.html");
+    let command = error_command(&base, &file);
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", &format!("ulimit -t {CPU_SECONDS}; exec \"$0\" \"$@\"")])
+        .arg(command.get_program())
+        .args(command.get_args());
+    let output = succeeds(limited.args(["--json", "--report"]).arg(&page));
+    assert_eq!(parsed(&output)["files"][0]["tensors"].as_array().map(Vec::len), Some(names.len()));
+    let html = std::fs::read_to_string(&page).expect("a page");
+    assert!(html.ends_with("</html>") && html.matches("<tr>").count() > names.len());
+}
+
 #[test]
 fn tables_are_sorted_as_asked() {
     let dir = scratch();

@@ -1,7 +1,7 @@
 //! How a run ends: exit codes, error messages, hints.
 
 use std::error::Error as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use ggforge::Error;
 use ggforge::error::{Escaped, Fault};
-use ggforge::report::printable;
+use ggforge::report::{printable, write_json};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 const DONE: u8 = 0;
@@ -245,6 +246,21 @@ pub fn say(text: &str) {
 pub fn print(text: &str) -> Result<(), Failure> {
     stream(text).map(drop)
 }
+
+/// As [`print`], of a report that is written while it is made.
+///
+/// # Errors
+/// `Stdout` for anything but a closed pipe.
+pub fn print_json(report: &impl Serialize) -> Result<(), Failure> {
+    let mut stdout = BufWriter::with_capacity(STDOUT_BYTES, io::stdout().lock());
+    match write_json(report, &mut stdout).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Stdout(e)),
+        _ => Ok(()),
+    }
+}
+
+/// What is written at once of a report that is written while it is made.
+const STDOUT_BYTES: usize = 1 << 16;
 
 /// As [`print`], for the next part of a long text: `Break` once nobody reads it any more.
 ///

@@ -1,5 +1,6 @@
 //! `ggforge inspect`: what a GGUF file holds, without reading a weight.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,10 @@ use ggforge::error::{Fault, Place};
 use ggforge::gguf::{ArrayRef, File, Limits, Model, ValueRef, ValueType, Warning, keys};
 use ggforge::plan::recipe::PRESETS;
 use ggforge::quant::{self, Format};
-use ggforge::report::{Cell, Table, decimal_bytes, decimal_count, json_text, printable, shortened};
+use ggforge::report::{Cell, Table, decimal_bytes, decimal_count, printable, shortened};
 use ggforge::source::{SourceTensor, TensorSource};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Value as Json, json};
 
 use crate::exit::{self, Failure};
@@ -82,12 +85,12 @@ impl Inspect {
             warnings.iter().for_each(|warning| terminal::warn(warning));
         }
         let facts = Facts::of(model);
-        exit::print(&match (&self.key, self.json) {
-            (Some(key), false) => full_text(find(model, path, key)?),
-            (Some(key), true) => json_text(&entry_json(key, find(model, path, key)?, usize::MAX)),
-            (None, false) => report_text(path, model, &facts, self.tensors),
-            (None, true) => json_text(&report_json(path, model, &facts, warnings, self.tensors)),
-        })
+        match (&self.key, self.json) {
+            (Some(key), false) => exit::print(&full_text(find(model, path, key)?)),
+            (Some(key), true) => exit::print_json(&Entry { key, value: find(model, path, key)?, n_items_max: usize::MAX }),
+            (None, false) => exit::print(&report_text(path, model, &facts, self.tensors)),
+            (None, true) => exit::print_json(&Report::of(path, model, &facts, warnings, self.tensors.then_some(Tensors(model)))),
+        }
     }
 }
 
@@ -394,30 +397,70 @@ fn full_text(value: ValueRef<'_>) -> String {
 /// Items of an array in the JSON list of metadata. `--key` gives them all.
 const ITEMS_MAX: usize = 16;
 
-fn report_json(path: &Path, model: &Model, facts: &Facts, warnings: &[String], with_tensors: bool) -> Json {
-    let metadata: Vec<Json> = model.metadata().map(|(key, value)| entry_json(key, value, ITEMS_MAX)).collect();
-    let mut report = json!({
-        "path": path.to_string_lossy(),
-        "version": model.shards().first().map(File::version),
-        "alignment": model.shards().first().map(File::alignment),
-        "architecture": model.get(keys::GENERAL_ARCHITECTURE).and_then(ValueRef::as_str),
-        "file_type": file_type(model),
-        "n_tensors": model.tensors().len(),
-        "n_weights": facts.n_weights,
-        "bits_per_weight": bits_per_weight(facts.tensor_bytes, facts.n_weights),
-        "tensor_bytes": facts.tensor_bytes,
-        "header_bytes": facts.header_bytes,
-        "file_bytes": facts.file_bytes,
-        "missing_bytes": facts.missing_bytes,
-        "files": files_table(model).json(),
-        "metadata": metadata,
-        "types": facts.table().json(),
-        "warnings": warnings,
-    });
-    if with_tensors {
-        report["tensors"] = model.tensors().iter().map(|tensor| tensor_json(model, tensor)).collect();
+/// What is known of a model. Its lists are made item by item while they are written: a header can hold millions.
+#[derive(Serialize)]
+struct Report<'a> {
+    path: Cow<'a, str>,
+    version: Option<u32>,
+    alignment: Option<u64>,
+    architecture: Option<&'a str>,
+    file_type: Option<&'static str>,
+    n_tensors: usize,
+    n_weights: u64,
+    bits_per_weight: Option<f64>,
+    tensor_bytes: u64,
+    header_bytes: u64,
+    file_bytes: u64,
+    missing_bytes: u64,
+    files: Json,
+    metadata: Entries<'a>,
+    types: Json,
+    warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensors: Option<Tensors<'a>>,
+}
+
+impl<'a> Report<'a> {
+    fn of(path: &'a Path, model: &'a Model, facts: &Facts, warnings: &'a [String], tensors: Option<Tensors<'a>>) -> Report<'a> {
+        Report {
+            path: path.to_string_lossy(),
+            version: model.shards().first().map(File::version),
+            alignment: model.shards().first().map(File::alignment),
+            architecture: model.get(keys::GENERAL_ARCHITECTURE).and_then(ValueRef::as_str),
+            file_type: file_type(model),
+            n_tensors: model.tensors().len(),
+            n_weights: facts.n_weights,
+            bits_per_weight: bits_per_weight(facts.tensor_bytes, facts.n_weights),
+            tensor_bytes: facts.tensor_bytes,
+            header_bytes: facts.header_bytes,
+            file_bytes: facts.file_bytes,
+            missing_bytes: facts.missing_bytes,
+            files: files_table(model).json(),
+            metadata: Entries(model),
+            types: facts.table().json(),
+            warnings,
+            tensors,
+        }
     }
-    report
+}
+
+/// Every metadata entry, arrays shortened.
+struct Entries<'a>(&'a Model);
+
+impl Serialize for Entries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let entry = |(key, value)| Entry { key, value, n_items_max: ITEMS_MAX };
+        serializer.collect_seq(self.0.metadata().map(entry))
+    }
+}
+
+/// Every tensor.
+struct Tensors<'a>(&'a Model);
+
+impl Serialize for Tensors<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.tensors().iter().map(|tensor| tensor_json(self.0, tensor)))
+    }
 }
 
 fn tensor_json(model: &Model, tensor: &SourceTensor) -> Json {
@@ -432,18 +475,38 @@ fn tensor_json(model: &Model, tensor: &SourceTensor) -> Json {
     })
 }
 
-fn entry_json(key: &str, value: ValueRef<'_>, items_max: usize) -> Json {
-    let mut entry = json!({ "key": key, "type": value.value_type().name() });
-    match value {
-        ValueRef::Array(array) => {
-            entry["element_type"] = array.element_type().name().into();
-            entry["length"] = array.len().into();
-            entry["value"] = array.iter().take(items_max).map(value_json).collect();
-            entry["shortened"] = (array.len() > items_max).into();
+/// A metadata entry, and how many items of an array are wanted.
+struct Entry<'a> {
+    key: &'a str,
+    value: ValueRef<'a>,
+    n_items_max: usize,
+}
+
+impl Serialize for Entry<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry("key", self.key)?;
+        fields.serialize_entry("type", self.value.value_type().name())?;
+        match self.value {
+            ValueRef::Array(array) => {
+                fields.serialize_entry("element_type", array.element_type().name())?;
+                fields.serialize_entry("length", &array.len())?;
+                fields.serialize_entry("value", &Items(array, self.n_items_max))?;
+                fields.serialize_entry("shortened", &(array.len() > self.n_items_max))?;
+            }
+            other => fields.serialize_entry("value", &value_json(other))?,
         }
-        other => entry["value"] = value_json(other),
+        fields.end()
     }
-    entry
+}
+
+/// So many items of an array.
+struct Items<'a>(ArrayRef<'a>, usize);
+
+impl Serialize for Items<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().take(self.1).map(value_json))
+    }
 }
 
 /// Text that is not UTF-8 and numbers that JSON cannot hold are given as the strings that people see.

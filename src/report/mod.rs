@@ -3,10 +3,12 @@
 //!
 //! Whatever text a cell holds is escaped when it is written, so that no file's content can drive the terminal it is shown on.
 
+mod json;
 #[cfg(feature = "eval")]
 pub mod page;
 mod table;
 mod text;
 
+pub use json::{json_text, write_json};
 pub use table::{Cell, Table};
-pub use text::{decimal_bytes, decimal_count, json_text, printable, shortened};
+pub use text::{decimal_bytes, decimal_count, printable, shortened};

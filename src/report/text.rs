@@ -75,19 +75,6 @@ pub(super) fn four_digits(value: f64) -> String {
     }
 }
 
-/// Indented JSON that a terminal can show: characters that could drive it are written as `\u001b`, which means the same to a parser.
-pub fn json_text(value: &serde_json::Value) -> String {
-    let mut text = String::new();
-    for c in format!("{value:#}\n").chars() {
-        // Only strings can hold such characters; line breaks outside them are the layout's own.
-        match c == '\n' || is_harmless(c) {
-            true => text.push(c),
-            false => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text += &format!("\\u{unit:04x}")),
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,13 +112,5 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(four_digits(value), text, "{value}");
         }
-    }
-
-    #[test]
-    fn json_stays_the_same_value_when_it_is_made_printable() {
-        let value = serde_json::json!({ "a\u{7f}": "\u{1b}\u{9b}\n\u{202e}é\u{feff}" });
-        let text = json_text(&value);
-        assert!(text.chars().all(|c| c == '\n' || is_harmless(c)), "{text:?}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 }
