@@ -1,7 +1,13 @@
 //! Faults to survive: kills, full disks, limits, signals, inputs that change. Whatever happens, the output's name holds its old bytes,
 //! the complete new file, or nothing; and a run after the fault gives the same bytes as if nothing had happened.
 
+#[path = "faults/calls.rs"]
+mod calls;
+#[path = "faults/commands.rs"]
+mod commands;
 mod common;
+#[path = "faults/kills.rs"]
+mod kills;
 #[path = "faults/network.rs"]
 mod network;
 #[path = "faults/power.rs"]

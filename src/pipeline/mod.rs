@@ -14,7 +14,8 @@
 //! An output's name appears only when the file is complete. Each name appears by itself: where one run writes several files, a
 //! crash between two names leaves the first ones complete and the others absent (or old). The shards of a split model get their
 //! names from last to first, so a complete set is recognised by its first shard; where they replace an older set, its first shard goes
-//! away before any of them appears, so that shards of two sets are never read as one. An error while names are given takes the names
+//! away before any of them appears, so that shards of two sets are never read as one; a kill in between, when nothing is left to do but
+//! a few renames, leaves no complete set, which every reader refuses. An error while names are given takes the names
 //! already given away again, unless they replaced older files.
 
 mod piece;
@@ -241,8 +242,10 @@ fn first_shards(files: &[PlannedFile]) -> Vec<usize> {
 }
 
 /// Gives every file its name, the last first, then brings the names to the disk. `first_shards`: indices of those sinks.
-fn publish(sinks: Vec<Sink>, first_shards: &[usize], existing: Existing) -> Result<()> {
+fn publish(mut sinks: Vec<Sink>, first_shards: &[usize], existing: Existing) -> Result<()> {
     if existing == Existing::Replace {
+        // What is left to do once an older file has gone away is to rename.
+        sinks = sinks.into_iter().map(Sink::link_beside).collect::<Result<_>>()?;
         // Old shards beside new ones of the same names would be read as one model. Without its first shard a set is refused.
         first_shards.iter().try_for_each(|&index| sinks[index].remove_old())?;
     }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FallocateFlags, OFlags};
 use rustix::io::Errno;
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, NamedTempFile, TempPath};
 
 use super::Existing;
 use super::record::Record;
@@ -46,6 +46,8 @@ pub(super) struct Sink {
 #[derive(Debug)]
 enum Staged {
     Unnamed(File),
+    /// It has a temporary name, to be renamed from.
+    Linked(File, TempPath),
     Named(NamedTempFile),
     /// The output has its name.
     Published(File),
@@ -93,7 +95,7 @@ impl Sink {
     /// The open file.
     pub(super) fn file(&self) -> &File {
         match &self.staged {
-            Staged::Unnamed(file) | Staged::Published(file) => file,
+            Staged::Unnamed(file) | Staged::Linked(file, _) | Staged::Published(file) => file,
             Staged::Named(temp) => temp.as_file(),
         }
     }
@@ -138,31 +140,42 @@ impl Sink {
         self.file().sync_all().map_err(|e| self.write_error("sync", e))
     }
 
+    /// Gives the file a temporary name, as a link cannot replace a name and a rename can: what may fail for want of space or rights fails
+    /// here, with the older file still there.
+    pub(super) fn link_beside(mut self) -> Result<Sink> {
+        if let Staged::Unnamed(file) = self.staged {
+            let (parent, name) = split(&self.path)?;
+            let prefix = temp_prefix(name);
+            let linked = Builder::new().prefix(&prefix).make_in(parent, |path| link(&file, &self.directory, file_name(path)));
+            let linked = linked.map_err(|e| Error::io(&self.path, "name the output", e))?;
+            self.staged = Staged::Linked(file, linked.into_temp_path());
+        }
+        Ok(self)
+    }
+
     /// Gives the file its name.
     ///
     /// # Errors
     /// `Usage` when the name has been taken meanwhile and `existing` says to refuse.
-    pub(super) fn publish(mut self, existing: Existing) -> Result<Sink> {
-        let (parent, name) = split(&self.path)?;
-        let published = match (self.staged, existing) {
-            (Staged::Unnamed(file), Existing::Refuse) => link(&file, &self.directory, Path::new(name)).map(|()| file),
-            (Staged::Unnamed(file), Existing::Replace) => {
-                // A link cannot replace a name, so the file gets a temporary name first.
-                let prefix = temp_prefix(name);
-                let linked = Builder::new().prefix(&prefix).make_in(parent, |path| link(&file, &self.directory, file_name(path)));
-                linked.and_then(|temp| Ok(temp.persist(&self.path)?)).map(|()| file)
+    pub(super) fn publish(self, existing: Existing) -> Result<Sink> {
+        let mut sink = if existing == Existing::Replace { self.link_beside()? } else { self };
+        let (_, name) = split(&sink.path)?;
+        let published = match (sink.staged, existing) {
+            (Staged::Unnamed(file), Existing::Refuse) => link(&file, &sink.directory, Path::new(name)).map(|()| file),
+            (Staged::Linked(file, temp), Existing::Replace) => temp.persist(&sink.path).map_err(io::Error::from).map(|()| file),
+            (Staged::Named(temp), Existing::Refuse) => temp.persist_noclobber(&sink.path).map_err(io::Error::from),
+            (Staged::Named(temp), Existing::Replace) => temp.persist(&sink.path).map_err(io::Error::from),
+            (Staged::Unnamed(_) | Staged::Linked(..) | Staged::Published(_), _) => {
+                return Err(Error::Internal("an output was published twice, or in two ways".into()));
             }
-            (Staged::Named(temp), Existing::Refuse) => temp.persist_noclobber(&self.path).map_err(io::Error::from),
-            (Staged::Named(temp), Existing::Replace) => temp.persist(&self.path).map_err(io::Error::from),
-            (Staged::Published(_), _) => return Err(Error::Internal("an output was published twice".into())),
         };
         match published {
             Ok(file) => {
-                self.staged = Staged::Published(file);
-                Ok(self)
+                sink.staged = Staged::Published(file);
+                Ok(sink)
             }
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(already_exists(&self.path)),
-            Err(e) => Err(Error::io(&self.path, "name the output", e)),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(already_exists(&sink.path)),
+            Err(e) => Err(Error::io(&sink.path, "name the output", e)),
         }
     }
 
