@@ -1,122 +1,99 @@
 //! Chat templates: a conversation as the text that a model was trained on.
 //!
-//! Templates come with the model and are untrusted programs, so their steps, their depth, their memory and their output are bounded.
+//! Templates come with the model and are untrusted programs. Counting their instructions bounds neither memory nor time nor stack, since
+//! one instruction may compare two trees or pad a text to any length. So a [child process](crate::child) renders them.
 
-use std::fs;
-use std::io::{self, Write};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
+mod bounds;
+mod json;
+mod python;
+mod render;
+mod tags;
+
+use std::path::Path;
 
 use ggforge::Error;
 use ggforge::error::{Fault, Place};
 use ggforge::gguf::{Model, keys};
 use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::Tokenizer;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, Value, context, filters};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use jiff::ZonedDateTime;
+use jiff::civil::DateTime;
+use serde_json::{Map, Value, json};
 
-use crate::exit::Failure;
+use crate::child::{self, Job, Limits, NoAnswer};
 
-/// Steps of the template engine: the longest real template takes some thousand for one message.
-const STEPS_MAX: u64 = 1_000_000;
+/// What a child of this program is for that renders chat templates.
+pub const JOB: Job = Job { name: "--render-chat-template", work: render::answer };
 
-/// Bytes that a template may take while it runs. Steps do not bound them: sixty are enough to double a text beyond any memory.
-const MEMORY_MAX: u64 = 256 << 20;
+/// A real template takes some milliseconds, and some MiB.
+const LIMITS: Limits = Limits { memory_bytes: 256 << 20, cpu_seconds: 1, answer_bytes: bounds::ANSWER_BYTES_MAX };
 
-/// Templates nested in templates, and calls in calls.
-const DEPTH_MAX: usize = 64;
-
-/// Bytes of rendered text.
-const OUTPUT_MAX: usize = 1 << 20;
+/// Tokens that templates know by name, as transformers calls them.
+const SPECIAL_TOKENS: &[(&str, &str)] = &[
+    ("bos_token", keys::TOKENIZER_BOS_TOKEN_ID),
+    ("eos_token", keys::TOKENIZER_EOS_TOKEN_ID),
+    ("unk_token", keys::TOKENIZER_UNKNOWN_TOKEN_ID),
+    ("sep_token", keys::TOKENIZER_SEPARATOR_TOKEN_ID),
+    ("pad_token", keys::TOKENIZER_PADDING_TOKEN_ID),
+    ("cls_token", keys::TOKENIZER_CLS_TOKEN_ID),
+    ("mask_token", keys::TOKENIZER_MASK_TOKEN_ID),
+];
 
 /// The text of a conversation of one question, up to where the answer starts.
 ///
 /// # Errors
-/// `ChatTemplate` for a model without a template, or with one that does not work.
+/// `ChatTemplate` for a model without a template, or with one that does not work or takes too much; `Io` where no child can be started.
 pub fn render(model: &Model, tokenizer: &Tokenizer, system: Option<&str>, question: &str) -> Result<String, Error> {
     let fault = |detail: String| {
-        let path = model.files().first().map_or(std::path::Path::new(""), |file| file.path());
+        let path = model.files().first().map_or(Path::new(""), |file| file.path());
         Error::malformed(path, Place::Field(keys::TOKENIZER_CHAT_TEMPLATE.to_owned()), Fault::ChatTemplate, detail)
     };
     let template = model.get(keys::TOKENIZER_CHAT_TEMPLATE).and_then(|value| value.as_str());
     let template = template.ok_or_else(|| fault("is missing; without --chat the prompt is used as it is".to_owned()))?;
-    let message = |role: &str, content: &str| context! { role, content };
-    let system = system.map(|text| message("system", text));
-    let messages: Vec<_> = system.into_iter().chain([message("user", question)]).collect();
-    let text_of =
-        |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).map(|text| String::from_utf8_lossy(text).into_owned());
-    let (bos, eos) = (text_of(tokenizer.bos()), text_of(tokenizer.eos()));
-    let values = context! { messages, add_generation_prompt => true, bos_token => bos, eos_token => eos };
-    let mut output = Bounded(Vec::new());
-    let environment = environment();
-    let render = || environment.template_from_str(template).and_then(|template| template.render_captured_to(values, &mut output));
-    let too_much = format!("cannot be rendered: it takes more than {} MiB of memory", MEMORY_MAX >> 20);
-    let rendered = watched(render, Failure::from(fault(too_much)));
-    match rendered {
-        Ok(_) => String::from_utf8(output.0).map_err(|e| fault(e.to_string())),
-        Err(e) => Err(fault(format!("cannot be rendered: {e}"))),
-    }
-}
-
-/// The dialect that templates are written for: Jinja with Python's methods, as transformers sets it up.
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the standard delimiters"));
-    environment.set_fuel(Some(STEPS_MAX));
-    environment.set_recursion_limit(DEPTH_MAX);
-    environment.set_unknown_method_callback(unknown_method_callback);
-    // As in Jinja, and as templates ask for tools that are not there.
-    for name in ["length", "count"] {
-        environment.add_filter(name, |value: &Value| if value.is_undefined() { Ok(0) } else { filters::length(value) });
-    }
-    environment.add_function("raise_exception", |text: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
+    bounds::check(template).map_err(fault)?;
+    let tokens = special_tokens(|name, key| {
+        let id = match name {
+            "bos_token" => tokenizer.bos()?,
+            "eos_token" => tokenizer.eos()?,
+            _ => u32::try_from(model.get(key)?.as_u64()?).ok()?,
+        };
+        Some(String::from_utf8_lossy(tokenizer.token_text(id)?).into_owned())
     });
-    environment
-}
-
-/// What `work` returns; ends the process with `failure` once it has taken more than [`MEMORY_MAX`]. An allocation cannot be refused from
-/// outside, and nothing else is going on yet that would have to be tidied up. Only where the system tells, as Linux does.
-fn watched<T>(work: impl FnOnce() -> T, failure: Failure) -> T {
-    let before = memory_bytes();
-    thread::scope(|scope| {
-        let (at_work, done) = mpsc::channel::<()>();
-        scope.spawn(move || {
-            while let Err(RecvTimeoutError::Timeout) = done.recv_timeout(Duration::from_millis(1)) {
-                if memory_bytes().saturating_sub(before) > MEMORY_MAX {
-                    failure.end();
-                }
-            }
-        });
-        let result = work();
-        drop(at_work);
-        result
-    })
-}
-
-/// Memory of the process without that of mapped files, or 0.
-fn memory_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
-}
-
-/// Text up to [`OUTPUT_MAX`].
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > OUTPUT_MAX {
-            return Err(io::Error::other("more text than a mebibyte"));
+    let system = system.map(|text| ("system", text));
+    let messages: Vec<_> = system.into_iter().chain([("user", question)]).collect();
+    let now = ZonedDateTime::now().datetime();
+    match rendered(template, &tokens, &[&messages], now) {
+        Ok(texts) => {
+            let text = texts.into_iter().next().unwrap_or_else(|| Err("there is no answer".to_owned()));
+            text.map_err(|why| fault(format!("cannot be rendered: {why}")))
         }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
+        Err(NoAnswer::NotStarted(error)) => Err(Error::io("a process to render the chat template", "start", error)),
+        Err(why) => Err(fault(format!("cannot be rendered: {why}"))),
     }
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// The texts of the special tokens that there are. The others are undefined in templates, which print nothing for them.
+fn special_tokens(text: impl Fn(&'static str, &str) -> Option<String>) -> Map<String, Value> {
+    SPECIAL_TOKENS.iter().filter_map(|(name, key)| Some(((*name).to_owned(), text(name, key)?.into()))).collect()
+}
+
+/// The texts of conversations, each of messages with their roles, up to where the next answer starts; for each that cannot be
+/// rendered, why.
+fn rendered(
+    template: &str,
+    tokens: &Map<String, Value>,
+    conversations: &[&[(&str, &str)]],
+    now: DateTime,
+) -> Result<Vec<Result<String, String>>, NoAnswer> {
+    let values = |messages: &[(&str, &str)]| {
+        let messages: Vec<_> = messages.iter().map(|(role, content)| json!({ "role": role, "content": content })).collect();
+        // transformers passes both as None where there are none.
+        let mut values = json!({ "messages": messages, "tools": null, "documents": null, "add_generation_prompt": true });
+        values.as_object_mut().expect("an object").extend(tokens.clone());
+        values
+    };
+    let conversations: Vec<_> = conversations.iter().map(|messages| values(messages)).collect();
+    let request = json!({ "template": template, "conversations": conversations, "now": now.to_string() });
+    let answer = child::ask(&JOB, LIMITS, request.to_string().into_bytes())?;
+    bounds::texts(&answer).map_err(NoAnswer::Ended)
 }

@@ -71,11 +71,6 @@ pub fn named(path: &Path) -> impl Fn(Error) -> Failure {
 }
 
 impl Failure {
-    /// Ends the process, for where a run cannot end by returning.
-    pub fn end(self) -> ! {
-        std::process::exit(self.report().into())
-    }
-
     /// Prints what a person needs to act, on stderr; as JSON where that was asked for.
     fn report(&self) -> u8 {
         if AS_JSON.load(Ordering::Relaxed)

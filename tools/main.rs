@@ -7,6 +7,7 @@
 mod arguments;
 mod bench;
 mod chat;
+mod child;
 mod compare;
 mod completions;
 mod convert;
@@ -168,6 +169,9 @@ fn asks_for_json(matches: &ArgMatches) -> bool {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = child::run(&[&chat::JOB]) {
+        return code;
+    }
     exit::catching_panics(|| {
         allow_many_open_files();
         // What cannot be parsed is told as its words ask.
