@@ -138,7 +138,7 @@ fn templates_that_attack_are_refused_or_done() {
         format!("{{{{ {}true }}}}", "not ".repeat(20_000)),
         format!("{{{{ {}1 }}}}", "-".repeat(20_000)),
         format!("{{{{ x{} }}}}", ".a".repeat(20_000)),
-        format!("{{{{ x{} }}}}", "|e".repeat(20_000)),
+        format!("{{{{ 'a'{} }}}}", "|e".repeat(20_000)),
         format!("{{{{ {}1{} }}}}", "1 if x else ".repeat(10_000), ""),
         format!("{{{{ {}{} }}}}", "[".repeat(23_000), "]".repeat(23_000)),
         blocks,
@@ -186,13 +186,12 @@ fn templates_that_attack_are_refused_or_done() {
         common::succeeds(&mut limited(convert.args(["--max-memory", "16M"])));
         let weights = fs::read(&model).expect("a file").split_off(fs::metadata(&model).expect("a file").len() as usize - (1 << 20));
         assert!(*sound.get_or_insert_with(|| weights.clone()) == weights, "{head}: other weights");
-        let mut generate = run(&["generate", "--prompt", "a", "--chat", "-n", "1", "--device", "cpu"], &model);
-        let output = limited(&mut generate).output().expect("a process");
+        let generate = run(&["generate", "--prompt", "a", "--chat", "-n", "1", "--device", "cpu"], &model);
+        let output = limited(&generate).output().expect("a process");
         let text = String::from_utf8_lossy(&output.stderr);
-        println!("{head}: {}: {text}", output.status);
         assert!(matches!(output.status.code(), Some(0 | 3)), "{head}: {}: {text}", output.status);
         if output.status.code() == Some(3) {
-            assert!(text.contains("ChatTemplate") && text.lines().count() == 1 && text.len() < 1500, "{head}: {text}");
+            assert!(text.contains("tokenizer.chat_template") && text.lines().count() == 1 && text.len() < 1500, "{head}: {text}");
         }
     }
 }
@@ -234,6 +233,27 @@ fn a_child_is_started_from_a_program_that_was_deleted() {
     let script = "exec 3<\"$0\" && rm \"$0\" && exec /proc/self/fd/3 generate \"$1\" --prompt a --chat -n 1 --json";
     let output = common::succeeds(Command::new("/bin/sh").args(["-c", script]).args([&program, &model]));
     assert!(!program.exists() && serde_json::from_slice::<Value>(&output.stdout).expect("JSON")["prompt"].is_array());
+}
+
+/// A template says itself what a text begins with, and may name any token.
+#[test]
+fn a_prompt_is_what_the_template_makes() {
+    let scratch = common::scratch();
+    let (folder, model) = (forge(scratch.path()), scratch.path().join("model.gguf"));
+    let config = folder.join("tokenizer_config.json");
+    let mut settings: Value = fs::read(&config).map_or_else(|_| json!({}), |bytes| serde_json::from_slice(&bytes).expect("JSON"));
+    settings["unk_token"] = "!".into();
+    settings["add_bos_token"] = true.into();
+    fs::write(&config, settings.to_string()).expect("a configuration");
+    fs::write(folder.join("chat_template.jinja"), "{{ messages[0].content }}{{ unk_token }}").expect("a template");
+    common::succeeds(common::ggforge().arg("convert").arg(&folder).args(["--type", "F32", "--output"]).arg(&model));
+    let run = |arguments: &[&str]| {
+        let output = common::succeeds(common::ggforge().args(arguments).arg(&model));
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let found = run(&["generate", "--prompt", "Once", "--chat", "-n", "1", "--json"]);
+    let output = common::succeeds(common::ggforge().arg("tokenize").arg(&model).args(["--ids", "--no-bos", "Once!"]));
+    assert_eq!(found["prompt"], serde_json::from_slice::<Value>(&output.stdout).expect("JSON"));
 }
 
 /// As some programs that start others do: news of children is switched off, and so are the standard streams.

@@ -258,14 +258,14 @@ impl Generate {
         }
     }
 
-    /// The prompt's tokens: with what the model wants before a text, once.
+    /// The prompt's tokens: with what the model wants before a text, once. A chat template says itself what that is.
     fn prompt_ids(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Vec<u32>, ggforge::Error> {
         let prompt = self.prompt()?;
-        let text = match self.chat {
-            false => prompt,
-            true => chat::render(model, tokenizer, self.system.as_deref(), &prompt)?,
-        };
-        let mut ids = tokenizer.encode(&text, Specials::Parse, Ends::Omit);
+        if self.chat {
+            let text = chat::render(model, tokenizer, self.system.as_deref(), &prompt)?;
+            return Ok(tokenizer.encode(&text, Specials::Parse, Ends::Omit));
+        }
+        let mut ids = tokenizer.encode(&prompt, Specials::Parse, Ends::Omit);
         tokenizer.begin(&mut ids);
         Ok(ids)
     }

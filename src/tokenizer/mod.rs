@@ -148,6 +148,7 @@ pub fn read(files: &dyn Files, vocab_size: u32, options: Options) -> Result<Voca
     let mut warnings = std::mem::take(&mut inputs.warnings);
     warnings.append(&mut vocabulary.warnings);
     vocabulary.chat_templates = template::read(&inputs, &mut warnings)?;
+    special::find_for_template(&inputs, &mut vocabulary);
     vocabulary.warnings = shortened(warnings);
     Ok(vocabulary)
 }

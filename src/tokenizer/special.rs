@@ -272,6 +272,18 @@ fn search_further(inputs: &Inputs, roles: &Roles, vocabulary: &mut Vocabulary) -
     Ok(())
 }
 
+/// unk and pad that are ordinary tokens, where the chat template asks for them by name: it finds them by their ids in the file.
+pub(super) fn find_for_template(inputs: &Inputs, vocabulary: &mut Vocabulary) {
+    for role in [Special::Unk, Special::Pad] {
+        let setting = format!("{}_token", role.name());
+        let is_named = vocabulary.chat_templates.default.as_ref().is_some_and(|template| template.contains(&setting));
+        let id = inputs.tokenizer_setting(&setting).and_then(content).and_then(|text| vocabulary.id(text));
+        if let Some(id) = id.filter(|_| is_named && vocabulary.special_id(role).is_none()) {
+            vocabulary.special_ids.push((role, id));
+        }
+    }
+}
+
 /// What the post-processor says about tokens around a text.
 fn read_post_processor(post_processor: &Value, roles: &mut Roles, add: &mut Add) {
     let alone = std::slice::from_ref(post_processor);
