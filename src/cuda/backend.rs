@@ -23,6 +23,7 @@ use super::probe::Gpu;
 use super::room::Room;
 use super::sizes::{BATCH_BYTES_MAX, BATCH_TOKENS_MAX, operand_ld};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::model::{
     Accumulate, AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Matrix, Needs, Output, Places, Residency,
     Score, Workload,
@@ -162,12 +163,18 @@ impl Cuda {
 
     /// The numbers of rows in halves.
     fn download_halves(&self, rows: &Rows) -> Result<Vec<f32>> {
-        let mut halves = vec![half::f16::ZERO; rows.n_rows * rows.n_cols];
-        let mut scales = vec![0.0f32; rows.n_rows];
+        let mut values = memory::zero_rows(rows.n_rows, rows.n_cols)?;
+        let mut halves = Vec::new();
+        memory::reserve(&mut halves, values.len())?;
+        halves.resize(values.len(), half::f16::ZERO);
+        let mut scales = memory::zeros(rows.n_rows)?;
         self.device.fetch(rows.block.memory(), halves.as_mut_bytes())?;
         self.device.fetch(rows.row_scale()?, scales.as_mut_bytes())?;
-        let rows = halves.chunks_exact(rows.n_cols.max(1)).zip(scales);
-        Ok(rows.flat_map(|(row, scale)| row.iter().map(move |half| half.to_f32() * scale)).collect())
+        let n_cols = rows.n_cols.max(1);
+        for ((to, row), scale) in values.chunks_exact_mut(n_cols).zip(halves.chunks_exact(n_cols)).zip(scales) {
+            to.iter_mut().zip(row).for_each(|(to, half)| *to = half.to_f32() * scale);
+        }
+        Ok(values)
     }
 }
 
@@ -270,7 +277,7 @@ impl Backend for Cuda {
         if rows.form == Form::F16 {
             return self.download_halves(rows);
         }
-        let mut values = vec![0.0f32; rows.n_rows * rows.n_cols];
+        let mut values = memory::zero_rows(rows.n_rows, rows.n_cols)?;
         self.device.fetch(rows.block.memory(), values.as_mut_bytes())?;
         Ok(values)
     }
