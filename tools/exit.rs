@@ -46,6 +46,8 @@ pub enum Failure {
     Library(Error, Option<PathBuf>),
     /// A signal asked to stop.
     Signal(u8),
+    /// The same, of a run that leaves what the text says.
+    Stopped(u8, String),
     /// Standard output cannot be written to.
     Stdout(io::Error),
 }
@@ -86,6 +88,7 @@ impl Failure {
                 return if error.use_stderr() { USAGE } else { DONE };
             }
             Failure::Signal(signal) => format!("{}; no output was written\n", ended_by(*signal)),
+            Failure::Stopped(signal, left) => format!("{}; {left}\n", ended_by(*signal)),
             Failure::Stdout(error) => format!("error: cannot write to standard output\n  because: {error}\n"),
             Failure::Library(error, path) => explain(error, path.as_deref()),
         };
@@ -99,6 +102,7 @@ impl Failure {
             Failure::Arguments(error) if !error.use_stderr() => return None,
             Failure::Arguments(error) => said_by_clap(&error.render().to_string()),
             Failure::Signal(signal) => (ended_by(*signal), None),
+            Failure::Stopped(signal, left) => (format!("{}; {left}", ended_by(*signal)), None),
             Failure::Stdout(_) => ("cannot write to standard output".to_owned(), None),
             Failure::Library(error, path) => (message(error, path.as_deref()), hint(error)),
         };
@@ -129,7 +133,7 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Failure::Arguments(_) => USAGE,
-            Failure::Signal(signal) => 128 + signal,
+            Failure::Signal(signal) | Failure::Stopped(signal, _) => 128 + signal,
             Failure::Stdout(_) => IO,
             Failure::Library(error, _) => match error {
                 Error::Usage(_) => USAGE,

@@ -128,13 +128,32 @@ impl Loaded {
 impl TextOptions {
     /// The windows of the text, in the tokens of a model.
     pub fn windows(&self, tokenizer: &Tokenizer, stride: Option<usize>) -> Result<Windows> {
+        self.cut(tokenizer, stride, self.chunks)
+    }
+
+    fn cut(&self, tokenizer: &Tokenizer, stride: Option<usize>, windows_max: Option<usize>) -> Result<Windows> {
         tokenizer.warnings().iter().for_each(|warning| warn(warning));
         let text = match self.file == Path::new("-") {
             true => eval::text_of("standard input", io::stdin().lock()),
             false => eval::read_text(&self.file),
         }?;
-        let cut = Cut { ctx: self.ctx, stride, windows_max: self.chunks };
+        let cut = Cut { ctx: self.ctx, stride, windows_max };
         Windows::of_text(&self.file, &text, tokenizer, &cut)
+    }
+
+    /// The windows of the text without the first `n_left_out`, of which `--chunks` then counts.
+    ///
+    /// # Errors
+    /// As [`TextOptions::windows`]; `Usage` where none is left.
+    pub fn windows_from(&self, tokenizer: &Tokenizer, n_left_out: usize) -> Result<Windows> {
+        let windows_max = self.chunks.map(|n| if n == 0 { 0 } else { n.saturating_add(n_left_out) });
+        let mut windows = self.cut(tokenizer, None, windows_max)?;
+        let n_windows = windows.len();
+        windows.skip(n_left_out);
+        match windows.is_empty() {
+            true => Err(Error::usage(format!("--first-chunk {n_left_out}, but the text has {}", chunks(n_windows as u64)))),
+            false => Ok(windows),
+        }
     }
 
     /// How reports call the text.

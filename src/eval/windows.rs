@@ -192,6 +192,11 @@ impl Windows {
         self.windows.start = self.windows.start.saturating_add(n).min(self.windows.end);
     }
 
+    /// Leaves out all windows but the first `n`.
+    pub fn truncate(&mut self, n: usize) {
+        self.windows.end = self.windows.start.saturating_add(n).min(self.windows.end);
+    }
+
     /// Windows in batches of `per_batch`, in order; the last may have fewer.
     pub(super) fn batches(&self, per_batch: usize) -> impl Iterator<Item = Batch> {
         let starts = self.windows.clone().step_by(per_batch);
@@ -277,6 +282,12 @@ mod tests {
         windows.skip(3);
         assert_eq!(windows.len(), 1);
         assert_eq!(windows.batches(4).next().expect("one batch").tokens[1], 31);
+        let mut two = cut(100, 10, None, Some(6)).expect("long enough");
+        two.skip(1);
+        two.truncate(2);
+        assert_eq!((two.len(), two.n_scored()), (2, 8));
+        two.truncate(5);
+        assert_eq!(two.len(), 2);
         windows.skip(9);
         assert!(windows.is_empty() && windows.batches(4).next().is_none());
     }

@@ -1,18 +1,19 @@
 //! `ggforge imatrix MODEL`: runs a model over a text and writes down which columns of its weights matter.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ggforge::Error;
 use ggforge::eval::Windows;
-use ggforge::eval::collect::{self, OutputLayer};
+use ggforge::eval::collect::{self, Checkpoints, OutputLayer};
 use ggforge::gguf::Model;
 use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Imatrix as Matrix, Wanted};
 use ggforge::model::{Backend, Residency, Workload};
 use ggforge::pipeline;
-use ggforge::report::json_text;
+use ggforge::report::{json_text, printable};
 use ggforge::source::TensorSource;
 use serde_json::json;
 
@@ -21,8 +22,9 @@ use crate::Session;
 use crate::arguments::output_path;
 use crate::device::{Device, Job};
 use crate::exit::{self, Failure};
-use crate::measuring::{Loaded, MachineOptions, TextOptions, speed, timed, workload};
+use crate::measuring::{Loaded, MachineOptions, TextOptions, chunks, speed, timed, workload};
 use crate::signals::Stop;
+use crate::terminal::warn;
 
 #[derive(Debug, Args)]
 pub struct Collect {
@@ -40,6 +42,12 @@ pub struct Collect {
     /// Go on where this file, made from the same text, ends; the new file holds both
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
+    /// Leave out the first N chunks of the text
+    #[arg(long, value_name = "N", default_value_t = 0, alias = "from-chunk")]
+    first_chunk: usize,
+    /// Write what is known to the output after every N chunks, and when a signal stops the run; 0 writes it at the end alone
+    #[arg(long, value_name = "N", default_value_t = 10, alias = "output-frequency")]
+    save_every: usize,
     #[command(flatten)]
     machine: MachineOptions,
     /// Replace an existing output
@@ -50,12 +58,46 @@ pub struct Collect {
     json: bool,
 }
 
+/// Writes the output: at the end, and before that what is known by then.
+struct Saver<'a> {
+    output: &'a Path,
+    force: bool,
+    inputs: &'a [PathBuf],
+    /// What an earlier run found.
+    before: Option<Matrix>,
+    /// Chunks in the file that this run has written, which it may replace.
+    n_saved: Cell<Option<u32>>,
+}
+
+impl Saver<'_> {
+    fn whole(&self, collected: Matrix) -> Result<Matrix, Error> {
+        let Some(mut before) = self.before.clone() else { return Ok(collected) };
+        before.add(Matrix { datasets: Vec::new(), ..collected })?;
+        Ok(before)
+    }
+
+    fn save(&self, matrix: &Matrix) -> Result<(), Error> {
+        write(self.output, matrix, self.force || self.n_saved.get().is_some(), self.inputs)?;
+        self.n_saved.set(Some(matrix.chunk_count));
+        Ok(())
+    }
+
+    /// The run goes on where this fails: there may be room, or permission, at the end.
+    fn checkpoint(&self, collected: Matrix) {
+        if let Err(error) = self.whole(collected).and_then(|matrix| self.save(&matrix)) {
+            warn(&format!("what is known so far could not be saved: {error}"));
+        }
+    }
+}
+
 /// What is collected, on whichever machine.
 struct Collecting<'a> {
     loaded: &'a Loaded,
     windows: &'a Windows,
     output_layer: OutputLayer,
     dataset: &'a str,
+    save_every: Option<NonZeroUsize>,
+    saver: &'a Saver<'a>,
     session: &'a Session,
 }
 
@@ -67,12 +109,15 @@ impl Job for Collecting<'_> {
     }
 
     fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<(Matrix, f64), Failure> {
-        let Collecting { loaded, windows, output_layer, dataset, session } = self;
+        let Collecting { loaded, windows, output_layer, dataset, save_every, saver, session } = self;
         let network = loaded.network(backend, windows, residency)?;
         loaded.warn_of_context(&network, windows);
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
-        let collected =
-            timed("collecting", session, stop.flag(), |watch| collect::measure(&network, windows, output_layer, dataset, watch));
+        let collected = timed("collecting", session, stop.flag(), |watch| {
+            let save = |collected| saver.checkpoint(collected);
+            let checkpoints = save_every.map(|every| Checkpoints { every, save: &save });
+            collect::measure_saving(&network, windows, output_layer, dataset, watch, checkpoints)
+        });
         collected.map_err(|error| match (error, stop.signal()) {
             (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
             (error, _) => Failure::Library(error, None),
@@ -83,7 +128,7 @@ impl Job for Collecting<'_> {
 impl Collect {
     pub fn run(self, session: &Session) -> Result<(), Failure> {
         let loaded = Loaded::open(&self.model)?;
-        let mut windows = self.text.windows(&loaded.tokenizer, None)?;
+        let mut windows = self.text.windows_from(&loaded.tokenizer, self.first_chunk)?;
         let dataset = dataset(&self.text.file);
         let shards = loaded.model.files().iter().map(|file| file.path().to_owned());
         let inputs: Vec<PathBuf> = self.resume.iter().chain([&self.text.file]).cloned().chain(shards).collect();
@@ -92,17 +137,17 @@ impl Collect {
         let before = self.resume.as_deref().map(|path| self.resume(path, &dataset, &mut windows, &loaded.model)).transpose()?;
         let output_layer = if self.output_layer { OutputLayer::Collect } else { OutputLayer::Omit };
 
-        let collecting = Collecting { loaded: &loaded, windows: &windows, output_layer, dataset: &dataset, session };
-        let ((collected, seconds), device) = self.machine.run(session, collecting)?;
-        let matrix = match before {
-            None => collected,
-            Some(mut before) => {
-                before.add(Matrix { datasets: Vec::new(), ..collected })?;
-                before
-            }
-        };
-
-        write(&self.output, &matrix, self.force, &inputs)?;
+        let saver = Saver { output: &self.output, force: self.force, inputs: &inputs, before, n_saved: Cell::new(None) };
+        let save_every = NonZeroUsize::new(self.save_every);
+        let collecting =
+            Collecting { loaded: &loaded, windows: &windows, output_layer, dataset: &dataset, save_every, saver: &saver, session };
+        let collected = self.machine.run(session, collecting).map_err(|failure| match (failure, saver.n_saved.get()) {
+            (Failure::Signal(signal), Some(n_chunks)) => Failure::Stopped(signal, self.left(n_chunks)),
+            (failure, _) => failure,
+        });
+        let ((collected, seconds), device) = collected?;
+        let matrix = saver.whole(collected)?;
+        saver.save(&matrix)?;
         if self.json {
             return exit::print(&json_text(&self.as_json(&loaded.model, &matrix, seconds, &device)));
         }
@@ -112,6 +157,12 @@ impl Collect {
         let speed = format!("{} {}", speed(windows.n_tokens(), seconds), device.place());
         let (what, covered) = (describe(&self.output, &matrix), coverage(&loaded.model, &matrix));
         exit::print(&format!("{what}  {covered}\n{}  {speed}\n", experts::line(&matrix)))
+    }
+
+    /// What a run that was stopped leaves.
+    fn left(&self, n_chunks: u32) -> String {
+        let name = printable(self.output.as_os_str().as_encoded_bytes());
+        format!("{name} holds {}: --resume {name} goes on, with another --output", chunks(n_chunks.into()))
     }
 
     /// What an earlier run found, and the text without the chunks that it has seen.
