@@ -1,11 +1,11 @@
 //! `ggforge compare`: what quantizing a model cost.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use ggforge::Error;
 use ggforge::eval::divergence::{self, Compared, Comparison};
-use ggforge::eval::{Estimate, Windows};
+use ggforge::eval::{Estimate, Watch, Windows};
 use ggforge::model::{Backend, Residency, Workload};
 use ggforge::report::page::{self, ComparedFile, Page};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text};
@@ -16,8 +16,9 @@ use crate::device::{Device, Job};
 use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed, workload};
 use crate::page::PageOptions;
+use crate::signals::Stop;
 use crate::terminal::fitted;
-use crate::{Run, Session, signals};
+use crate::{Run, Session};
 
 /// Measure how far quantized files are from the file they were made from
 ///
@@ -55,22 +56,29 @@ impl Run for Compare {
     const NAME: &'static str = "compare";
 
     fn run(self, session: &Session) -> Result<(), Failure> {
-        signals::end_at_once();
         let base = Loaded::open(&self.base)?;
         let others = self.files.iter().map(|path| Loaded::open(path)).collect::<Result<Vec<_>, Failure>>()?;
         for other in &others {
             divergence::check_same_vocabulary(&base.tokenizer, &other.tokenizer, &other.path)?;
         }
-        let windows = self.text.windows(&base.tokenizer, None)?;
+        let mut windows = self.text.windows(&base.tokenizer, None)?;
         let inputs = self.inputs(&base, &others);
         self.page.check(&inputs)?;
         let comparing = Comparing { base: &base, others: &others, windows: &windows, session };
-        let ((comparison, seconds), device) = self.machine.run(session, comparing)?;
-        let (arguments, base, others, windows) = (&self, &base, &others, &windows);
-        let report = Report { arguments, base, others, windows, comparison: &comparison, seconds, device };
+        let (Outcome { comparison, seconds, stopped }, device) = self.machine.run(session, comparing)?;
+        let n_windows = windows.len();
+        windows.truncate(comparison.n_windows);
+        let (arguments, base, others, windows, is_complete) = (&self, &base, &others, &windows, stopped.is_none());
+        let report = Report { arguments, base, others, windows, comparison: &comparison, is_complete, seconds, device };
+        let printed = if self.json { report.json() } else { report.text() };
+        if let Some(signal) = stopped {
+            print(&printed)?;
+            let left = format!("these figures are of the first {} of {n_windows} chunks alone", comparison.n_windows);
+            return Err(Failure::Stopped(signal, left));
+        }
         let written = self.page.write(|| report.page(), &inputs)?;
-        let written = if session.quiet { String::new() } else { written };
-        print(&if self.json { report.json() } else { report.text() + &written })
+        let written = if session.quiet || self.json { String::new() } else { written };
+        print(&(printed + &written))
     }
 }
 
@@ -82,21 +90,35 @@ struct Comparing<'a> {
     session: &'a Session,
 }
 
+/// What came of it.
+struct Outcome {
+    comparison: Comparison,
+    seconds: f64,
+    /// The signal that broke it off: then it is of a part of the text.
+    stopped: Option<u8>,
+}
+
 impl Job for Comparing<'_> {
-    type Output = (Comparison, f64);
+    type Output = Outcome;
 
     fn workload(&self) -> Result<Workload, Failure> {
         workload(std::iter::once(self.base).chain(self.others), self.windows)
     }
 
-    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<(Comparison, f64), Failure> {
+    fn run<B: Backend>(self, backend: &B, residency: Residency) -> Result<Outcome, Failure> {
         let Comparing { base, others, windows, session } = self;
         let network = base.network(backend, windows, residency)?;
         base.warn_of_context(&network, windows);
         let others = others.iter().map(|other| other.network(backend, windows, residency)).collect::<Result<Vec<_>, Failure>>()?;
-        // Nothing is written before everything is known, so signals end the process.
-        let never = AtomicBool::new(false);
-        Ok(timed("comparing", session, &never, |watch| divergence::measure(&network, &others, windows, watch))?)
+        let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
+        let measure = |watch: Watch<'_>| divergence::measure_until_stopped(&network, &others, windows, watch);
+        let compared = timed("comparing", session, stop.flag(), measure);
+        let (comparison, seconds) = compared.map_err(|error| match (error, stop.signal()) {
+            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
+            (error, _) => Failure::Library(error, None),
+        })?;
+        let stopped = stop.signal().filter(|_| comparison.n_windows < windows.len());
+        Ok(Outcome { comparison, seconds, stopped })
     }
 }
 
@@ -115,6 +137,8 @@ struct Report<'a> {
     others: &'a [Loaded],
     windows: &'a Windows,
     comparison: &'a Comparison,
+    /// False where a signal broke it off.
+    is_complete: bool,
     seconds: f64,
     device: Device,
 }
@@ -222,6 +246,7 @@ impl Report<'_> {
             "text": self.arguments.text.file.to_string_lossy(),
             "ctx": self.windows.ctx(),
             "chunks": self.windows.len(),
+            "complete": self.is_complete,
             "scored_tokens": self.windows.n_scored(),
             "activations": self.arguments.machine.activations.name(),
             "device": self.device.id(),

@@ -17,6 +17,7 @@ use std::path::Path;
 
 use super::pass::{Counter, Watch, not_finite, scored_states, windows_per_batch};
 use super::perplexity::ppl_of;
+use super::windows::Batch;
 use super::{Estimate, Windows, quantile};
 use crate::error::{Error, Fault, Place, Result};
 use crate::model::{Backend, Divergence, Network};
@@ -29,6 +30,8 @@ pub struct Comparison {
     pub ppl_base: Estimate,
     /// The others, in the order in which they were given.
     pub files: Vec<Compared>,
+    /// Windows of the text that went through all models: all of them, but in [`measure_until_stopped`].
+    pub n_windows: usize,
 }
 
 /// What was found about one file.
@@ -88,30 +91,65 @@ pub fn measure<B: Backend>(
     windows: &Windows,
     watch: Watch<'_>,
 ) -> Result<Comparison> {
+    let comparison = measure_until_stopped(base, others, windows, watch)?;
+    if comparison.n_windows < windows.len() { Err(Error::Interrupted) } else { Ok(comparison) }
+}
+
+/// The same, but when it is interrupted it gives what is known of the windows that were done by then.
+///
+/// # Errors
+/// As [`measure`]; `Interrupted` only before any window was done.
+pub fn measure_until_stopped<B: Backend>(
+    base: &Network<'_, B>,
+    others: &[Network<'_, B>],
+    windows: &Windows,
+    watch: Watch<'_>,
+) -> Result<Comparison> {
     others.iter().try_for_each(|other| check_n_vocab(base, other))?;
     let mut counter = Counter::new(watch, windows.n_tokens() * (1 + others.len()));
     let mut base_nlls: Vec<f64> = Vec::with_capacity(windows.n_scored());
     let mut records: Vec<Vec<Record>> = others.iter().map(|_| Vec::with_capacity(windows.n_scored())).collect();
     let sizes = std::iter::once(base).chain(others).map(|network| windows_per_batch(network, windows));
+    let mut n_windows = 0;
     for batch in windows.batches(sizes.min().unwrap_or(1)) {
-        let done = base_nlls.len();
-        let base_states = scored_states(base, &batch, &mut counter)?;
-        for (other, records) in others.iter().zip(&mut records) {
-            let states = scored_states(other, &batch, &mut counter)?;
-            let (a, b) = ((&base_states, base.output()), (&states, other.output()));
-            let divergences = base.backend().compare(a, b, &batch.targets)?;
-            for (divergence, at) in divergences.iter().zip(done..) {
-                check_finite(divergence, base, other, windows, at)?;
-                records.push(Record::of(divergence));
-            }
-            if base_nlls.len() == done {
-                base_nlls.extend(divergences.iter().map(|divergence| divergence.a.nll));
-                counter.set_ppl(ppl_of(&base_nlls).value);
-            }
+        match compare_batch((base, others), windows, &batch, (&mut base_nlls, &mut records), &mut counter) {
+            Err(Error::Interrupted) if n_windows > 0 => break,
+            done => done?,
+        }
+        n_windows += batch.sequences.len();
+        counter.set_ppl(ppl_of(&base_nlls).value);
+    }
+    // Of a batch that was broken off some models may have seen more than others.
+    let n_tokens = n_windows * windows.scored().len();
+    base_nlls.truncate(n_tokens);
+    records.iter_mut().for_each(|records| records.truncate(n_tokens));
+    let files = records.into_iter().map(|records| Compared::of(&base_nlls, &records, windows)).collect();
+    Ok(Comparison { ppl_base: ppl_of(&base_nlls), files, n_windows })
+}
+
+/// Takes a batch through all models.
+fn compare_batch<B: Backend>(
+    (base, others): (&Network<'_, B>, &[Network<'_, B>]),
+    windows: &Windows,
+    batch: &Batch,
+    (base_nlls, records): (&mut Vec<f64>, &mut [Vec<Record>]),
+    counter: &mut Counter<'_>,
+) -> Result<()> {
+    let done = base_nlls.len();
+    let base_states = scored_states(base, batch, counter)?;
+    for (other, records) in others.iter().zip(records) {
+        let states = scored_states(other, batch, counter)?;
+        let (a, b) = ((&base_states, base.output()), (&states, other.output()));
+        let divergences = base.backend().compare(a, b, &batch.targets)?;
+        for (divergence, at) in divergences.iter().zip(done..) {
+            check_finite(divergence, base, other, windows, at)?;
+            records.push(Record::of(divergence));
+        }
+        if base_nlls.len() == done {
+            base_nlls.extend(divergences.iter().map(|divergence| divergence.a.nll));
         }
     }
-    let files = records.into_iter().map(|records| Compared::of(&base_nlls, &records, windows)).collect();
-    Ok(Comparison { ppl_base: ppl_of(&base_nlls), files })
+    Ok(())
 }
 
 /// Refuses files whose tokens are not the base's: their predictions are about something else.
