@@ -3,6 +3,7 @@
 //! Knows files and byte ranges; does not know safetensors, GGUF or what a tensor means. Weights are read by position (`pread`), not
 //! through the mapping, so a file that shrinks while it is read gives an error instead of a signal.
 
+use std::fmt::Debug;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -48,6 +49,23 @@ pub struct InputFile {
     path: PathBuf,
     file: File,
     opened_as: Identity,
+    /// What stands for the content of the file.
+    made: Option<Box<dyn MadeBytes>>,
+}
+
+/// Bytes that are made when they are read, of what has not been written to any file.
+pub trait MadeBytes: Debug + Send + Sync {
+    /// Fills `bytes` from `offset_bytes` on.
+    ///
+    /// # Errors
+    /// Whatever prevents that.
+    fn read_exact_at(&self, bytes: &mut [u8], offset_bytes: u64) -> Result<()>;
+
+    /// Checks that the same bytes would be made now.
+    ///
+    /// # Errors
+    /// `InputChanged` where what they are made of has changed.
+    fn check_unchanged(&self) -> Result<()>;
 }
 
 /// What tells whether a file is still the same file with the same content.
@@ -102,7 +120,19 @@ impl InputFile {
         if !metadata.is_file() {
             return Err(not_regular(&path, &metadata));
         }
-        Ok(InputFile { path, file, opened_as: Identity::of(&metadata) })
+        Ok(InputFile { path, file, opened_as: Identity::of(&metadata), made: None })
+    }
+
+    /// Bytes that are made of what is in the folder at `path`, in the place of a file's.
+    ///
+    /// # Errors
+    /// `Io` where the folder cannot be opened.
+    pub fn made(path: impl Into<PathBuf>, size_bytes: u64, bytes: Box<dyn MadeBytes>) -> Result<InputFile> {
+        let path = path.into();
+        let file = File::open(&path).map_err(|e| Error::io(&path, "open the folder", e))?;
+        let metadata = file.metadata().map_err(|e| Error::io(&path, "stat", e))?;
+        let opened_as = Identity { size_bytes, ..Identity::of(&metadata) };
+        Ok(InputFile { path, file, opened_as, made: Some(bytes) })
     }
 
     /// The path it was opened under.
@@ -110,7 +140,7 @@ impl InputFile {
         &self.path
     }
 
-    /// The open file.
+    /// The open file; of bytes that are made, the folder.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -130,6 +160,9 @@ impl InputFile {
     /// # Errors
     /// `InputChanged` when the file has become too short; `Io` otherwise.
     pub fn read_exact_at(&self, bytes: &mut [u8], offset_bytes: u64) -> Result<()> {
+        if let Some(made) = &self.made {
+            return made.read_exact_at(bytes, offset_bytes);
+        }
         self.file.read_exact_at(bytes, offset_bytes).map_err(|e| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => self.changed(format!("it ends before byte {}", offset_bytes + bytes.len() as u64)),
             _ => Error::io(&self.path, "read", e),
@@ -139,6 +172,9 @@ impl InputFile {
     /// # Errors
     /// `InputChanged` when size, times or identity differ from when the file was opened.
     pub fn check_unchanged(&self) -> Result<()> {
+        if let Some(made) = &self.made {
+            return made.check_unchanged();
+        }
         let metadata = self.file.metadata().map_err(|e| Error::io(&self.path, "stat", e))?;
         let now = Identity::of(&metadata);
         if now.size_bytes != self.opened_as.size_bytes {

@@ -201,7 +201,7 @@ fn what_is_given_by_mistake_is_named_with_what_to_do() {
     fs::create_dir(path.join("out")).unwrap();
     for (arguments, told) in [
         ("inspect model", "a model folder, not a file; `ggforge convert` makes a GGUF file of it"),
-        ("generate model --prompt x", "`ggforge convert` makes"),
+        ("quantize model -t Q8_0 -o out/a.gguf", "`ggforge convert` makes"),
         ("quantize . -t Q8_0 -o out/a.gguf", "a folder, not a file"),
         ("quantize model/model.safetensors -t Q8_0 -o out/a.gguf", "give `ggforge convert` the folder it lies in"),
         ("quantize imatrix.gguf -t Q8_0 -o out/a.gguf", "the file is an importance matrix, not a model"),
@@ -250,7 +250,7 @@ fn an_error_is_json_with_json_and_names_its_fault_with_verbose() {
     assert!(error["hint"].as_str().unwrap().contains("hf download org/name"), "{error}");
     let error = told("perplexity --json");
     assert_eq!((&error["exit_code"], &error["fault"]), (&2.into(), &Value::Null), "{error}");
-    assert!(["--file <FILE>", "<MODEL.gguf>"].iter().all(|option| error["message"].as_str().unwrap().contains(option)), "{error}");
+    assert!(["--file <FILE>", "<MODEL>"].iter().all(|option| error["message"].as_str().unwrap().contains(option)), "{error}");
     assert!(told("convert model --tipe Q8_0 --json")["hint"].as_str().unwrap().contains("'--type'"));
     assert_eq!(told("convert model -t Q8_0 -o missing/a.gguf --json")["exit_code"], 6);
 }

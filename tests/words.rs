@@ -318,6 +318,38 @@ fn a_page_that_was_written_is_named() {
 }
 
 #[test]
+fn a_page_says_how_it_was_made_and_is_the_same_for_the_same_files() {
+    let dir = with_file();
+    let page = |arguments: &str, second: &str| {
+        let mut command = ggforge();
+        command.current_dir(dir.path()).args(arguments.split_whitespace()).args(["--report", "p.html", "--force"]);
+        succeeds(command.env("SOURCE_DATE_EPOCH", second));
+        fs::read_to_string(dir.path().join("p.html")).expect("a page")
+    };
+    let size = fs::metadata(dir.path().join("a.gguf")).unwrap().len();
+    for arguments in ["compare a.gguf a.gguf -f text --chunks 2 --ctx 64", "error model a.gguf"] {
+        let html = page(arguments, "1000000000");
+        let (_, foot) = html.split_once("<footer>").expect("a foot");
+        let version = done(dir.path(), "--version").0;
+        for part in [
+            "2001-09-09T01:46:40Z",
+            &format!("<dd>ggforge {arguments} --report p.html --force</dd>"),
+            version.trim(),
+            " threads",
+            &format!("<dt>a.gguf</dt><dd>{size} bytes</dd>"),
+        ] {
+            assert_eq!(foot.matches(part).count(), 1, "{part}: {foot}");
+        }
+        assert!(html == page(arguments, "1000000000"), "{arguments}");
+        let (before, after) = (html.split_once("<footer>").unwrap().0, page(arguments, "1000000001"));
+        assert!(after.starts_with(before) && after != html, "only the foot knows the time: {arguments}");
+    }
+    let html = page("compare model a.gguf -f text --chunks 2 --ctx 64", "0");
+    assert!(html.contains("<dt>model/model.safetensors</dt>") && html.contains("1970-01-01T00:00:00Z"), "{html}");
+    assert!(html.contains("A mean KLD of 0.01 nats means"), "an aid to reading: {html}");
+}
+
+#[test]
 fn the_words_of_other_programs_are_understood() {
     let dir = with_file();
     done(dir.path(), "convert model --outtype q8_0 --outfile b.gguf -q");
@@ -329,6 +361,10 @@ fn the_words_of_other_programs_are_understood() {
     done(dir.path(), "compare a.gguf b.gguf -f text --chunks 2 --ctx 64");
     assert!(done(dir.path(), "tokenize a.gguf -f text --ids").0.starts_with('['));
     done(dir.path(), "run a.gguf Once -n 2");
+    // A letter is like no name; a slip is.
+    let stderr = refused(dir.path(), "convert model --x", 2);
+    assert!(stderr.starts_with("error: unexpected argument '--x' found\n") && !stderr.contains("--max-memory"), "{stderr}");
+    assert!(refused(dir.path(), "convert model --outptu x", 2).contains("'--output'"));
     // They are accepted, and not advertised.
     let help = ["--help", "convert --help"].map(|arguments| done(dir.path(), arguments).0).concat();
     assert!(!help.contains("--outtype") && !help.contains("--outfile") && !help.contains("ppl"), "{help}");

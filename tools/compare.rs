@@ -9,12 +9,12 @@ use ggforge::eval::{Estimate, Watch, Windows};
 use ggforge::model::{Backend, Residency, Workload};
 use ggforge::report::page::{self, ComparedFile, Page};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text};
-use ggforge::source::TensorSource;
 use serde_json::{Value, json};
 
 use crate::device::{Device, Job};
 use crate::exit::{Failure, print};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, extent, speed, timed, workload};
+use crate::model;
 use crate::page::PageOptions;
 use crate::signals::Stop;
 use crate::terminal::fitted;
@@ -32,11 +32,12 @@ use crate::{Run, Session};
 #[command(after_help = "\
 Examples:
   ggforge compare llama-BF16.gguf llama-Q4_K_M.gguf --file wiki.test.raw
+  ggforge compare models/Llama-3.2-1B llama-Q4_K_M.gguf --file wiki.test.raw
   ggforge compare llama-BF16.gguf llama-Q8_0.gguf llama-Q4_K_M.gguf --file wiki.test.raw --chunks 40
   ggforge compare llama-BF16.gguf llama-Q*.gguf --file wiki.test.raw --report quants.html")]
 pub struct Compare {
-    /// The file that others are compared with
-    #[arg(value_name = "BASE.gguf")]
+    /// What others are compared with: GGUF file, any shard, or model folder
+    #[arg(value_name = "BASE")]
     base: PathBuf,
     /// The files to compare
     #[arg(value_name = "QUANT.gguf", required = true)]
@@ -76,7 +77,7 @@ impl Run for Compare {
             let left = format!("these figures are of the first {} of {n_windows} chunks alone", comparison.n_windows);
             return Err(Failure::Stopped(signal, left));
         }
-        let written = self.page.write(|| report.page(), &inputs)?;
+        let written = self.page.write(|| report.page(), &inputs, Some(&report.device))?;
         let written = if session.quiet || self.json { String::new() } else { written };
         print(&(printed + &written))
     }
@@ -125,8 +126,8 @@ impl Job for Comparing<'_> {
 impl Compare {
     /// Files that the page may not replace.
     fn inputs(&self, base: &Loaded, others: &[Loaded]) -> Vec<PathBuf> {
-        let models = std::iter::once(base).chain(others).flat_map(|loaded| loaded.model.files());
-        models.map(|file| file.path().to_owned()).chain([self.text.file.clone()]).collect()
+        let models = std::iter::once(base).chain(others).flat_map(|loaded| model::inputs(&loaded.path, &loaded.model));
+        models.chain([self.text.file.clone()]).collect()
     }
 }
 

@@ -107,7 +107,7 @@ impl Run for ErrorCommand {
         let seconds = started.elapsed().as_secs_f64();
 
         let page = || tensor_error::page(&self.base, self.facts(), &files, self.order(), self.worst.into());
-        let written = self.page.write(page, &inputs)?;
+        let written = self.page.write(page, &inputs, None)?;
         if self.json {
             return exit::print(&json_text(&self.as_json(&files)));
         }

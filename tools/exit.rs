@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use clap::error::{ContextKind, ContextValue};
 use ggforge::Error;
 use ggforge::error::{Escaped, Fault};
 use ggforge::report::{printable, write_json};
@@ -53,7 +54,13 @@ pub enum Failure {
 }
 
 impl From<clap::Error> for Failure {
-    fn from(error: clap::Error) -> Failure {
+    fn from(mut error: clap::Error) -> Failure {
+        // To clap a single letter is like any name that it is in.
+        let is_letter = matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(name)) if name.len() < "--xx".len());
+        if is_letter {
+            error.remove(ContextKind::SuggestedArg);
+            error.remove(ContextKind::Usage);
+        }
         Failure::Arguments(error)
     }
 }

@@ -18,7 +18,7 @@ use crate::device::{Device, DeviceOptions, Job};
 use crate::exit::{Failure, named, print, say, stream};
 use crate::stops::Stops;
 use crate::terminal::warn;
-use crate::{Run, Session, signals};
+use crate::{Run, Session, model, signals};
 
 /// Continue a text with a model
 #[derive(Debug, Args)]
@@ -30,8 +30,8 @@ Examples:
   ggforge generate llama.gguf --file chapter.txt --ctx 2048 --stop 'THE END'
   echo 'Once upon a time' | ggforge generate llama.gguf")]
 pub struct Generate {
-    /// GGUF file, or any shard of a split model
-    #[arg(value_name = "MODEL.gguf")]
+    /// GGUF file, any shard of a split model, or model folder
+    #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// The text to continue; - is standard input, which is also read where no text is given
     #[arg(value_name = "TEXT", conflicts_with_all = ["prompt", "file"])]
@@ -87,8 +87,7 @@ impl Run for Generate {
         signals::end_at_once();
         let Generate { temp, top_k, top_p, seed, .. } = self;
         let sampler = Sampler::new(Sampling { temperature: temp, top_k, top_p, seed })?;
-        let model = Model::open_unmapped(&self.model)?;
-        model.note().into_iter().for_each(warn);
+        let model = model::open(&self.model)?;
         let hparams = Hparams::read(&model).map_err(named(&self.model))?;
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(&self.model))?;
         tokenizer.warnings().iter().for_each(|warning| warn(warning));

@@ -11,7 +11,6 @@ use ggforge::gguf::Model;
 use ggforge::model::{Backend, Hparams, Needs, Network, Residency, Work, Workload};
 use ggforge::pipeline::{self, Existing};
 use ggforge::report::{Cell, Table, decimal_bytes, json_text, printable, shortened};
-use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer};
 use serde_json::{Value, json};
 use zerocopy::IntoBytes;
@@ -22,7 +21,7 @@ use crate::exit::{Failure, named, print, stream};
 use crate::measuring::{MachineOptions, timed, warn_of_context};
 use crate::signals::Stop;
 use crate::terminal::{fitted, warn};
-use crate::{Run, Session, npy};
+use crate::{Run, Session, model, npy};
 
 /// Show the scores of every token that may come next
 ///
@@ -37,8 +36,8 @@ Examples:
   ggforge logits llama.gguf --tokens \"$(ggforge tokenize llama.gguf 'Once upon' --ids)\" --top 3
   ggforge logits llama.gguf --prompt 'Once upon a time' --last 4 --output logits.npy")]
 pub struct Logits {
-    /// GGUF file, or any shard of a split model
-    #[arg(value_name = "MODEL.gguf")]
+    /// GGUF file, any shard of a split model, or model folder
+    #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// The tokens, by id: nothing is put before them
     #[arg(long, value_name = "ID,ID,...", value_parser = ids, allow_hyphen_values = true, required_unless_present = "prompt")]
@@ -97,9 +96,8 @@ impl Run for Logits {
 
     fn run(self, session: &Session) -> Result<(), Failure> {
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
-        let model = Model::open_unmapped(&self.model)?;
-        model.note().into_iter().for_each(warn);
-        let inputs: Vec<PathBuf> = model.files().iter().map(|file| file.path().to_owned()).collect();
+        let model = model::open(&self.model)?;
+        let inputs = model::inputs(&self.model, &model);
         if let Some(output) = &self.output {
             // An output that cannot be written is better found before the work than after it.
             pipeline::check_target(output, self.existing(), &inputs)?;

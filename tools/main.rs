@@ -20,7 +20,9 @@ mod generate;
 mod imatrix;
 mod inspect;
 mod logits;
+mod made;
 mod measuring;
+mod model;
 mod npy;
 mod output;
 mod page;
@@ -143,7 +145,7 @@ fn program() -> clap::Command {
 }
 
 /// What `--version` says: the version, the commit where it is known, and the CPU level that is used. `-V` says the version alone.
-fn version() -> &'static str {
+pub fn version() -> &'static str {
     let commit = option_env!("GGFORGE_COMMIT").unwrap_or(if cfg!(debug_assertions) { "debug build" } else { "unknown commit" });
     String::leak(format!("{} ({commit}, {})", env!("CARGO_PKG_VERSION"), Level::detect().name()))
 }

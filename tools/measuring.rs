@@ -18,6 +18,7 @@ use ggforge::{Error, Result};
 use crate::Session;
 use crate::device::{Device, DeviceOptions, Job};
 use crate::exit::{Failure, named};
+use crate::model;
 use crate::terminal::{TokenBar, warn};
 
 /// The text, and how much of it.
@@ -85,8 +86,7 @@ pub struct Loaded {
 
 impl Loaded {
     pub fn open(path: &Path) -> Result<Loaded, Failure> {
-        let model = Model::open_unmapped(path)?;
-        model.note().into_iter().for_each(warn);
+        let model = model::open(path)?;
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(path))?;
         Ok(Loaded { path: path.to_owned(), model, tokenizer })
     }

@@ -9,6 +9,8 @@ use ggforge::report::page::Page;
 use ggforge::report::{decimal_bytes, printable};
 
 use crate::arguments::output_path;
+use crate::device::Device;
+use crate::made;
 
 /// Where to write the page, if anywhere.
 #[derive(Debug, Args)]
@@ -28,9 +30,9 @@ impl PageOptions {
     }
 
     /// Writes the page where one was asked for; returns the lines that say so.
-    pub fn write(&self, page: impl FnOnce() -> Page, inputs: &[PathBuf]) -> Result<String> {
+    pub fn write(&self, page: impl FnOnce() -> Page, inputs: &[PathBuf], device: Option<&Device>) -> Result<String> {
         let Some(path) = &self.report else { return Ok(String::new()) };
-        let html = page().html();
+        let html = Page { made: made::facts(inputs, device), ..page() }.html();
         pipeline::write_file(path, html.as_bytes(), self.existing(), inputs)?;
         let (name, size) = (printable(path.as_os_str().as_encoded_bytes()), decimal_bytes(html.len() as u64));
         Ok(format!("\n{name}: the same as a page with plots, {size}\n"))

@@ -30,8 +30,8 @@ Examples:
   ggforge perplexity llama-Q4_K_M.gguf --file wiki.test.raw --chunks 20 --json
   ggforge perplexity llama-Q4_K_M.gguf --file wiki.test.raw --activations q8")]
 pub struct Perplexity {
-    /// GGUF file, or any shard of a split model
-    #[arg(value_name = "MODEL.gguf")]
+    /// GGUF file, any shard of a split model, or model folder
+    #[arg(value_name = "MODEL")]
     model: PathBuf,
     #[command(flatten)]
     text: TextOptions,

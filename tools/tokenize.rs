@@ -5,14 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ggforge::gguf::Model;
 use ggforge::report::{json_text, printable};
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer, read_text, text_of};
 use serde_json::{Value, json};
 
 use crate::exit::{Failure, named, print};
 use crate::terminal::warn;
-use crate::{Run, Session};
+use crate::{Run, Session, model};
 
 /// Show the tokens of a text
 #[derive(Debug, Args)]
@@ -22,8 +21,8 @@ Examples:
   ggforge tokenize llama.gguf --file chapter.txt --ids
   git log | ggforge tokenize llama.gguf --file - --json")]
 pub struct Tokenize {
-    /// GGUF file with the vocabulary, or any shard of a split model
-    #[arg(value_name = "MODEL.gguf")]
+    /// GGUF file with the vocabulary, any shard of a split model, or model folder
+    #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// The text
     #[arg(value_name = "TEXT")]
@@ -49,7 +48,7 @@ impl Run for Tokenize {
     const NAME: &'static str = "tokenize";
 
     fn run(self, _session: &Session) -> Result<(), Failure> {
-        let model = Model::open_unmapped(&self.model)?;
+        let model = model::open(&self.model)?;
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(&self.model))?;
         tokenizer.warnings().iter().for_each(|warning| warn(warning));
         let specials = if self.no_special { Specials::Literal } else { Specials::Parse };

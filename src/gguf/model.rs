@@ -125,6 +125,19 @@ impl Model {
         Ok(model)
     }
 
+    /// A model of one file that is open already, or that is made while it is read.
+    ///
+    /// # Errors
+    /// As for [`File::open`].
+    #[cfg(feature = "convert")]
+    pub fn of_input(input: InputFile) -> Result<Model> {
+        let mut model = Model::default();
+        let file = File::header_of(&input, &Limits::default())?;
+        model.add(Shard { input, file });
+        model.collect_tensors()?;
+        Ok(model)
+    }
+
     /// The files, in the order of their numbers.
     pub fn shards(&self) -> &[File<'static>] {
         &self.shards

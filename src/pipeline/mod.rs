@@ -26,6 +26,7 @@ mod sink;
 mod target;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 mod verify;
 mod work;
 mod workers;
@@ -41,6 +42,7 @@ use crate::source::TensorSource;
 
 pub use shards::{PlannedFile, files};
 use sink::Sink;
+pub use unwritten::unwritten;
 use work::{Job, Piece};
 
 /// How to carry out a plan.

@@ -51,7 +51,7 @@ pub fn files(plan: &Plan, paths: &[PathBuf], split_max_bytes: Option<u64>) -> Re
 }
 
 /// The header of the whole output.
-fn header(output: &OutputPlan) -> Header {
+pub(super) fn header(output: &OutputPlan) -> Header {
     let spec = |t: &PlannedTensor| TensorSpec { name: t.name.clone(), format: t.format, shape: t.shape.clone() };
     Header { metadata: output.metadata.clone(), tensors: output.tensors.iter().map(spec).collect() }
 }

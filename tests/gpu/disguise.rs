@@ -1,6 +1,6 @@
 //! The tests of a GPU on a CPU in disguise.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -225,6 +225,14 @@ fn the_program_runs_on_a_cpu_in_disguise() {
     assert!((on_gpu - on_cpu).abs() < 1e-3, "perplexity: {on_gpu} where {on_cpu} is expected");
     let compared = measured(&["compare", model, model], "cuda").to_string();
     assert!(compared.contains("\"kld\""), "{compared}");
+    // Bytes that are made while they are read go the same way.
+    let own = converted(&folder, "F32", scratch.path());
+    let of = |model: &Path| measured(&["perplexity", model.to_str().expect("UTF-8")], "cuda")["nll"].clone();
+    assert_eq!(of(&folder), of(&own));
+    let speed = ["bench", "model", model, "--prompt", "9", "--generate", "2", "--samples", "1", "--json", "--device", "cuda"];
+    let speed: serde_json::Value = serde_json::from_str(&run(&speed, "256")).expect("JSON");
+    assert_eq!((&speed["device"], speed["timings"].as_array().map(Vec::len)), (&"cuda:0".into(), Some(2)), "{speed}");
+    assert!(speed["ceilings"]["flops_per_s"].as_f64().is_some_and(|flops| flops > 0.0), "{speed}");
 
     let folder = scratch.path().to_str().expect("UTF-8");
     let sizes = ["--samples", "1", "--shape", "tiny", "--folder", folder, "--ctx", "16", "--batch", "32"];

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::device::{Device, DeviceOptions, Job};
 use crate::exit::{Failure, named, print};
 use crate::terminal::fitted;
-use crate::{Run, Session};
+use crate::{Run, Session, model};
 
 /// Measure how fast a model reads prompts and generates
 #[derive(Debug, Args)]
@@ -26,8 +26,8 @@ Examples:
   ggforge bench model llama.gguf --device cpu
   ggforge bench model llama.gguf --prompt 128,2048 --generate 32 --threads 8 --json")]
 pub struct ModelSpeed {
-    /// GGUF file, or any shard of a split model
-    #[arg(value_name = "MODEL.gguf")]
+    /// GGUF file, any shard of a split model, or model folder
+    #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Lengths of prompts in tokens
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "128,512")]
@@ -64,7 +64,7 @@ impl Run for ModelSpeed {
 
     fn run(self, session: &Session) -> Result<(), Failure> {
         self.check()?;
-        let model = Model::open_unmapped(&self.model)?;
+        let model = model::open(&self.model)?;
         let n_ctx = self.prompt.iter().copied().max().unwrap_or(1).max(self.generate + 1);
         let (timed, device) = self.device.run(session, Activations::F32, Timed { arguments: &self, model: &model, n_ctx })?;
         let Measured { weight_bytes, timings } = timed;

@@ -23,13 +23,14 @@ use crate::arguments::output_path;
 use crate::device::{Device, Job};
 use crate::exit::{self, Failure};
 use crate::measuring::{Loaded, MachineOptions, TextOptions, chunks, speed, timed, workload};
+use crate::model;
 use crate::signals::Stop;
 use crate::terminal::warn;
 
 #[derive(Debug, Args)]
 pub struct Collect {
-    /// GGUF file to run, or any shard of a split model
-    #[arg(value_name = "MODEL.gguf")]
+    /// GGUF file to run, any shard of a split model, or model folder
+    #[arg(value_name = "MODEL")]
     model: PathBuf,
     #[command(flatten)]
     text: TextOptions,
@@ -130,7 +131,7 @@ impl Collect {
         let loaded = Loaded::open(&self.model)?;
         let mut windows = self.text.windows_from(&loaded.tokenizer, self.first_chunk)?;
         let dataset = dataset(&self.text.file);
-        let shards = loaded.model.files().iter().map(|file| file.path().to_owned());
+        let shards = model::inputs(&loaded.path, &loaded.model);
         let inputs: Vec<PathBuf> = self.resume.iter().chain([&self.text.file]).cloned().chain(shards).collect();
         // An output that cannot be written is better found before the work than after it.
         pipeline::check_target(&self.output, existing(self.force), &inputs)?;

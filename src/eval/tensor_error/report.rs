@@ -249,7 +249,7 @@ pub fn page(base: &Path, facts: Vec<(String, String)>, files: &[FileError], sort
         Block::Folded(format!("{name}: {} tensors", file.tensors.len()), tensors_table(file, sort_by))
     };
     sections.push(Section { blocks: names.iter().zip(files).map(tensors).collect(), ..Section::new("Tensors", "") });
-    Page { title: format!("Error of the weights, against {}", name(base)), facts, sections }
+    Page { title: format!("Error of the weights, against {}", name(base)), facts, sections, made: Vec::new() }
 }
 
 const FILES_NOTE: &str = "All tensors together. Relative MSE is |w - q|\u{b2} / |w|\u{b2}, and SQNR the same in decibels, of which 6 are \

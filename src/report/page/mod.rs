@@ -41,6 +41,8 @@ pub struct Page {
     pub facts: Vec<(String, String)>,
     /// The content, in order.
     pub sections: Vec<Section>,
+    /// How the page came to be, as pairs again, at its foot: when, by what command, from which files.
+    pub made: Vec<(String, String)>,
 }
 
 /// A part of a page, under a heading of its own.
@@ -102,12 +104,10 @@ impl Page {
                 body {
                     header {
                         h1 { (title) }
-                        @if !self.facts.is_empty() {
-                            dl { @for (word, value) in &self.facts { div { dt { (shown(word)) } dd { (shown(value)) } } } }
-                        }
+                        (pairs(&self.facts))
                     }
                     main { @for section in &self.sections { (section.markup()) } }
-                    footer { "Made by ggforge " (env!("CARGO_PKG_VERSION")) }
+                    footer { p { "Made by ggforge " (env!("CARGO_PKG_VERSION")) } (pairs(&self.made)) }
                 }
             }
         };
@@ -137,6 +137,15 @@ impl Block {
             Block::Histograms(histograms) => histograms.markup(),
             Block::Curves(curves) => at_both_widths(|width| curves.draw(width)),
             Block::Scatter(scatter) => at_both_widths(|width| scatter.draw(width)),
+        }
+    }
+}
+
+/// Words and their values, side by side where there is room.
+fn pairs(pairs: &[(String, String)]) -> Markup {
+    html! {
+        @if !pairs.is_empty() {
+            dl { @for (word, value) in pairs { div { dt { (shown(word)) } dd { (shown(value)) } } } }
         }
     }
 }
@@ -209,7 +218,8 @@ mod tests {
             Block::Scatter(scatter),
         ];
         let section = Section { title: text.to_owned(), note: text.to_owned(), blocks };
-        Page { title: text.to_owned(), facts: vec![(text.to_owned(), text.to_owned())], sections: vec![section] }
+        let pair = (text.to_owned(), text.to_owned());
+        Page { title: text.to_owned(), facts: vec![pair.clone()], sections: vec![section], made: vec![pair] }
     }
 
     #[test]
