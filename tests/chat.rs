@@ -110,12 +110,8 @@ fn forge(scratch: &Path) -> PathBuf {
     folder
 }
 
-/// The command under limits of the system: a process that needs more ends, or is refused.
 fn limited(command: &Command) -> Command {
-    let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", &format!("ulimit -t {CPU_SECONDS} && ulimit -v {MEMORY_KIB} && exec \"$0\" \"$@\"")]);
-    shell.arg(command.get_program()).args(command.get_args());
-    shell
+    common::limited(command, CPU_SECONDS, MEMORY_KIB)
 }
 
 /// Each is refused, or done, within the time and the memory that a template may have, though it takes few instructions. The program

@@ -1,5 +1,5 @@
-//! Files and values that nobody thought of, for as long as is given: every parser, tokenizers with a text, a model with four tokens, and
-//! blocks of every format.
+//! Files and values that nobody thought of, for as long as is given: every parser, tokenizers with a text, chat templates, a model with
+//! four tokens, and blocks of every format.
 //!
 //! Each target changes a sound input and runs it: an error or a result is right; a panic, heap beyond what the input justifies, or an
 //! execution that does not end is a finding. An input follows from its number alone, which a finding names:
@@ -12,6 +12,8 @@
 //!
 //! Inputs begin at another number every day, so that days add up. What longer runs found is in `benches/record/`.
 
+#[path = "fuzz/chat.rs"]
+mod chat;
 mod common;
 #[path = "common/heap.rs"]
 mod heap;

@@ -3,14 +3,16 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::thread;
 
 use common::files::FileMap;
 use common::{Paint, fixture, ggforge, scratch, shared, succeeds};
 use ggforge::gguf::{File, Header, Metadata};
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer};
-use ggforge::tokenizer::proof::{Comparison, Outcome, Proof};
+use ggforge::tokenizer::proof::{Comparison, Outcome, Question};
 use ggforge::tokenizer::{self, Options, Scores};
 use serde_json::json;
 
@@ -31,6 +33,14 @@ fn metadata(files: &FileMap) -> Metadata {
     metadata_with(files, Options::default())
 }
 
+/// Compared in this process.
+fn proof(files: &FileMap, metadata: &Metadata) -> Outcome {
+    match Question::read(files, metadata).unwrap_or_else(|e| panic!("{e}")) {
+        Some(question) => question.answer(),
+        None => Outcome::NotCompared("there is no tokenizer.json".to_owned()),
+    }
+}
+
 #[track_caller]
 fn compared(outcome: Outcome) -> Comparison {
     match outcome {
@@ -41,7 +51,7 @@ fn compared(outcome: Outcome) -> Comparison {
 
 #[test]
 fn equal_tokenizers_differ_nowhere() {
-    let found = compared(Proof::start(&forge(), &metadata(&forge())).finish());
+    let found = compared(proof(&forge(), &metadata(&forge())));
     assert!(found.n_texts > 150 && found.n_tokens > 5_000, "{found:?}");
     assert_eq!((found.n_different, found.example.clone(), found.rate()), (0, None, 0.0), "{found:?}");
 }
@@ -49,7 +59,7 @@ fn equal_tokenizers_differ_nowhere() {
 #[test]
 fn another_pre_tokenizer_is_found_out() {
     let written = metadata_with(&forge(), Options { pre: Some("gpt-2"), ..Options::default() });
-    let found = compared(Proof::start(&forge(), &written).finish());
+    let found = compared(proof(&forge(), &written));
     assert!(found.n_different > 10 && found.n_uncomposed == 0 && found.rate() > 0.05, "{found:?}");
     assert_eq!(found.sections.values().sum::<usize>(), found.n_different);
     let example = found.example.expect("an example");
@@ -64,13 +74,13 @@ fn what_files_do_to_texts_in_training_is_left_out() {
             "pad_type_id": 0, "pad_token": "!"});
         json["model"]["dropout"] = json!(0.5);
     });
-    assert_eq!(compared(Proof::start(&files, &metadata(&forge())).finish()).n_different, 0);
+    assert_eq!(compared(proof(&files, &metadata(&forge()))).n_different, 0);
 }
 
 #[test]
 fn composed_characters_are_told_apart() {
     let files = forge().edit(TOKENIZER, |json| json["normalizer"] = json!({"type": "NFC"}));
-    let found = compared(Proof::start(&files, &metadata(&files)).finish());
+    let found = compared(proof(&files, &metadata(&files)));
     assert!(found.n_different > 0 && found.n_uncomposed == found.n_different && found.example.is_none(), "{found:?}");
 }
 
@@ -81,10 +91,10 @@ fn scores_from_merges_make_the_tokens_of_the_source() {
     // Its added tokens swallow the white space after them, which readers know by the model's name.
     let mut written = metadata(&files);
     written.push(("general.name".to_owned(), "phi-3-mini".into()));
-    let found = compared(Proof::start(&files, &written).finish());
+    let found = compared(proof(&files, &written));
     assert_eq!(found.n_different, 0, "{found:?}");
     let constant = metadata_with(&files, Options { scores: Scores::Constant, ..Options::default() });
-    assert!(compared(Proof::start(&files, &constant).finish()).n_different > 50);
+    assert!(compared(proof(&files, &constant)).n_different > 50);
 }
 
 /// forge-3m with more added tokens.
@@ -101,7 +111,7 @@ fn added(id: usize, content: &str, flag: &str) -> serde_json::Value {
 
 #[test]
 fn added_tokens_are_part_of_the_texts() {
-    let proven = |files: &FileMap| compared(Proof::start(files, &metadata(files)).finish());
+    let proven = |files: &FileMap| compared(proof(files, &metadata(files)));
     let found = proven(&with_added(vec![added(2048, "<sep>", "special"), added(2049, "zinc oxide", "special")]));
     assert_eq!((found.n_different, &found.example), (0, &None), "{found:?}");
     assert!(found.n_added_tokens >= 4 && found.n_added_tried == found.n_added_tokens && found.n_added_texts >= 64, "{found:?}");
@@ -109,14 +119,14 @@ fn added_tokens_are_part_of_the_texts() {
     for (content, flag, shown) in [("<mask>", "lstrip", " <mask>"), ("<sep>", "rstrip", "<sep> "), ("Zinc", "single_word", "eZinc")]
     {
         let found = proven(&with_added(vec![added(2048, content, flag)]));
-        assert_eq!(found.sections.keys().collect::<Vec<_>>(), [&"added tokens"], "{flag}: {found:?}");
+        assert_eq!(found.sections.keys().collect::<Vec<_>>(), ["added tokens"], "{flag}: {found:?}");
         let example = found.example.expect("an example");
         assert!(example.text.contains(content) && example.ours != example.theirs, "{flag}: {example:?}, {shown:?}");
     }
     // And what was lost on the way: the second of these tokens is not written.
     let files = with_added(vec![added(2048, "<one>", "special"), added(2049, "<two>", "special")]);
     let written = metadata(&with_added(vec![added(2048, "<one>", "special")]));
-    let example = compared(Proof::start(&files, &written).finish()).example.expect("an example");
+    let example = compared(proof(&files, &written)).example.expect("an example");
     assert!(example.text.contains("<two>") && example.theirs == [2049], "{example:?}");
 }
 
@@ -125,7 +135,7 @@ fn thousands_of_added_tokens_are_compared_by_a_bounded_number_of_texts() {
     let mut tokens: Vec<_> = (0..5000).map(|n| added(2048 + n, &format!("<extra_{n}>"), "special")).collect();
     tokens.push(added(7048, "<odd>", "rstrip"));
     let files = with_added(tokens);
-    let found = compared(Proof::start(&files, &metadata(&files)).finish());
+    let found = compared(proof(&files, &metadata(&files)));
     assert!(found.n_added_tokens > 5000 && found.n_added_tried < 600 && found.n_added_texts <= 8192, "{found:?}");
     let example = found.example.expect("the one that GGUF cannot say is always tried");
     assert!(example.text.contains("<odd>"), "{example:?}");
@@ -133,7 +143,7 @@ fn thousands_of_added_tokens_are_compared_by_a_bounded_number_of_texts() {
 
 #[test]
 fn what_cannot_be_compared_is_said() {
-    let not_compared = |files: &FileMap| match Proof::start(files, &metadata(&forge())).finish() {
+    let not_compared = |files: &FileMap| match proof(files, &metadata(&forge())) {
         Outcome::NotCompared(why) => why,
         Outcome::Compared(found) => panic!("{found:?}"),
     };
@@ -142,11 +152,22 @@ fn what_cannot_be_compared_is_said() {
     assert!(not_compared(&forge().with(TOKENIZER, "[")).contains("EOF"));
     let huge = json!({"type": "Split", "pattern": {"Regex": "((?=a){1000}){1000}"}, "behavior": "Isolated", "invert": false});
     assert!(not_compared(&forge().edit(TOKENIZER, |json| json["pre_tokenizer"] = huge)).contains("too large"));
-    let no_metadata = Proof::start(&forge(), &Metadata::new()).finish();
+    let no_metadata = proof(&forge(), &Metadata::new());
     assert!(matches!(no_metadata, Outcome::NotCompared(_)), "{no_metadata:?}");
 }
 
-/// Whatever the file, the outcome is a value: Hugging Face's library panics on some of these, in its own thread.
+/// Compared in a process like that which the program starts.
+fn child(question: &Question) -> Output {
+    let limits = [512 << 20, 5, u64::from(std::process::id())].map(|number| number.to_string());
+    let mut command = ggforge();
+    command.arg("--compare-tokenizers").args(limits).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("a child");
+    child.stdin.take().expect("a pipe").write_all(&question.to_bytes()).expect("a question");
+    child.wait_with_output().expect("an end")
+}
+
+/// Whatever the file, the child that compares answers, or ends as one that panicked or was too much: Hugging Face's library panics on
+/// some of these.
 #[test]
 fn mutated_files_end_nothing() {
     let metadata = metadata(&forge());
@@ -157,7 +178,7 @@ fn mutated_files_end_nothing() {
     small["model"]["merges"] = json!([]);
     let seed = serde_json::to_string(&small).expect("JSON").into_bytes();
     let mut random = Paint::new(7);
-    let mut n_compared = 0;
+    let (mut n_compared, mut n_panicked) = (0, 0);
     for _ in 0..150 {
         let mut bytes = seed.clone();
         for _ in 0..1 + random.next() % 3 {
@@ -168,10 +189,104 @@ fn mutated_files_end_nothing() {
                 _ => bytes.insert(at, b"09\"{}[],"[(random.next() % 8) as usize]),
             }
         }
-        let outcome = Proof::start(&forge().with(TOKENIZER, bytes), &metadata).finish();
-        n_compared += usize::from(matches!(outcome, Outcome::Compared(_)));
+        let question = Question::read(&forge().with(TOKENIZER, bytes), &metadata).expect("files").expect("a tokenizer.json");
+        let output = child(&question);
+        match output.status.code() {
+            Some(0) => {
+                let outcome: Outcome = serde_json::from_slice(&output.stdout).expect("an outcome");
+                n_compared += usize::from(matches!(outcome, Outcome::Compared(_)));
+            }
+            Some(70) => n_panicked += 1,
+            other => panic!("{other:?}"),
+        }
     }
-    assert!(n_compared > 10, "no mutation was harmless: {n_compared}");
+    assert!(n_compared > 10, "no mutation was harmless: {n_compared}; {n_panicked} panics");
+}
+
+/// forge-3m as a folder, with another tokenizer.json.
+fn folder_with(tokenizer: &FileMap, scratch: &Path) -> PathBuf {
+    let folder = scratch.join("model");
+    fs::create_dir_all(&folder).expect("a folder");
+    for entry in fs::read_dir(fixture("hf/forge-3m")).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        fs::copy(&path, folder.join(path.file_name().expect("a name"))).expect("a copy");
+    }
+    fs::write(folder.join(TOKENIZER), &tokenizer.0[TOKENIZER]).expect("a tokenizer");
+    folder
+}
+
+/// Files that make Hugging Face's library take memory and time without bound: each process of the conversion is held to two seconds of
+/// computing together and 256 MiB, and the conversion is whole.
+#[test]
+fn tokenizers_that_attack_cost_the_proof_alone() {
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let normalized = |normalizers: Vec<serde_json::Value>| {
+        forge().edit(TOKENIZER, |json| json["normalizer"] = json!({"type": "Sequence", "normalizers": normalizers}))
+    };
+    // A trie of 4 GiB, by its length.
+    let charsmap = json!({"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="});
+    let long = |bytes: usize| with_added(vec![added(2048, &"long".repeat(bytes / 4), "special")]);
+    let attacks = [
+        ("doubled letters", normalized(vec![replace("e", "ee"); 2500])),
+        ("a long replacement", normalized(vec![replace("e", &"e".repeat(1000)); 4])),
+        ("texts put before", normalized(vec![json!({"type": "Prepend", "prepend": "x".repeat(90_000)}); 20])),
+        ("a charsmap", forge().edit(TOKENIZER, |json| json["normalizer"] = charsmap.clone())),
+        ("a token of 5 MiB", long(5 << 20)),
+        ("a token of 3 MiB", long(3 << 20)),
+    ];
+    let scratch = scratch();
+    let sound = {
+        let output = scratch.path().join("sound.gguf");
+        succeeds(ggforge().arg("convert").arg(fixture("hf/forge-3m")).args(["--type", "F32", "--output"]).arg(&output));
+        fs::read(output).expect("a file")
+    };
+    for (name, files) in attacks {
+        let (folder, output) = (folder_with(&files, scratch.path()), scratch.path().join("out.gguf"));
+        let mut command = ggforge();
+        command.arg("convert").arg(&folder).args(["--type", "F32", "--force", "--threads", "1", "--max-memory", "16M", "--output"]);
+        command.arg(&output);
+        let found = common::limited(&command, 1, 256 << 10).output().expect("a process");
+        let told = String::from_utf8_lossy(&found.stderr);
+        if found.status.code() == Some(3) {
+            // Refused for what cannot be written at all.
+            assert!(told.starts_with("error: ") && told.lines().count() <= 2, "{name}: {told}");
+            continue;
+        }
+        assert!(found.status.success(), "{name}: {}: {told}", found.status);
+        assert!(told.contains("warning: "), "{name}: {told}");
+        let (made, n_weights) = (fs::read(&output).expect("a file"), 1 << 20);
+        assert!(made[made.len() - n_weights..] == sound[sound.len() - n_weights..], "{name}: other weights");
+    }
+}
+
+/// The template is part of the conversion, and so is what becomes of it.
+#[test]
+fn conversations_are_part_of_the_texts() {
+    let scratch = scratch();
+    let convert = |template: &str| {
+        let folder = folder_with(&forge(), scratch.path());
+        fs::write(folder.join("chat_template.jinja"), template).expect("a template");
+        let mut command = ggforge();
+        command.arg("convert").arg(folder).args(["--dry-run", "--json", "--output", "none.gguf"]);
+        let output = succeeds(&mut command);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (report["tokenizer"].clone(), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    let (without, _) = convert("");
+    let (found, told) = convert("{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}\n{% endfor %}");
+    assert_eq!((&found["conversations"], &found["different"]), (&json!(3), &json!(0)), "{found} {told}");
+    assert_eq!(found["texts"].as_u64(), without["texts"].as_u64().map(|n| n + 3 - without["conversations"].as_u64().unwrap_or(0)));
+    // Some refuse a system's message: the others are compared.
+    let (found, told) =
+        convert("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}");
+    assert!(found["conversations"] == json!(2) && told.is_empty(), "{found} {told}");
+    let (found, told) = convert("{{ nothing.at.all }}");
+    assert!(found["conversations"] == json!(0) && told.contains("warning: the chat template cannot be rendered"), "{found} {told}");
+    // A conversation is what shows that this token is lost on the way.
+    let files = with_added(vec![added(2048, "<turn>", "special")]);
+    let mut question = Question::read(&files, &metadata(&forge())).expect("files").expect("a tokenizer.json");
+    question.conversations = vec!["<turn>user\nWhy?".to_owned()];
+    assert!(matches!(question.answer(), Outcome::Compared(found) if found.sections.contains_key("conversations")));
 }
 
 /// Where lines have other tokens than Hugging Face's, and why.

@@ -10,10 +10,11 @@ mod render;
 mod tags;
 
 use std::path::Path;
+use std::time::Duration;
 
 use ggforge::Error;
 use ggforge::error::{Fault, Place};
-use ggforge::gguf::{Model, keys};
+use ggforge::gguf::{Array, Metadata, Model, Value as Entry, keys};
 use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::Tokenizer;
 use jiff::ZonedDateTime;
@@ -26,7 +27,8 @@ use crate::child::{self, Job, Limits, NoAnswer};
 pub const JOB: Job = Job { name: "--render-chat-template", work: render::answer };
 
 /// A real template takes some milliseconds, and some MiB.
-const LIMITS: Limits = Limits { memory_bytes: 256 << 20, cpu_seconds: 1, answer_bytes: bounds::ANSWER_BYTES_MAX };
+const LIMITS: Limits =
+    Limits { memory_bytes: 256 << 20, cpu_seconds: 1, wait: Duration::from_secs(20), answer_bytes: bounds::ANSWER_BYTES_MAX };
 
 /// Tokens that templates know by name, as transformers calls them.
 const SPECIAL_TOKENS: &[(&str, &str)] = &[
@@ -69,6 +71,56 @@ pub fn render(model: &Model, tokenizer: &Tokenizer, system: Option<&str>, questi
         }
         Err(NoAnswer::NotStarted(error)) => Err(Error::io("a process to render the chat template", "start", error)),
         Err(why) => Err(fault(format!("cannot be rendered: {why}"))),
+    }
+}
+
+/// A template of a conversion, with what it needs.
+pub struct Template {
+    text: String,
+    tokens: Map<String, Value>,
+}
+
+/// Short ones, of every kind that templates tell apart.
+const CONVERSATIONS: &[&[(&str, &str)]] = &[
+    &[("user", "Why is the sky blue?")],
+    &[("system", "Answer in one sentence."), ("user", " Who wrote \"Emma\"?\n")],
+    &[("user", "Name a prime."), ("assistant", "7"), ("user", "Another one, without 漢字 or 😀!")],
+];
+
+/// Bytes of a short conversation, with all that a template puts around it: those of tools are some thousand.
+const CONVERSATION_BYTES_MAX: usize = 1 << 16;
+
+impl Template {
+    /// The template in the metadata, if there is one.
+    pub fn of(metadata: &Metadata) -> Option<Template> {
+        let find = |name: &str| metadata.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+        let Entry::String(text) = find(keys::TOKENIZER_CHAT_TEMPLATE)? else { return None };
+        let text = str::from_utf8(text).ok()?.to_owned();
+        let tokens = special_tokens(|_, key| match find(keys::TOKENIZER_TOKENS)? {
+            Entry::Array(Array::String(tokens)) => {
+                let token = tokens.get(usize::try_from(find(key)?.as_u64()?).ok()?)?;
+                Some(String::from_utf8_lossy(token).into_owned())
+            }
+            _ => None,
+        });
+        Some(Template { text, tokens })
+    }
+
+    /// Short conversations, at the same time always; those that the template refuses are left out.
+    ///
+    /// # Errors
+    /// Why it renders none.
+    pub fn conversations(&self) -> Result<Vec<String>, String> {
+        bounds::check(&self.text)?;
+        let texts = rendered(&self.text, &self.tokens, CONVERSATIONS, DateTime::constant(2026, 3, 5, 7, 8, 9, 0));
+        let texts = texts.map_err(|why| why.to_string())?;
+        let first_error = texts.iter().find_map(|text| text.as_ref().err()).cloned();
+        let is_short = |text: &String| text.len() <= CONVERSATION_BYTES_MAX;
+        let texts: Vec<String> = texts.into_iter().filter_map(Result::ok).filter(is_short).collect();
+        match first_error {
+            Some(why) if texts.is_empty() => Err(why),
+            _ => Ok(texts),
+        }
     }
 }
 

@@ -34,14 +34,9 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Seconds of one core.
     pub cpu_seconds: u64,
-    pub answer_bytes: u64,
-}
-
-impl Limits {
     /// Time by the clock, on a machine that has more to do.
-    fn wait(&self) -> Duration {
-        Duration::from_secs(10 * (self.cpu_seconds + 1))
-    }
+    pub wait: Duration,
+    pub answer_bytes: u64,
 }
 
 /// Stack. Within it everything that is nested to a reasonable depth is read.
@@ -113,7 +108,7 @@ fn ask_program(program: &Path, job: &str, limits: Limits, request: Vec<u8>) -> R
         end(&mut child);
         return Err(NoAnswer::NotStarted(error));
     }
-    match receiver.recv_timeout(limits.wait()) {
+    match receiver.recv_timeout(limits.wait) {
         // The pipe is closed: the child ends, or what nobody reads ends it.
         Ok(read) => match (child.wait(), read) {
             (Ok(status), Ok(answer)) if status.success() => Ok(answer),
@@ -124,7 +119,7 @@ fn ask_program(program: &Path, job: &str, limits: Limits, request: Vec<u8>) -> R
         },
         Err(_) => {
             end(&mut child);
-            Err(NoAnswer::TooSlow(limits.wait()))
+            Err(NoAnswer::TooSlow(limits.wait))
         }
     }
 }
@@ -216,7 +211,7 @@ fn end_with_parent(parent: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { memory_bytes: 256 << 20, cpu_seconds: 1, answer_bytes: 10 };
+    const LIMITS: Limits = Limits { memory_bytes: 256 << 20, cpu_seconds: 1, wait: Duration::from_secs(20), answer_bytes: 10 };
 
     #[test]
     fn a_program_that_is_not_there_is_an_error() {

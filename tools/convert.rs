@@ -6,11 +6,11 @@ use clap::{Args, ValueEnum};
 use ggforge::arch;
 use ggforge::plan::{self, ConvertOptions};
 use ggforge::tokenizer::Scores;
-use ggforge::tokenizer::proof::Proof;
 
 use crate::arguments::file_types;
 use crate::exit::Failure;
 use crate::output::{OutputOptions, Prepared};
+use crate::proof::Proof;
 use crate::{Run, Session};
 
 /// Convert a Hugging Face model folder to GGUF, quantizing on the way

@@ -27,6 +27,7 @@ mod npy;
 mod output;
 mod page;
 mod perplexity;
+mod proof;
 mod quantize;
 mod signals;
 mod size;
@@ -171,7 +172,7 @@ fn asks_for_json(matches: &ArgMatches) -> bool {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = child::run(&[&chat::JOB]) {
+    if let Some(code) = child::run(&[&chat::JOB, &proof::JOB]) {
         return code;
     }
     exit::catching_panics(|| {

@@ -12,13 +12,13 @@ use ggforge::plan::recipe::{Preset, preset};
 use ggforge::plan::{NameOverride, Overrides, Plan, parse_format, paths_by_name, paths_in_folder};
 use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::read_text;
-use ggforge::tokenizer::proof::{Comparison, Outcome, Proof};
 
 use crate::arguments::{formats, output_path};
 use crate::exit::{self, Failure};
 use crate::folder::MadeFolders;
+use crate::proof::Proof;
 use crate::signals::Stop;
-use crate::summary::{self, Summary};
+use crate::summary::Summary;
 use crate::terminal::{self, Bar};
 use crate::{Session, size};
 
@@ -142,7 +142,7 @@ impl OutputOptions {
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;
         let mut summary = Summary { source: &source_path, plan: &plan, files: &files, tokenizer: None, seconds: None };
         if self.dry_run {
-            summary.tokenizer = proof.map(proven);
+            summary.tokenizer = proof.map(Proof::finish);
             let text = if self.json { summary.json() } else { summary.plan_text() };
             return exit::print(&text);
         }
@@ -169,7 +169,7 @@ impl OutputOptions {
         })?;
         folders.keep();
 
-        summary.tokenizer = proof.map(proven);
+        summary.tokenizer = proof.map(Proof::finish);
         summary.seconds = Some(started.elapsed().as_secs_f64());
         match (self.json, session.quiet) {
             (true, _) => exit::print(&summary.json()),
@@ -177,14 +177,4 @@ impl OutputOptions {
             (false, true) => Ok(()),
         }
     }
-}
-
-/// What came of the comparison. Other tokens are worth a warning: what a model makes of text that it was not trained to read is
-/// nothing that a later measurement explains.
-fn proven(proof: Proof) -> Outcome {
-    let outcome = proof.finish();
-    if let Outcome::Compared(Comparison { example: Some(example), .. }) = &outcome {
-        terminal::warn(&summary::example_line(example));
-    }
-    outcome
 }

@@ -147,7 +147,7 @@ fn found_line(found: &Comparison) -> String {
         line += ", since llama.cpp does not compose characters (NFC); text is composed as a rule";
         return line;
     }
-    let mut sections: Vec<(&&str, &usize)> = found.sections.iter().collect();
+    let mut sections: Vec<(&String, &usize)> = found.sections.iter().collect();
     sections.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let shown: Vec<String> = sections.iter().take(SECTIONS_SHOWN).map(|(name, n)| format!("{name} {n}")).collect();
     let more = if sections.len() > SECTIONS_SHOWN { "; …" } else { "" };
@@ -175,6 +175,7 @@ fn tokenizer_json(outcome: &Outcome) -> Value {
         Outcome::NotCompared(why) => json!({ "not_compared": why }),
         Outcome::Compared(found) => json!({
             "texts": found.n_texts,
+            "conversations": found.n_conversations,
             "texts_with_added_tokens": found.n_added_texts,
             "added_tokens": found.n_added_tokens,
             "added_tokens_tried": found.n_added_tried,

@@ -182,6 +182,7 @@ pub fn count(files: &dyn Files) -> Result<Option<u32>> {
 
 /// At most [`WARNINGS_MAX`] warnings: a file can earn one per token.
 fn shortened(mut warnings: Vec<String>) -> Vec<String> {
+    warnings.dedup();
     if let Some(n_more) = warnings.len().checked_sub(WARNINGS_MAX).filter(|n_more| *n_more > 0) {
         warnings.truncate(WARNINGS_MAX);
         warnings.push(format!("and {n_more} more warnings about the tokenizer"));

@@ -1,23 +1,19 @@
 //! Does the vocabulary that was written split text as the source's own tokenizer does?
 //!
 //! The source's is run by Hugging Face's library from tokenizer.json, the other from the GGUF metadata alone, by [`encode`](super::encode);
-//! both encode a built-in corpus of many scripts, code, numbers, white space and emoji, and texts around the added tokens. Whatever differs is a fault of the
-//! conversion, or something that the format cannot say.
+//! both encode a built-in corpus of many scripts, code, numbers, white space and emoji, texts around the added tokens, and conversations
+//! as the chat template renders them. Whatever differs is a fault of the conversion, or something that the format cannot say.
 //!
-//! Loading a large tokenizer.json takes that library a good part of a second, so [`Proof::start`] does it beside other work. The
-//! library trusts its files more than we do: it runs in a thread of its own, where a panic ends nothing else, it is given only
-//! expressions of bounded size, and it is not waited for without end.
+//! That library trusts its files more than we do: it panics on some, and others make it take memory and time without bound, of which
+//! only the worst are refused here. So a [`Question`] is data, which a program can carry to where it does no harm.
 
 mod added;
 mod corpus;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::thread;
-use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokenizers::ModelWrapper;
 use unicode_normalization::UnicodeNormalization;
 
@@ -30,11 +26,9 @@ use crate::gguf::{File, Header, Metadata, keys};
 use crate::hf::json::Value;
 
 const FILE: &str = "tokenizer.json";
-/// Waited for after all other work is done. The largest tokenizer known takes a second.
-const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Both encoded the corpus.
     Compared(Comparison),
@@ -43,7 +37,7 @@ pub enum Outcome {
 }
 
 /// How the tokens of the corpus differ.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Comparison {
     /// Texts that both encoded.
     pub n_texts: usize,
@@ -53,6 +47,8 @@ pub struct Comparison {
     pub n_different: usize,
     /// Texts with other tokens only because tokenizer.json composes characters (NFC), which llama.cpp does not. Most text is composed.
     pub n_uncomposed: usize,
+    /// Those of the texts that are conversations, rendered by the chat template.
+    pub n_conversations: usize,
     /// Those of the texts that were made around added tokens.
     pub n_added_texts: usize,
     /// Added tokens that they were made around.
@@ -60,13 +56,13 @@ pub struct Comparison {
     /// Added tokens that there are. The number of texts is bounded, so that of thousands of tokens some are left out.
     pub n_added_tokens: usize,
     /// The sections of the corpus with differences, and how many texts of each.
-    pub sections: BTreeMap<&'static str, usize>,
+    pub sections: BTreeMap<String, usize>,
     /// The shortest text of the different ones, shortened further to what shows the difference.
     pub example: Option<Example>,
 }
 
 /// A text that has other tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
     /// The text.
     pub text: String,
@@ -83,77 +79,85 @@ impl Comparison {
     }
 }
 
-/// A comparison under way.
-#[derive(Debug)]
-pub struct Proof(State);
-
-#[derive(Debug)]
-enum State {
-    Running(Receiver<Outcome>),
-    Impossible(String),
+/// What is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// tokenizer.json.
+    json: Vec<u8>,
+    /// A GGUF header with the metadata of the tokenizer that was made of it.
+    header: Vec<u8>,
+    /// Conversations as the chat template renders them.
+    pub conversations: Vec<String>,
 }
 
-impl Proof {
-    /// Starts to compare the tokenizer of the model folder with the one in the metadata that was made of it.
-    pub fn start(files: &dyn Files, metadata: &Metadata) -> Proof {
-        let json = match files.read_optional(FILE) {
-            Ok(Some(json)) => json,
-            Ok(None) => return Proof(State::Impossible(format!("there is no {FILE}"))),
-            Err(error) => return Proof(State::Impossible(error.to_string())),
-        };
+impl Question {
+    /// The tokenizer of the model folder, and the one in the metadata that was made of it; `None` where the folder has no tokenizer.json.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(files: &dyn Files, metadata: &Metadata) -> Result<Option<Question>> {
+        let Some(json) = files.read_optional(FILE)? else { return Ok(None) };
         // Which tokens swallow the white space beside them, readers know by the model's name.
         let of_tokenizer = |(key, _): &&(String, _)| {
             key.starts_with("tokenizer.ggml.") || key == keys::GENERAL_NAME || key == keys::GENERAL_ARCHITECTURE
         };
         let metadata = metadata.iter().filter(of_tokenizer).cloned().collect();
-        let (sender, receiver) = sync_channel(1);
-        let work = move || {
-            // Nobody listens any more where this took too long.
-            let _ = sender.send(compare(&json, metadata));
+        let header = Header { metadata, tensors: Vec::new() }.layout()?.header;
+        Ok(Some(Question { json, header, conversations: Vec::new() }))
+    }
+
+    /// Bytes of tokenizer.json, by which the work grows.
+    pub fn json_bytes(&self) -> u64 {
+        self.json.len() as u64
+    }
+
+    /// Compares. Hugging Face's library takes time and memory as the file wants it, and may panic.
+    pub fn answer(&self) -> Outcome {
+        let theirs = match Reference::read(&self.json) {
+            Ok(theirs) => theirs,
+            Err(why) => return Outcome::NotCompared(why),
         };
-        match thread::Builder::new().name("tokenizer proof".to_owned()).spawn(work) {
-            Ok(_) => Proof(State::Running(receiver)),
-            Err(error) => Proof(State::Impossible(format!("no thread could be started: {error}"))),
+        let file = File::parse(Path::new("the metadata"), &self.header);
+        match file.and_then(|file| Tokenizer::from_metadata(&file)) {
+            Ok(ours) => Outcome::Compared(compare(&ours, &theirs, &self.conversations)),
+            Err(error) => Outcome::NotCompared(error.to_string()),
         }
     }
 
-    /// Waits for the result, but not for long.
-    pub fn finish(self) -> Outcome {
-        match self.0 {
-            State::Impossible(why) => Outcome::NotCompared(why),
-            State::Running(receiver) => receiver.recv_timeout(WAIT_MAX).unwrap_or_else(|error| match error {
-                RecvTimeoutError::Timeout => not_compared(format!("{FILE} takes longer than {} s", WAIT_MAX.as_secs())),
-                RecvTimeoutError::Disconnected => not_compared(format!("Hugging Face's library fails on {FILE}")),
-            }),
+    /// The question as bytes: each part behind its length.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.json.len() + self.header.len() + 1024);
+        let conversations = self.conversations.iter().map(String::as_bytes);
+        for part in [&self.json[..], &self.header].into_iter().chain(conversations) {
+            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(part);
         }
+        bytes
+    }
+
+    /// The question that [`to_bytes`](Question::to_bytes) made bytes of; `None` for other bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Question> {
+        let mut rest = bytes;
+        let mut part = || -> Option<Vec<u8>> {
+            let (length, after) = rest.split_first_chunk::<8>()?;
+            let (part, after) = after.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+            rest = after;
+            Some(part.to_vec())
+        };
+        let (json, header) = (part()?, part()?);
+        let mut conversations = Vec::new();
+        while let Some(text) = part() {
+            conversations.push(String::from_utf8(text).ok()?);
+        }
+        rest.is_empty().then_some(Question { json, header, conversations })
     }
 }
 
-fn not_compared(why: impl Into<String>) -> Outcome {
-    Outcome::NotCompared(why.into())
-}
-
-fn compare(json: &[u8], metadata: Metadata) -> Outcome {
-    let theirs = match Reference::read(json) {
-        Ok(theirs) => theirs,
-        Err(why) => return Outcome::NotCompared(why),
-    };
-    match written(metadata) {
-        Ok(ours) => Outcome::Compared(compare_all(&ours, &theirs)),
-        Err(error) => Outcome::NotCompared(error.to_string()),
-    }
-}
-
-/// The tokenizer that a reader of the file has.
-fn written(metadata: Metadata) -> Result<Tokenizer> {
-    let bytes = Header { metadata, tensors: Vec::new() }.layout()?.header;
-    Tokenizer::from_metadata(&File::parse(Path::new("the metadata"), &bytes)?)
-}
-
-fn compare_all(ours: &Tokenizer, theirs: &Reference) -> Comparison {
+fn compare(ours: &Tokenizer, theirs: &Reference, conversations: &[String]) -> Comparison {
     let encode = |text: &str| ours.encode(text, Specials::Parse, Ends::Omit);
     let added = Added::of(&theirs.tokenizer);
     let mut found = Comparison {
+        n_conversations: conversations.len(),
         n_added_texts: added.texts.len(),
         n_added_tried: added.n_tried,
         n_added_tokens: added.n_tokens,
@@ -161,6 +165,7 @@ fn compare_all(ours: &Tokenizer, theirs: &Reference) -> Comparison {
     };
     let mut shortest: Option<&str> = None;
     let mut texts: Vec<(&'static str, &str)> = corpus::texts().collect();
+    texts.extend(conversations.iter().map(|text| ("conversations", text.as_str())));
     texts.extend(added.texts.iter().map(|text| ("added tokens", text.as_str())));
     for (section, text) in texts {
         let Some(wanted) = theirs.encode(text) else { continue };
@@ -170,7 +175,7 @@ fn compare_all(ours: &Tokenizer, theirs: &Reference) -> Comparison {
             continue;
         }
         found.n_different += 1;
-        *found.sections.entry(section).or_default() += 1;
+        *found.sections.entry(section.to_owned()).or_default() += 1;
         if theirs.composes && encode(&text.nfc().collect::<String>()) == wanted {
             found.n_uncomposed += 1;
         } else if shortest.is_none_or(|shortest| text.len() < shortest.len()) {
@@ -185,15 +190,24 @@ fn compare_all(ours: &Tokenizer, theirs: &Reference) -> Comparison {
     found
 }
 
-/// What is left when characters are taken from the end, then from the begin, as long as the rest differs.
-fn trimmed(mut text: &str, differs: impl Fn(&str) -> bool) -> &str {
-    let without_last = |text: &'_ str| text.char_indices().next_back().map_or(0, |(at, _)| at);
-    while let Some(shorter) = text.get(..without_last(text)).filter(|shorter| differs(shorter)) {
-        text = shorter;
-    }
-    let without_first = |text: &'_ str| text.chars().next().map_or(0, char::len_utf8);
-    while let Some(shorter) = text.get(without_first(text)..).filter(|shorter| differs(shorter)) {
-        text = shorter;
+/// What is left when characters are taken from the end, then from the begin, as long as the rest differs: many at once first, since
+/// each try encodes what is left.
+fn trimmed(text: &str, differs: impl Fn(&str) -> bool) -> &str {
+    let at = |text: &str, n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
+    let without_last = |text: &'_ str, n: usize| at(text, text.chars().count().saturating_sub(n));
+    let text = shortened(text, &differs, |text, n| text.get(..without_last(text, n)).unwrap_or_default());
+    shortened(text, &differs, |text, n| text.get(at(text, n)..).unwrap_or_default())
+}
+
+fn shortened<'t>(mut text: &'t str, differs: impl Fn(&str) -> bool, without: impl Fn(&'t str, usize) -> &'t str) -> &'t str {
+    let mut n = text.chars().count().div_ceil(2);
+    while n > 0 {
+        let shorter = without(text, n);
+        if !shorter.is_empty() && differs(shorter) {
+            text = shorter;
+        } else {
+            n /= 2;
+        }
     }
     text
 }
@@ -281,6 +295,16 @@ mod tests {
         assert_eq!(trimmed("ab  cd", |text| text.contains("  ")), "  ");
         assert_eq!(trimmed("éxé", |text| text.contains('x')), "x");
         assert_eq!(trimmed("x", |text| text == "x"), "x");
+    }
+
+    #[test]
+    fn a_question_is_the_same_after_a_journey() {
+        let conversations = vec!["é".to_owned(), String::new()];
+        let question = Question { json: b"{}".to_vec(), header: vec![0, 255], conversations };
+        let bytes = question.to_bytes();
+        assert_eq!(Question::from_bytes(&bytes), Some(question));
+        assert!((1..8).all(|n| Question::from_bytes(&bytes[..bytes.len() - n]).is_none()));
+        assert_eq!(Question::from_bytes(&[0xff; 8]), None);
     }
 
     #[test]

@@ -119,6 +119,15 @@ pub fn succeeds(command: &mut Command) -> Output {
     output
 }
 
+/// The command under limits of the system, on each process that it starts: seconds of computing and KiB of address space. One that needs
+/// more is ended, or refused.
+pub fn limited(command: &Command, cpu_seconds: u64, memory_kib: u64) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &format!("ulimit -t {cpu_seconds} && ulimit -v {memory_kib} && exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell
+}
+
 /// A folder that vanishes with its handle.
 pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")

@@ -1,6 +1,9 @@
 //! What is fuzzed.
 
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use ggforge::error::is_harmless;
 use ggforge::gguf::{Array, File, Header, Metadata, Model, TensorSpec, Value};
@@ -12,9 +15,11 @@ use ggforge::quant::Format;
 use ggforge::simd::Level;
 use ggforge::source::TensorSource as _;
 use ggforge::tokenizer::encode::{Ends, Specials, Tokenizer};
+use ggforge::tokenizer::proof::Question;
 use ggforge::{Error, Result, arch, tokenizer};
 use serde_json::json;
 
+use crate::chat::{bounds, tags};
 use crate::common::files::FileMap;
 use crate::common::mutate::{below, mutated, one_of, text};
 use crate::common::tiny::Tiny;
@@ -247,6 +252,71 @@ fn vocabularies_with_a_text() {
             }
         });
         outcome(n_bytes, read)
+    });
+}
+
+/// Templates for one feature each.
+fn templates() -> Vec<Vec<u8>> {
+    let features = common::json(&common::fixture("chat/features.json"));
+    let templates = features["templates"].as_object().expect("templates").values();
+    templates.map(|entry| entry["template"].as_str().expect("a template").as_bytes().to_vec()).collect()
+}
+
+/// What the program does to a template itself, and to what comes back through the pipe.
+#[test]
+fn chat_templates_around_their_child() {
+    let templates = templates();
+    let texts = [bounds::Rendered::Text("a\n\"é".into()), bounds::Rendered::Error("b".into())];
+    let answer = serde_json::to_vec(&texts).expect("JSON");
+    let files = tokenizer_files();
+    let vocabulary = tokenizer::read(&files[0], 7, tokenizer::Options::default()).expect("a sound tokenizer");
+    let mut question = Question::read(&files[0], &vocabulary.metadata()).expect("files").expect("a tokenizer.json");
+    question.conversations = vec!["a".into(), "é".into()];
+    let question = question.to_bytes();
+    fuzz("chat templates around their child", &Bound { per_byte: 64, base: 1 << 20 }, |random| {
+        let template = one_of(random, &templates);
+        let bytes = mutated(template, template.len(), random);
+        let text = String::from_utf8_lossy(&bytes);
+        let is_accepted = bounds::check(&text).is_ok();
+        let rewritten = tags::rewritten(&text);
+        assert!(rewritten.len() <= 20 * text.len() + 1024, "a template of {} bytes becomes one of {}", text.len(), rewritten.len());
+        let answer = mutated(&answer, answer.len(), random);
+        let _ = bounds::texts(&answer);
+        let question = mutated(&question, question.len(), random);
+        if let Some(read) = Question::from_bytes(&question) {
+            assert!(read.to_bytes() == question, "another question");
+        }
+        Outcome { n_bytes: bytes.len() + answer.len() + 2 * question.len(), is_accepted }
+    });
+}
+
+/// In a child like that of the program: whatever the template does, there is an answer for each conversation, or one of the limits
+/// ended it.
+#[test]
+fn chat_templates_in_their_child() {
+    let templates = templates();
+    let conversation = json!({"messages": [{"role": "user", "content": "Why?"}], "tools": null, "bos_token": "<s>"});
+    fuzz("chat templates in their child", &Bound { per_byte: 1024, base: 8 << 20 }, |random| {
+        let template = one_of(random, &templates);
+        let bytes = mutated(template, template.len(), random);
+        let template = String::from_utf8_lossy(&bytes);
+        let now = "2026-03-05T07:08:09";
+        let request = json!({"template": template, "conversations": [conversation, conversation], "now": now}).to_string();
+        let limits = [256 << 20, 1, u64::from(std::process::id())].map(|number| number.to_string());
+        let mut command = common::ggforge();
+        command.arg("--render-chat-template").args(limits).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("a child");
+        child.stdin.take().expect("a pipe").write_all(request.as_bytes()).expect("a child that reads");
+        let output = child.wait_with_output().expect("an end");
+        let is_answered = output.status.success();
+        if is_answered {
+            assert_eq!(bounds::texts(&output.stdout).map(|texts| texts.len()), Ok(2), "{template}");
+        } else {
+            // SIGABRT, SIGSEGV, SIGXCPU: memory, stack and time.
+            let signal = output.status.signal();
+            assert!(matches!(signal, Some(6 | 11 | 24)), "{}: {template}", output.status);
+        }
+        Outcome { n_bytes: request.len() + output.stdout.len(), is_accepted: is_answered }
     });
 }
 
