@@ -69,6 +69,15 @@ fn an_importance_matrix_of_another_model_is_warned_of() {
             assert!(!matches_nothing || said.contains("it has enc.blk.0.attn_k.weight and 27 more"), "{said}");
         }
     }
+    for (matrix, matches_nothing) in [("other.gguf", true), ("ours.gguf", false)] {
+        let line = format!("error model.gguf out.gguf --json --imatrix {matrix}");
+        let Output { stdout, stderr, .. } = succeeds(&mut program(dir.path(), &line));
+        let report: Json = serde_json::from_slice(&stdout).expect("JSON");
+        assert_eq!(report["imatrix_matches_nothing"], matches_nothing);
+        assert_eq!(text(&stderr).contains("holds nothing about any of these tensors"), matches_nothing, "{}", text(&stderr));
+    }
+    let line = "quantize model.gguf --type Q4_0 --dry-run --output no.gguf --imatrix ours.gguf --include-weights attn_z";
+    assert!(ends(dir.path(), line, 0).contains("warning: no entry of the importance matrix is left"));
     // Nothing is to be quantized, so nothing is missing.
     let said = ends(dir.path(), "quantize model.gguf --type F16 --output f16.gguf --imatrix other.gguf", 0);
     assert!(!said.contains("matches no tensor"), "{said}");
@@ -211,7 +220,12 @@ fn hyperparameters_that_cannot_be_run_are_refused_where_files_are_made() {
         case.write_changed(layout, &dir.path().join(name), |config, _| drop(config.insert(field.to_owned(), value)));
         ends(dir.path(), &format!("convert {name} --type F16 --output {name}.gguf"), 3)
     };
-    for (field, value) in [("rms_norm_eps", json!(0)), ("rms_norm_eps", json!(-1e-5)), ("partial_rotary_factor", json!(0.0))] {
+    for (field, value) in [
+        ("rms_norm_eps", json!(0)),
+        ("rms_norm_eps", json!(-1e-5)),
+        ("rms_norm_eps", json!(1e-60)),
+        ("partial_rotary_factor", json!(0.0)),
+    ] {
         let said = convert("changed", field, value.clone());
         assert!(said.contains(&format!("config.json: {field}: ")), "{field} = {value}: {said}");
     }

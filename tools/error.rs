@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::exit::{self, Failure};
 use crate::page::PageOptions;
 use crate::signals::Stop;
-use crate::terminal::{Bar, fitted};
+use crate::terminal::{Bar, fitted, warn};
 use crate::{Run, Session};
 
 /// Compare the weights of quantized files with those they were made from
@@ -105,6 +105,9 @@ impl Run for ErrorCommand {
             (error, _) => Failure::Library(error, None),
         })?;
         let seconds = started.elapsed().as_secs_f64();
+        if imatrix.is_some() && !is_weighted(&files) {
+            warn("the importance matrix holds nothing about any of these tensors: there are no weighted figures");
+        }
 
         let page = || tensor_error::page(&self.base, self.facts(), &files, self.order(), self.worst.into());
         let written = self.page.write(page, &inputs, None)?;
@@ -143,6 +146,7 @@ impl ErrorCommand {
         json!({
             "base": self.base.to_string_lossy(),
             "imatrix": self.imatrix.as_ref().map(|path| path.to_string_lossy()),
+            "imatrix_matches_nothing": self.imatrix.as_ref().map(|_| !is_weighted(files)),
             "files": files.iter().map(|file| tensor_error::file_json(file, self.order())).collect::<Vec<_>>(),
         })
     }
@@ -169,6 +173,11 @@ impl ErrorCommand {
         }
         text
     }
+}
+
+/// True where an importance matrix has something for a tensor at least.
+fn is_weighted(files: &[FileError]) -> bool {
+    files.iter().flat_map(|file| &file.tensors).any(|tensor| tensor.weighted.is_some())
 }
 
 /// What the files are compared with.

@@ -365,7 +365,8 @@ impl Reader<'_> {
         match number.kind {
             Kind::NotNegative if stated >= 0.0 && is_bounded => Ok(Some(stated)),
             Kind::NotNegative => self.fault(number, Fault::HparamRange, format!("{stated}; a number from 0 on is required here")),
-            _ if stated > 0.0 && is_bounded => Ok(Some(stated)),
+            // What f32 has as 0 is written as 0.
+            _ if narrow(stated) > 0.0 && is_bounded => Ok(Some(stated)),
             _ => self.fault(number, Fault::HparamRange, format!("{stated}; a number above 0 is required here")),
         }
     }

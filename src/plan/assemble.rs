@@ -30,6 +30,8 @@ pub(super) struct Model<'a> {
     drafts: Vec<Draft>,
     facts: Facts,
     imatrix: Option<&'a Imatrix>,
+    /// There was an importance matrix, of which nothing is left.
+    had_imatrix: bool,
 }
 
 impl<'a> Model<'a> {
@@ -41,13 +43,14 @@ impl<'a> Model<'a> {
         }
         let shapes: Vec<(&str, &[u64])> = drafts.iter().map(|draft| (draft.name.as_str(), &draft.shape[..])).collect();
         let facts = super::facts::read_facts(path, &metadata, &shapes)?;
-        Ok(Model { path, metadata, drafts, facts, imatrix: None })
+        Ok(Model { path, metadata, drafts, facts, imatrix: None, had_imatrix: false })
     }
 
     /// Takes an importance matrix into account. One of which filters have left nothing is the same as none.
     pub fn with_imatrix(self, imatrix: Option<&'a Imatrix>) -> Model<'a> {
-        let imatrix = imatrix.filter(|imatrix| !imatrix.entries.is_empty());
-        Model { facts: Facts { has_imatrix: imatrix.is_some(), ..self.facts }, imatrix, ..self }
+        let had_imatrix = imatrix.is_some_and(|imatrix| imatrix.entries.is_empty());
+        let imatrix = imatrix.filter(|_| !had_imatrix);
+        Model { facts: Facts { has_imatrix: imatrix.is_some(), ..self.facts }, imatrix, had_imatrix, ..self }
     }
 
     /// One output per preset. `refuse` may object to what a tensor would become.
@@ -56,6 +59,10 @@ impl<'a> Model<'a> {
             return Err(Error::usage("no type is given"));
         }
         let mut warnings = Vec::new();
+        if self.had_imatrix {
+            let what = "no entry of the importance matrix is left by --include-weights and --exclude-weights: it counts as none";
+            add_warning(&mut warnings, what.to_owned());
+        }
         let mut chosen = Vec::with_capacity(presets.len());
         for (index, preset) in presets.iter().enumerate() {
             if presets[..index].contains(preset) {
