@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use ggforge::eval;
@@ -43,8 +44,8 @@ impl Bar {
     fn show_waiting(&self, what: &'static str) {
         self.bar.set_style(ProgressStyle::with_template("{msg} {elapsed}").expect("a fixed template"));
         self.bar.set_message(what);
-        // It needs a thread, which there may be no memory for.
-        if !self.bar.is_hidden() {
+        // It needs a thread, and panics where there is none to be had.
+        if !self.bar.is_hidden() && thread::Builder::new().spawn(|| ()).is_ok() {
             self.bar.enable_steady_tick(Duration::from_millis(200));
         }
     }
