@@ -228,6 +228,35 @@ fn a_text_ends_where_it_is_told_to_and_says_why() {
 }
 
 #[test]
+fn a_signal_is_told_as_json_where_that_is_asked_for() {
+    let dir = with_file();
+    for (more, is_json) in [(&[][..], false), (&["--json"], true)] {
+        let mut command = ggforge();
+        command.current_dir(dir.path()).args(["generate", "a.gguf", "Once", "-n", "1000000", "--ctx", "1000000"]).args(more);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a program that starts");
+        let heeds_sigterm = || {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("a process");
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask");
+            u64::from_str_radix(caught.trim(), 16).expect("a mask") & (1 << (15 - 1)) != 0
+        };
+        while !heeds_sigterm() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        succeeds(Command::new("kill").args(["-TERM", &child.id().to_string()]));
+        let Output { status, stderr, .. } = child.wait_with_output().expect("an end");
+        let said = String::from_utf8(stderr).expect("UTF-8");
+        let last = said.lines().last().expect("a word");
+        assert_eq!(status.code(), Some(143), "{said}");
+        if is_json {
+            let error = parsed(last);
+            assert_eq!((&error["message"], &error["exit_code"]), (&json!("stopped by signal 15"), &json!(143)), "{said}");
+        } else {
+            assert_eq!(last, "stopped by signal 15");
+        }
+    }
+}
+
+#[test]
 fn an_unsupported_architecture_is_called_so_beside_the_file() {
     let dir = scratch();
     let mut tiny = common::tiny::Tiny::new("llama");
@@ -346,6 +375,8 @@ fn a_page_says_how_it_was_made_and_is_the_same_for_the_same_files() {
     }
     let html = page("compare model a.gguf -f text --chunks 2 --ctx 64", "0");
     assert!(html.contains("<dt>model/model.safetensors</dt>") && html.contains("1970-01-01T00:00:00Z"), "{html}");
+    let places = ["config.json", "model.safetensors", "tokenizer.json"].map(|name| html.find(&format!("<dt>model/{name}</dt>")));
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "in whatever order a disk has them: {html}");
     assert!(html.contains("A mean KLD of 0.01 nats means"), "an aid to reading: {html}");
 }
 

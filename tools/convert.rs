@@ -78,11 +78,13 @@ impl Run for Convert {
     }
 }
 
-/// Everything in the model folder and its subfolders: config.json, the tokenizer and its templates are inputs as much as the weights are.
+/// Everything in the model folder and its subfolders, by name: config.json, the tokenizer and its templates are inputs as much as the weights are.
 pub fn files_in(folder: &Path) -> Vec<PathBuf> {
     let entries = |folder: &Path| folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
     let subfolders = entries(folder).filter(|path| path.is_dir()).flat_map(|subfolder| entries(&subfolder).collect::<Vec<_>>());
-    entries(folder).chain(subfolders).filter(|path| !is_gguf(path)).collect()
+    let mut files: Vec<PathBuf> = entries(folder).chain(subfolders).filter(|path| !is_gguf(path)).collect();
+    files.sort();
+    files
 }
 
 /// An older output in the same folder may be replaced.

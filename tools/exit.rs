@@ -301,3 +301,22 @@ pub fn catching_panics(program: impl FnOnce() -> Result<(), Failure>) -> ExitCod
     }
     ExitCode::from(code)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ended_by, said_by_clap};
+
+    #[test]
+    fn a_run_that_was_interrupted_is_called_so() {
+        assert_eq!([2, 15].map(ended_by), ["interrupted", "stopped by signal 15"]);
+    }
+
+    #[test]
+    fn the_first_paragraph_is_the_message_and_the_tip_a_hint() {
+        let text = "error: these are missing:\n  --type <T>\n  --file <FILE>\n\nUsage: ggforge\n\nFor more, try '--help'.\n";
+        assert_eq!(said_by_clap(text), ("these are missing: --type <T> --file <FILE>".to_owned(), None));
+        let text = "error: unexpected argument '--tipe'\n\n  tip: a similar argument exists: '--type'\n\nUsage: x\n";
+        let hint = Some("a similar argument exists: '--type'".to_owned());
+        assert_eq!(said_by_clap(text), ("unexpected argument '--tipe'".to_owned(), hint));
+    }
+}

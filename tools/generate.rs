@@ -45,7 +45,7 @@ pub struct Generate {
     /// Tokens to generate at most
     #[arg(long, short = 'n', value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(..=TOKENS_MAX))]
     tokens: u32,
-    /// Tokens of prompt and text together at most: the memory that is kept ready [default: those of both]
+    /// Tokens of prompt and text together at most [default: those of the prompt and -n]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=TOKENS_MAX))]
     ctx: Option<u32>,
     /// End where this text comes, which is not shown; may be repeated

@@ -1,8 +1,9 @@
 //! The `ggforge` program: a thin face over the library's public API.
 //!
 //! Each command has a file of its own and a line in [`COMMANDS`]. What a command shares with others is in `output.rs` (options of
-//! everything that writes), `measuring.rs` (text and machine of everything that runs a model over a text), `page.rs` (`--report`), `exit.rs` (how a run ends),
-//! `arguments.rs` (values that several have), `terminal.rs` (what a person sees) and `signals.rs`.
+//! everything that writes) with `folder.rs`, `model.rs` (what a command runs), `device.rs` (where), `measuring.rs` (everything that runs a
+//! model over a text), `page.rs` (`--report`) with `made.rs`, `arguments.rs` (values that several have), `exit.rs` (how a run ends),
+//! `terminal.rs` (what a person sees) and `signals.rs`.
 
 mod arguments;
 mod bench;

@@ -74,9 +74,10 @@ impl Comparison {
     }
 }
 
-const FIGURES_NOTE: &str = "A mean KLD of 0.01 nats means that of text which the base itself would write, a file has a perplexity 1 % above \
-     the base's. For scale: Llama 3 8B on wikitext, by llama.cpp's documentation, has 0.0014 as Q8_0, 0.031 as Q4_K_M and 0.10 as Q3_K_M. \
-     ln(PPL ratio) times 100 is by how many per cent perplexity has grown on this text. Figures closer than their errors do not differ.";
+const FIGURES_NOTE: &str = "A mean KLD of 0.01 nats means that on text which the base itself would write, a file has a perplexity about 1 % \
+     above the base's. For scale: Llama 3 8B on wikitext, by llama.cpp's documentation, has 0.0014 as Q8_0, 0.031 as Q4_K_M and 0.10 as Q3_K_M. \
+     ln(PPL ratio) times 100 is by how many per cent perplexity has grown on this text. Perplexities \
+     closer than their errors do not tell files apart; their KLDs do.";
 const SCATTER_NOTE: &str = "Each file by its size and by the mean Kullback-Leibler divergence of its predictions from the base file's. \
      Lower is closer to the base, farther left is smaller; a file with another one below and to its left is beaten by it. \
      Upright lines are standard errors.";
