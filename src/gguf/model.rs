@@ -103,7 +103,8 @@ impl Model {
         Ok(model)
     }
 
-    /// Opens one file by itself to look at its header, even if the data of its tensors is not all there: [`Warning::CutShort`] says so.
+    /// Opens one file by itself to look at its header, even if the data of its tensors is not all there:
+    /// [`Warning::CutShort`](super::Warning::CutShort) says so.
     ///
     /// # Errors
     /// As for [`File::open`], but for data that is missing.
