@@ -219,6 +219,47 @@ fn a_child_ends_with_its_parent() {
     assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
+/// What the system says of the child that the program starts, while it renders.
+#[test]
+fn a_child_has_its_limits_and_nothing_else() {
+    let scratch = common::scratch();
+    let (folder, model) = (forge(scratch.path()), scratch.path().join("model.gguf"));
+    fs::write(folder.join("chat_template.jinja"), ENDLESS).expect("a template");
+    common::succeeds(common::ggforge().arg("convert").arg(&folder).args(["--type", "F32", "--quiet", "--output"]).arg(&model));
+    let mut command = common::ggforge();
+    command.arg("generate").arg(&model).args(["--prompt", "a", "--chat"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut parent = command.spawn().expect("a process");
+    let children = PathBuf::from(format!("/proc/{0}/task/{0}/children", parent.id()));
+    let of_child = || -> Option<(String, Vec<u8>, PathBuf, Vec<PathBuf>)> {
+        let process = PathBuf::from(format!("/proc/{}", fs::read_to_string(&children).ok()?.trim()));
+        let limits = fs::read_to_string(process.join("limits")).ok()?;
+        let environment = fs::read(process.join("environ")).ok()?;
+        let open = fs::read_dir(process.join("fd")).ok()?.map(|file| file.ok()?.path().read_link().ok()).collect::<Option<_>>()?;
+        Some((limits, environment, process.join("cwd").read_link().ok()?, open))
+    };
+    let is_limited = |limits: &str| {
+        let line = |name: &str| {
+            limits.lines().find(|line| line.starts_with(name)).unwrap_or_default().split_whitespace().collect::<Vec<_>>()
+        };
+        line("Max address space").contains(&(MEMORY_KIB << 10).to_string().as_str())
+            && line("Max cpu time")[3..5] == [CPU_SECONDS.to_string(), (CPU_SECONDS + 1).to_string()]
+            && line("Max open files")[3..5] == ["0", "0"]
+    };
+    let mut seen = None;
+    while seen.is_none() && parent.try_wait().expect("a state").is_none() {
+        seen = of_child().filter(|(limits, ..)| is_limited(limits));
+    }
+    assert_eq!(parent.wait().expect("an end").code(), Some(3));
+    let (_, environment, folder, open) = seen.expect("limits before the template is done");
+    assert_eq!((environment.as_slice(), folder.as_path()), (&b""[..], Path::new("/")));
+    // Whoever runs the tests may hand files down.
+    let ours: Vec<PathBuf> =
+        fs::read_dir("/proc/self/fd").expect("files").filter_map(|file| file.ok()?.path().read_link().ok()).collect();
+    let own: Vec<&PathBuf> = open.iter().filter(|file| !ours.contains(file)).collect();
+    let is_stream = |file: &&&PathBuf| file.as_path() == Path::new("/dev/null") || file.to_string_lossy().starts_with("pipe:");
+    assert!(own.len() <= 3 && own.iter().all(|file| is_stream(&file)), "{own:?}");
+}
+
 #[test]
 fn a_child_is_started_from_a_program_that_was_deleted() {
     let scratch = common::scratch();

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal, getppid, getrlimit, setrlimit};
 
+use crate::exit;
+
 /// What a child can be asked for.
 pub struct Job {
     /// The first argument of the program as such a child: an option that no command has.
@@ -156,14 +158,18 @@ pub fn run(jobs: &[&Job]) -> Option<ExitCode> {
     let job = jobs.iter().find(|job| *job.name == name)?;
     Some(match serve(job, arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => {
+            // Read by whoever tries this by hand.
+            exit::say(&format!("error: {}: {error}\n", job.name));
+            ExitCode::FAILURE
+        }
     })
 }
 
 fn serve(job: &Job, arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
     let numbers: Vec<u64> = arguments.filter_map(|text| text.to_str()?.parse().ok()).collect();
     let &[memory_bytes, cpu_seconds, parent] = &numbers[..] else {
-        return Err(io::Error::other("not started by its parent"));
+        return Err(io::Error::other("only this program itself starts its children"));
     };
     limit(memory_bytes, cpu_seconds)?;
     end_with_parent(parent)?;

@@ -84,6 +84,8 @@ pub fn add_to(environment: &mut Environment) {
     }
     environment.add_function("cycler", |items: Rest<Value>| globals::cycler(items.0));
     environment.add_function("joiner", globals::joiner);
+    // Functions and macros.
+    environment.add_test("callable", |value: &Value| matches!(value.kind(), ValueKind::Plain));
     environment.add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::ValueKind;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value, escape_formatter};
 use serde::Deserialize;
 
@@ -84,7 +84,11 @@ fn environment(now: DateTime) -> Environment<'static> {
     environment.add_function("raise_exception", |text: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, text))
     });
-    environment.add_function("strftime_now", move |format: &str| python::time(format, now));
+    environment.add_function("strftime_now", move |format: Option<&str>, named: Kwargs| -> Result<String, Error> {
+        let format = format.map_or_else(|| named.get::<String>("format"), |format| Ok(format.to_owned()))?;
+        named.assert_all_used()?;
+        Ok(python::time(&format, now))
+    });
     environment
 }
 
@@ -119,6 +123,7 @@ mod tests {
     #[test]
     fn templates_find_what_transformers_gives_them() {
         assert_eq!(text("{{ strftime_now('%Y-%m-%d %d %b %Y %B %H:%M') }}"), "2026-03-05 05 Mar 2026 March 07:08");
+        assert_eq!(text("{{ strftime_now(format='%Y') }}{{ strftime_now is callable }}{{ 'a' is callable }}"), "2026TrueFalse");
         assert_eq!(text("{{ tools is none }}{{ none }}{{ pad_token }}"), "TrueNone");
         assert_eq!(
             text(r#"{{ {'b': [1, 2.5, none, true], 'a': 'x"<>&é'} | tojson }}"#),
