@@ -89,7 +89,7 @@
     doc = "[`error`] < [`simd`], [`report`], [`names`] < [`quant`] < [`source`] < [`gguf`], [`hf`], [`rows`] < [`tokenizer`], [`arch`],"
 )]
 #![cfg_attr(all(feature = "convert", not(feature = "eval")), doc = "[`imatrix`] < [`plan`] < [`pipeline`].")]
-#![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`] < [`model`] < [`eval`].")]
+#![cfg_attr(feature = "eval", doc = "[`imatrix`] < [`plan`] < [`pipeline`], [`matmul`] < [`model`] < [`eval`] < [`calibrate`].")]
 #![cfg_attr(feature = "cuda", doc = "Above [`model`] stands [`cuda`].")]
 #![cfg_attr(not(feature = "convert"), doc = "[`error`] < [`simd`] < [`quant`] < [`source`] < [`gguf`].")]
 
@@ -101,6 +101,8 @@ pub mod source;
 
 #[cfg(feature = "convert")]
 pub mod arch;
+#[cfg(feature = "eval")]
+pub mod calibrate;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "eval")]

@@ -25,6 +25,17 @@ pub(crate) fn zero_rows(n_rows: usize, n_cols: usize) -> Result<Vec<f32>> {
     zeros(n_rows.checked_mul(n_cols).ok_or_else(out_of_memory)?)
 }
 
+/// `len` times the same.
+///
+/// # Errors
+/// `Io` where there is no memory.
+pub(crate) fn filled<T: Clone>(len: usize, value: T) -> Result<Vec<T>> {
+    let mut items = Vec::new();
+    reserve(&mut items, len)?;
+    items.resize(len, value);
+    Ok(items)
+}
+
 /// A copy.
 ///
 /// # Errors

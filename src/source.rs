@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Fault, Place, Result};
 use crate::quant::Format;
@@ -44,13 +45,13 @@ pub fn significant_dims(shape: &[u64]) -> &[u64] {
 }
 
 /// An input file and what it looked like when it was opened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct InputFile {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     opened_as: Identity,
     /// What stands for the content of the file.
-    made: Option<Box<dyn MadeBytes>>,
+    made: Option<Arc<dyn MadeBytes>>,
 }
 
 /// Bytes that are made when they are read, of what has not been written to any file.
@@ -120,7 +121,7 @@ impl InputFile {
         if !metadata.is_file() {
             return Err(not_regular(&path, &metadata));
         }
-        Ok(InputFile { path, file, opened_as: Identity::of(&metadata), made: None })
+        Ok(InputFile { path, file: Arc::new(file), opened_as: Identity::of(&metadata), made: None })
     }
 
     /// Bytes that are made of what is in the folder at `path`, in the place of a file's.
@@ -132,7 +133,7 @@ impl InputFile {
         let file = File::open(&path).map_err(|e| Error::io(&path, "open the folder", e))?;
         let metadata = file.metadata().map_err(|e| Error::io(&path, "stat", e))?;
         let opened_as = Identity { size_bytes, ..Identity::of(&metadata) };
-        Ok(InputFile { path, file, opened_as, made: Some(bytes) })
+        Ok(InputFile { path, file: Arc::new(file), opened_as, made: Some(bytes.into()) })
     }
 
     /// The path it was opened under.

@@ -52,7 +52,16 @@ impl Input {
 
     fn plan(self, type_name: &str, overrides: Overrides, allow_requantize: bool) -> Result<Plan> {
         let (_folder, model) = self.model();
-        quantize(&model, &QuantizeOptions { presets: vec![preset(type_name).unwrap()], overrides, imatrix: None, allow_requantize })
+        quantize(
+            &model,
+            &QuantizeOptions {
+                presets: vec![preset(type_name).unwrap()],
+                overrides,
+                imatrix: None,
+                calibration: None,
+                allow_requantize,
+            },
+        )
     }
 }
 

@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use ggforge::arch;
-use ggforge::plan::{self, ConvertOptions};
+use ggforge::gguf::Model;
+use ggforge::hf::Folder;
+use ggforge::pipeline;
+use ggforge::plan::{self, ConvertOptions, Overrides, QuantizeOptions};
 use ggforge::tokenizer::Scores;
 
 use crate::arguments::file_types;
+use crate::calibrating::{CalibrateOptions, Calibrating};
 use crate::exit::Failure;
 use crate::output::{OutputOptions, Prepared};
 use crate::proof::Proof;
@@ -19,6 +23,7 @@ use crate::{Run, Session};
 Examples:
   ggforge convert Llama-3.2-1B --type Q4_K_M --output llama.gguf
   ggforge convert Llama-3.2-1B --type Q8_0,Q4_K_M,Q6_K --output out/
+  ggforge convert Llama-3.2-1B --type Q4_K_M --calibrate text.txt
   ggforge convert Llama-3.2-1B --type Q4_K_M --tensor-type attn_v=Q8_0 \\
       --output llama.gguf --dry-run
 
@@ -40,6 +45,8 @@ pub struct Convert {
     /// Name of the model in the metadata [default: from the folder]
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
+    #[command(flatten)]
+    calibrate: CalibrateOptions,
     #[command(flatten)]
     output: OutputOptions,
 }
@@ -71,11 +78,47 @@ impl Run for Convert {
             },
         };
         let folder = plan::open_folder(&self.source)?;
-        let plan = plan::convert(&folder, &options)?;
         let protected = files_in(&self.source);
+        if self.calibrate.calibrate.is_some() && !self.output.dry_run {
+            return calibrated(
+                folder,
+                options,
+                Calibrated { source_path: self.source, calibrate: &self.calibrate, output: &self.output, protected },
+                session,
+            );
+        }
+        let plan = plan::convert(&folder, &options)?;
         let proof = plan.outputs.first().map(|output| Proof::start(&folder, &output.metadata));
-        self.output.carry_out(Prepared { source_path: self.source, source: &folder, plan, proof, protected }, session)
+        self.output
+            .carry_out(Prepared { source_path: self.source, source: &folder, plan, proof, protected, calibrating: None }, session)
     }
+}
+
+/// What is given besides the folder and what to make of it.
+struct Calibrated<'a> {
+    source_path: PathBuf,
+    calibrate: &'a CalibrateOptions,
+    output: &'a OutputOptions,
+    protected: Vec<PathBuf>,
+}
+
+/// The folder is run as the file of its own type that it would become, and that file is quantized.
+fn calibrated(folder: Folder, options: ConvertOptions, with: Calibrated, session: &Session) -> Result<(), Failure> {
+    let Calibrated { source_path, calibrate, output, protected } = with;
+    let of_source = ConvertOptions { presets: Vec::new(), overrides: Overrides::default(), ..options.clone() };
+    let mut own = plan::convert(&folder, &of_source)?;
+    let proof = own.outputs.first().map(|output| Proof::start(&folder, &output.metadata));
+    let model = Model::of_input(pipeline::unwritten(folder, own.outputs.swap_remove(0))?)?;
+    let calibrating = calibrate.of(&model)?;
+    let quantize = QuantizeOptions {
+        presets: options.presets,
+        overrides: options.overrides,
+        calibration: calibrating.as_ref().map(Calibrating::described),
+        ..QuantizeOptions::default()
+    };
+    let mut plan = plan::quantize(&model, &quantize)?;
+    plan.warnings.splice(0..0, own.warnings);
+    output.carry_out(Prepared { source_path, source: &model, plan, proof, protected, calibrating }, session)
 }
 
 /// Everything in the model folder and its subfolders, by name: config.json, the tokenizer and its templates are inputs as much as the weights are.

@@ -7,6 +7,7 @@
 
 mod arguments;
 mod bench;
+mod calibrating;
 mod chat;
 mod child;
 mod compare;

@@ -14,6 +14,7 @@ use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::read_text;
 
 use crate::arguments::{formats, output_path};
+use crate::calibrating::{self, Calibrating};
 use crate::exit::{self, Failure};
 use crate::folder::MadeFolders;
 use crate::proof::Proof;
@@ -85,6 +86,8 @@ pub struct Prepared<'a> {
     pub proof: Option<Proof>,
     /// Files that no output may replace.
     pub protected: Vec<PathBuf>,
+    /// The text by which blocks are rounded.
+    pub calibrating: Option<Calibrating<'a>>,
 }
 
 impl OutputOptions {
@@ -135,13 +138,14 @@ impl OutputOptions {
 
     /// Writes the outputs, or prints the plan, and reports.
     pub fn carry_out(&self, prepared: Prepared, session: &Session) -> Result<(), Failure> {
-        let Prepared { source_path, source, plan, proof, mut protected } = prepared;
+        let Prepared { source_path, source, mut plan, proof, mut protected, calibrating } = prepared;
         protected.extend([&self.imatrix, &self.tensor_type_file].into_iter().flatten().cloned());
+        protected.extend(calibrating.iter().map(|calibrating| calibrating.text.clone()));
         plan.warnings.iter().for_each(|warning| terminal::warn(warning));
         let paths = self.paths(&plan)?;
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;
-        let mut summary = Summary { source: &source_path, plan: &plan, files: &files, tokenizer: None, seconds: None };
         if self.dry_run {
+            let mut summary = Summary::new(&source_path, &plan, &files);
             summary.tokenizer = proof.map(Proof::finish);
             let text = if self.json { summary.json() } else { summary.plan_text() };
             return exit::print(&text);
@@ -160,15 +164,26 @@ impl OutputOptions {
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
         let folders = self.folder().map(MadeFolders::for_outputs).transpose()?.unwrap_or_default();
         let started = Instant::now();
+        let calibrated = match &calibrating {
+            None => None,
+            Some(calibrating) => {
+                // What cannot be written is better found before minutes of work than after them.
+                files.iter().try_for_each(|file| pipeline::check_target(&file.path, existing, &options.protected))?;
+                let folder = files[0].path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let calibrated = calibrating.run(&mut plan, folder, session, &stop)?;
+                calibrating::left_out_line(&calibrated.left_out).iter().for_each(|line| terminal::warn(line));
+                Some(calibrated)
+            }
+        };
+        let source = calibrated.as_ref().map_or(source, |calibrated| &calibrated.source);
         let bar = Bar::new(session, "converting");
         let written = pipeline::run(&plan, source, &paths, &options, &|progress| bar.show(progress), stop.flag());
         drop(bar);
-        written.map_err(|error| match (error, stop.signal()) {
-            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
-            (error, _) => Failure::Library(error, None),
-        })?;
+        written.map_err(|error| stopped(error, &stop))?;
         folders.keep();
 
+        let mut summary = Summary::new(&source_path, &plan, &files);
+        summary.calibrated = calibrated.as_ref();
         summary.tokenizer = proof.map(Proof::finish);
         summary.seconds = Some(started.elapsed().as_secs_f64());
         match (self.json, session.quiet) {
@@ -176,5 +191,13 @@ impl OutputOptions {
             (false, false) => exit::print(&summary.done_text()),
             (false, true) => Ok(()),
         }
+    }
+}
+
+/// The signal that ended a run, or its error.
+fn stopped(error: Error, stop: &Stop) -> Failure {
+    match (error, stop.signal()) {
+        (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
+        (error, _) => Failure::Library(error, None),
     }
 }

@@ -8,6 +8,7 @@ use ggforge::plan::{self, QuantizeOptions};
 use ggforge::source::TensorSource;
 
 use crate::arguments::file_types_and_copy;
+use crate::calibrating::{CalibrateOptions, Calibrating};
 use crate::exit::Failure;
 use crate::output::{OutputOptions, Prepared};
 use crate::{Run, Session};
@@ -17,7 +18,8 @@ use crate::{Run, Session};
 #[command(after_help = "\
 Examples:
   ggforge quantize llama-F16.gguf --type Q4_K_M --output llama-Q4_K_M.gguf
-  ggforge quantize llama-F16.gguf --type Q8_0,Q5_K_M --output 'llama-{type}.gguf'")]
+  ggforge quantize llama-F16.gguf --type Q8_0,Q5_K_M --output 'llama-{type}.gguf'
+  ggforge quantize llama-F16.gguf --type Q4_K_M --calibrate text.txt --output llama.gguf")]
 pub struct Quantize {
     /// GGUF file, or any shard of a split model
     #[arg(value_name = "IN.gguf")]
@@ -30,6 +32,8 @@ pub struct Quantize {
     #[arg(long)]
     allow_requantize: bool,
     #[command(flatten)]
+    calibrate: CalibrateOptions,
+    #[command(flatten)]
     output: OutputOptions,
 }
 
@@ -38,15 +42,18 @@ impl Run for Quantize {
 
     fn run(self, session: &Session) -> Result<(), Failure> {
         let imatrix = self.output.imatrix()?;
+        let model = Model::open_unmapped(&self.input)?;
+        let calibrating = self.calibrate.of(&model)?;
         let options = QuantizeOptions {
             presets: self.output.presets(&self.types)?,
             overrides: self.output.overrides()?,
             imatrix: imatrix.as_ref(),
+            calibration: calibrating.as_ref().map(Calibrating::described),
             allow_requantize: self.allow_requantize,
         };
-        let model = Model::open_unmapped(&self.input)?;
         let plan = plan::quantize(&model, &options)?;
         let protected = model.files().iter().map(|file| file.path().to_owned()).collect();
-        self.output.carry_out(Prepared { source_path: self.input, source: &model, plan, proof: None, protected }, session)
+        let prepared = Prepared { source_path: self.input, source: &model, plan, proof: None, protected, calibrating };
+        self.output.carry_out(prepared, session)
     }
 }

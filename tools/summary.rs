@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use ggforge::calibrate::Calibrated;
 use ggforge::imatrix::{Coverage, Matched};
 use ggforge::pipeline::PlannedFile;
 use ggforge::plan::{OutputPlan, Plan, PlannedTensor};
@@ -10,6 +11,7 @@ use ggforge::report::{Cell, Table, decimal_bytes, json_text, printable};
 use ggforge::tokenizer::proof::{Comparison, Example, Outcome};
 use serde_json::{Map, Value, json};
 
+use crate::calibrating;
 use crate::terminal::fitted;
 
 /// A run, planned or done.
@@ -19,11 +21,17 @@ pub struct Summary<'a> {
     pub files: &'a [PlannedFile],
     /// Whether the tokenizer is still the source's, where the source has one of its own.
     pub tokenizer: Option<Outcome>,
+    /// How matrices were rounded, where a text was given for that.
+    pub calibrated: Option<&'a Calibrated>,
     /// Of a run that is done.
     pub seconds: Option<f64>,
 }
 
 impl<'a> Summary<'a> {
+    pub fn new(source: &'a Path, plan: &'a Plan, files: &'a [PlannedFile]) -> Summary<'a> {
+        Summary { source, plan, files, tokenizer: None, calibrated: None, seconds: None }
+    }
+
     /// Every output of the plan with its number.
     fn outputs(&self) -> impl Iterator<Item = (usize, &'a OutputPlan)> {
         self.plan.outputs.iter().enumerate()
@@ -72,6 +80,7 @@ impl<'a> Summary<'a> {
             let _ = writeln!(text, "  {}: {}", output.file_type, self.totals_line(index));
         }
         text += &self.coverage_line();
+        text += &self.calibrated.map_or(String::new(), |calibrated| format!("{}\n", calibrating::line(&calibrated.choices)));
         text += &self.tokenizer_line();
         let _ = writeln!(text, "done in {:.1} s", self.seconds.unwrap_or(0.0));
         text
@@ -103,6 +112,7 @@ impl<'a> Summary<'a> {
             "seconds": self.seconds,
             "warnings": self.plan.warnings,
             "imatrix": self.plan.coverage.as_ref().map(coverage_json),
+            "calibration": self.calibrated.map(calibrating::as_json),
             "tokenizer": self.tokenizer.as_ref().map(tokenizer_json),
             "outputs": outputs,
         }))

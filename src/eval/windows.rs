@@ -52,7 +52,7 @@ pub struct Windows {
 
 /// Windows that go through a model together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     pub tokens: Vec<u32>,
     /// Where each window lies in `tokens`.
     pub sequences: Vec<Range<usize>>,
@@ -198,7 +198,7 @@ impl Windows {
     }
 
     /// Windows in batches of `per_batch`, in order; the last may have fewer.
-    pub(super) fn batches(&self, per_batch: usize) -> impl Iterator<Item = Batch> {
+    pub(crate) fn batches(&self, per_batch: usize) -> impl Iterator<Item = Batch> {
         let starts = self.windows.clone().step_by(per_batch);
         starts.map(move |start| self.batch(start..(start + per_batch).min(self.windows.end)))
     }

@@ -306,3 +306,13 @@ keys! {
     /// Chunks of text that the matrix was computed on.
     QUANTIZE_IMATRIX_CHUNKS_COUNT = "quantize.imatrix.chunks_count";
 }
+
+// How a model was calibrated: ours, since ggml knows no such thing.
+keys! {
+    /// The text that went through the model: a string.
+    CALIBRATION_DATASET = "ggforge.calibration.dataset";
+    /// Chunks of it, those held out included: a u32.
+    CALIBRATION_CHUNK_COUNT = "ggforge.calibration.chunk_count";
+    /// Tokens per chunk: a u32.
+    CALIBRATION_CHUNK_SIZE = "ggforge.calibration.chunk_size";
+}

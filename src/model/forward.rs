@@ -49,7 +49,8 @@ pub struct Network<'a, B: Backend> {
     layers: Vec<LayerOf<B>>,
 }
 
-type LayerOf<B> = Layer<<B as Backend>::Weight, <B as Backend>::Rows>;
+pub(super) type LayerOf<B> = Layer<<B as Backend>::Weight, <B as Backend>::Rows>;
+pub(super) type StepOf<B> = Step<<B as Backend>::Weight, <B as Backend>::Rows>;
 
 /// Tokens of several sequences, one after the other.
 #[derive(Debug, Clone, Copy)]
@@ -180,6 +181,16 @@ impl<'a, B: Backend> Network<'a, B> {
     /// # Panics
     /// When a sequence lies outside the tokens.
     pub fn evaluate(&self, batch: Batch<'_>, observer: &mut dyn Observer<B>) -> Result<B::Rows> {
+        let (mut x, pass) = self.begin(batch)?;
+        self.for_each_layer(|index, layer| {
+            self.layer(index, layer, &mut x, &pass, None, observer)?;
+            observer.layer_done(index + 1, self.hparams.layers.len())
+        })?;
+        Ok(x)
+    }
+
+    /// The states of whole sequences before the first layer.
+    pub(super) fn begin(&self, batch: Batch<'_>) -> Result<(B::Rows, Pass<B>)> {
         self.check_tokens(batch.tokens)?;
         let mut positions = vec![0; batch.tokens.len()];
         for sequence in batch.sequences {
@@ -190,13 +201,12 @@ impl<'a, B: Backend> Network<'a, B> {
         }
         let spans: Vec<_> = batch.sequences.iter().map(|rows| Span { q: rows.clone(), kv: rows.clone() }).collect();
         let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: None })?;
-        let pass = Pass { n_rows: batch.tokens.len(), places };
-        let mut x = self.embed(batch.tokens, &positions)?;
-        self.for_each_layer(|index, layer| {
-            self.layer(index, layer, &mut x, &pass, None, observer)?;
-            observer.layer_done(index + 1, self.hparams.layers.len())
-        })?;
-        Ok(x)
+        Ok((self.embed(batch.tokens, &positions)?, Pass { n_rows: batch.tokens.len(), places }))
+    }
+
+    /// Where its weights are.
+    pub(super) fn plan(&self) -> &Plan<'a> {
+        &self.plan
     }
 
     /// Room for the keys and values of one sequence of up to [`Network::n_ctx`] tokens.
@@ -268,22 +278,34 @@ impl<'a, B: Backend> Network<'a, B> {
         kept: Option<&mut [B::Rows; 2]>,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
-        let (running, n_rows, mut kept) = (self.running(), pass.n_rows, kept);
-        for Step { before, block, after } in &layer.steps {
-            let h = running.norm(x, before)?;
-            match block {
-                Block::Attention(attention) => {
-                    let attended = running.attend(index, attention, h, pass, kept.take(), observer)?;
-                    self.add_result(&attention.out, &attended, after, x, n_rows)?;
-                }
-                Block::Network(network) => {
-                    let inner = running.inner(network, h, n_rows, observer)?;
-                    self.add_result(&network.down, &inner, after, x, n_rows)?;
-                }
-                Block::Experts(experts) => running.mix((experts, before), h, x, n_rows, observer)?,
+        let mut kept = kept;
+        layer.steps.iter().try_for_each(|step| self.step(index, step, x, pass, &mut kept, observer))
+    }
+
+    /// One step of layer `index`. `kept` is taken by the step that attends.
+    pub(super) fn step(
+        &self,
+        index: usize,
+        step: &StepOf<B>,
+        x: &mut B::Rows,
+        pass: &Pass<B>,
+        kept: &mut Option<&mut [B::Rows; 2]>,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<()> {
+        let Step { before, block, after } = step;
+        let (running, n_rows) = (self.running(), pass.n_rows);
+        let h = running.norm(x, before)?;
+        match block {
+            Block::Attention(attention) => {
+                let attended = running.attend(index, attention, h, pass, kept.take(), observer)?;
+                self.add_result(&attention.out, &attended, after, x, n_rows)
             }
+            Block::Network(network) => {
+                let inner = running.inner(network, h, n_rows, observer)?;
+                self.add_result(&network.down, &inner, after, x, n_rows)
+            }
+            Block::Experts(experts) => running.mix((experts, before), h, x, n_rows, observer),
         }
-        Ok(())
     }
 
     /// Adds a product to `x`, normalised and scaled where the family does that.
@@ -334,7 +356,7 @@ impl<'a, B: Backend> Network<'a, B> {
         layers.cloned().try_for_each(|layer| layer.try_map(|_| Ok(()), |slice| self.plan.vector(&slice).map(drop)).map(drop))
     }
 
-    fn hand_over(&self, layer: ReadLayer<'_>) -> Result<LayerOf<B>> {
+    pub(super) fn hand_over(&self, layer: ReadLayer<'_>) -> Result<LayerOf<B>> {
         layer.try_map(|matrix| self.backend.weight(matrix), |vector| self.backend.upload(&vector, vector.len()))
     }
 

@@ -29,6 +29,7 @@ mod needs;
 mod pass;
 mod rope;
 mod sample;
+mod sweep;
 mod weights;
 
 pub use crate::arch::describe::RopeLayout;
@@ -43,3 +44,4 @@ pub use matrix::{Blocks, Matrix};
 pub use needs::{MatrixShape, Needs, Operation, Residency, WeightBytes, Work, Workload, activations_per_token};
 pub use pass::{Observed, Observer};
 pub use sample::{Sampler, Sampling};
+pub use sweep::{LoadedStep, StepMatrix, Sweep, Use};

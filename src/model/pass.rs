@@ -1,6 +1,6 @@
 //! What the blocks of a layer are computed with: a backend, the model's sizes, where the rows of the pass stand, and who watches.
 
-use super::backend::Backend;
+use super::backend::{AttentionShape, Backend};
 use super::linear::{Linear, Norm};
 use crate::arch::{Hparams, Rope};
 use crate::error::Result;
@@ -16,6 +16,15 @@ pub trait Observer<B: Backend> {
     /// An error ends the pass.
     fn operand(&mut self, observed: Observed<'_>, x: &B::Operand) -> Result<()> {
         let _ = (observed, x);
+        Ok(())
+    }
+
+    /// Attention is about to multiply these queries and keys, one row for each row of the operand before.
+    ///
+    /// # Errors
+    /// An error ends the pass.
+    fn heads(&mut self, q: &B::Rows, k: &B::Rows, shape: &AttentionShape) -> Result<()> {
+        let _ = (q, k, shape);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use super::draft::{Draft, add_warning};
 use super::facts::get;
 use super::importance::{self, Importances};
 use super::recipe::{Facts, Preset};
-use super::{OutputPlan, Plan, PlannedTensor};
+use super::{Calibration, OutputPlan, Plan, PlannedTensor};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Metadata, Value, keys};
 use crate::imatrix::Imatrix;
@@ -32,6 +32,7 @@ pub(super) struct Model<'a> {
     imatrix: Option<&'a Imatrix>,
     /// There was an importance matrix, of which nothing is left.
     had_imatrix: bool,
+    calibration: Option<&'a Calibration>,
 }
 
 impl<'a> Model<'a> {
@@ -43,7 +44,7 @@ impl<'a> Model<'a> {
         }
         let shapes: Vec<(&str, &[u64])> = drafts.iter().map(|draft| (draft.name.as_str(), &draft.shape[..])).collect();
         let facts = super::facts::read_facts(path, &metadata, &shapes)?;
-        Ok(Model { path, metadata, drafts, facts, imatrix: None, had_imatrix: false })
+        Ok(Model { path, metadata, drafts, facts, imatrix: None, had_imatrix: false, calibration: None })
     }
 
     /// Takes an importance matrix into account. One of which filters have left nothing is the same as none.
@@ -51,6 +52,12 @@ impl<'a> Model<'a> {
         let had_imatrix = imatrix.is_some_and(|imatrix| imatrix.entries.is_empty());
         let imatrix = imatrix.filter(|_| !had_imatrix);
         Model { facts: Facts { has_imatrix: imatrix.is_some(), ..self.facts }, imatrix, had_imatrix, ..self }
+    }
+
+    /// Counts on a calibration, which gives every matrix an importance, too.
+    pub fn with_calibration(self, calibration: Option<&'a Calibration>) -> Model<'a> {
+        let has_imatrix = self.facts.has_imatrix || calibration.is_some();
+        Model { facts: Facts { has_imatrix, ..self.facts }, calibration, ..self }
     }
 
     /// One output per preset. `refuse` may object to what a tensor would become.
@@ -155,6 +162,7 @@ impl<'a> Model<'a> {
         let tensors = self.drafts.iter().zip(choices).enumerate().map(planned).collect();
         let mut metadata = if preset.copies { self.metadata.clone() } else { with_file_type(&self.metadata, preset) };
         self.imatrix.iter().for_each(|imatrix| importance::describe(imatrix, &mut metadata));
+        self.calibration.iter().for_each(|calibration| importance::describe_calibration(calibration, &mut metadata));
         OutputPlan { file_type: preset.name.to_owned(), metadata, tensors }
     }
 

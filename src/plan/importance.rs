@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::Calibration;
 use super::choose::Choice;
 use super::draft::{Draft, add_warning};
 use crate::error::{Error, Result};
@@ -99,6 +100,17 @@ fn check_weighted(draft: &Draft, choice: &Choice) -> Result<()> {
 
 /// Bytes of a string that llama.cpp can read back: its buffer of 128 holds a NUL too.
 const STRING_BYTES_MAX: usize = 127;
+
+/// Adds the keys by which a file says how it was calibrated.
+pub(super) fn describe_calibration(calibration: &Calibration, metadata: &mut Metadata) {
+    metadata.retain(|(key, _)| !key.starts_with("ggforge.calibration."));
+    let Calibration { dataset, chunk_count, chunk_size } = calibration;
+    metadata.extend([
+        (keys::CALIBRATION_DATASET.to_owned(), Value::from(dataset.as_str())),
+        (keys::CALIBRATION_CHUNK_COUNT.to_owned(), Value::U32(*chunk_count)),
+        (keys::CALIBRATION_CHUNK_SIZE.to_owned(), Value::U32(*chunk_size)),
+    ]);
+}
 
 /// Adds the keys by which llama-quantize records the matrix. File names stand without their folders: those are private.
 pub(super) fn describe(imatrix: &Imatrix, metadata: &mut Metadata) {

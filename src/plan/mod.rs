@@ -47,6 +47,17 @@ pub struct Plan {
     pub coverage: Option<Coverage>,
 }
 
+/// A text that blocks will be calibrated on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calibration {
+    /// What the file calls the text.
+    pub dataset: String,
+    /// Chunks of it.
+    pub chunk_count: u32,
+    /// Tokens per chunk.
+    pub chunk_size: u32,
+}
+
 /// One GGUF model to write (one file, or several shards).
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutputPlan {

@@ -6,7 +6,7 @@ use super::assemble::Model;
 use super::choose::{Choice, Overrides};
 use super::draft::Draft;
 use super::recipe::Preset;
-use super::{Origin, Plan};
+use super::{Calibration, Origin, Plan};
 use crate::arch;
 use crate::error::{Error, Result};
 use crate::gguf;
@@ -23,6 +23,8 @@ pub struct QuantizeOptions<'a> {
     pub overrides: Overrides,
     /// How much each column of each tensor matters.
     pub imatrix: Option<&'a Imatrix>,
+    /// Blocks will be made by calibration on this text.
+    pub calibration: Option<Calibration>,
     /// Quantize what is quantized already. Errors add up, so this is never done unasked.
     pub allow_requantize: bool,
 }
@@ -42,6 +44,7 @@ pub fn quantize(model: &gguf::Model, options: &QuantizeOptions<'_>) -> Result<Pl
     let path = model.files().first().map_or(Path::new(""), |file| file.path());
     let drafts = model.tensors().iter().enumerate().map(|(tensor, source)| draft(tensor, source)).collect();
     let prepared = Model::new(path, model.to_metadata(), drafts)?.with_imatrix(options.imatrix);
+    let prepared = prepared.with_calibration(options.calibration.as_ref());
     let mut plan = prepared.plan(&options.presets, &options.overrides, |draft, choice| match options.allow_requantize {
         true => Ok(()),
         false => refuse_requantization(draft, choice),

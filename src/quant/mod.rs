@@ -30,7 +30,8 @@
 //!    the largest of a tensor is found without unpacking all. `quantize` gets many blocks at once. `is_sound` says whether the scales are
 //!    finite; a block that cannot be held is left with a scale that is not, and the driver in `block.rs` turns that into a [`BlockFault`],
 //!    as it does with weights that are not finite.
-//! 3. The line: `Traits::of::<family::NAME>()`, or `Traits::readable` without `Quantize`, or `Traits::activations`.
+//! 3. The line: `Traits::of::<family::NAME>()`, `Traits::assembled` where calibrated rounding chooses the block's parts (`lattice.rs`), or
+//!    `Traits::readable` without `Quantize`, or `Traits::activations`.
 //!
 //! Tests and benchmark find it by itself: golden blocks of all formats are in `fixtures/golden`; `tests/formats.rs` has the
 //! round trips and the hard inputs, `tests/ggml.rs` compares ten million weights with ggml, `ggforge bench formats` times it.
@@ -56,6 +57,7 @@ mod iq;
 mod iq4;
 mod k;
 mod largest;
+mod lattice;
 mod plain;
 mod search;
 mod simple;
@@ -65,6 +67,7 @@ mod traits;
 
 use crate::simd::Level;
 pub use dot::Factors;
+pub use lattice::{Lattice, Levels, Mins, Parts};
 use traits::Traits;
 
 /// Why a block could not be quantized.
@@ -140,26 +143,26 @@ macro_rules! formats {
 formats! {
     0 F32 Traits::floats::<plain::F32>();
     1 F16 Traits::floats::<plain::F16>();
-    2 Q4_0 Traits::of::<simple::Q4_0>();
-    3 Q4_1 Traits::of::<simple::Q4_1>();
-    6 Q5_0 Traits::of::<simple::Q5_0>();
-    7 Q5_1 Traits::of::<simple::Q5_1>();
-    8 Q8_0 Traits::of::<simple::Q8_0>();
+    2 Q4_0 Traits::assembled::<simple::Q4_0>();
+    3 Q4_1 Traits::assembled::<simple::Q4_1>();
+    6 Q5_0 Traits::assembled::<simple::Q5_0>();
+    7 Q5_1 Traits::assembled::<simple::Q5_1>();
+    8 Q8_0 Traits::assembled::<simple::Q8_0>();
     9 Q8_1 Traits::activations::<simple::Q8_1>();
-    10 Q2_K Traits::of::<k::Q2_K>();
-    11 Q3_K Traits::of::<k::Q3_K>();
-    12 Q4_K Traits::of::<k::Q4_K>();
-    13 Q5_K Traits::of::<k::Q5_K>();
-    14 Q6_K Traits::of::<k::Q6_K>();
+    10 Q2_K Traits::assembled::<k::Q2_K>();
+    11 Q3_K Traits::assembled::<k::Q3_K>();
+    12 Q4_K Traits::assembled::<k::Q4_K>();
+    13 Q5_K Traits::assembled::<k::Q5_K>();
+    14 Q6_K Traits::assembled::<k::Q6_K>();
     15 Q8_K Traits::activations::<k::Q8_K>();
     16 IQ2_XXS Traits::of::<iq::IQ2_XXS>();
     17 IQ2_XS Traits::of::<iq::IQ2_XS>();
     18 IQ3_XXS Traits::of::<iq::IQ3_XXS>();
     19 IQ1_S Traits::of::<iq::IQ1_S>();
-    20 IQ4_NL Traits::of::<iq4::IQ4_NL>();
+    20 IQ4_NL Traits::assembled::<iq4::IQ4_NL>();
     21 IQ3_S Traits::of::<iq::IQ3_S>();
     22 IQ2_S Traits::of::<iq::IQ2_S>();
-    23 IQ4_XS Traits::of::<iq4::IQ4_XS>();
+    23 IQ4_XS Traits::assembled::<iq4::IQ4_XS>();
     24 I8 Traits::stored::<[u8; 1]>(1);
     25 I16 Traits::stored::<[u8; 2]>(1);
     26 I32 Traits::stored::<[u8; 4]>(1);
@@ -286,6 +289,21 @@ impl Format {
         let dequantize = self.traits().dequantize.unwrap_or_else(|| panic!("{self} cannot be dequantized"));
         assert_eq!(self.row_bytes(weights.len() as u64), Some(blocks.len() as u64), "{self}: bytes of {} weights", weights.len());
         dequantize(level, blocks, weights);
+    }
+
+    /// Which values weights can have, where blocks can be made of chosen scales and quants.
+    pub fn lattice(self) -> Option<Lattice> {
+        self.traits().lattice
+    }
+
+    /// Makes the block of `parts`, which are of [`Format::lattice`].
+    ///
+    /// # Panics
+    /// When the format has no lattice, or `block` is not one block long.
+    pub fn assemble(self, level: Level, parts: &Parts, block: &mut [u8]) {
+        let assemble = self.traits().assemble.unwrap_or_else(|| panic!("{self} has no lattice"));
+        assert_eq!(block.len(), self.block_bytes(), "{self}: one block");
+        assemble(level, parts, block);
     }
 
     /// The power of two that is not above the largest magnitude of `blocks`' finite weights, but above half of it: what tells how to bring

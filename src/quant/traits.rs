@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Unaligned};
 use super::block::{Dequantize, LEN_MAX, Quantize, padded_units, units};
 use super::dot::{self, Factors};
 use super::largest;
+use super::lattice::{Assemble, Lattice, Parts};
 use super::sink::Store;
 use super::{BlockFault, BlockFaultKind};
 use crate::simd::{F32x16, Level, Simd, Sixteen, Task};
@@ -24,6 +25,8 @@ pub(super) struct Traits {
     pub largest: Option<LargestFn>,
     pub arrange: Option<ArrangeFn>,
     pub add_dots: Option<AddDotsFn>,
+    pub lattice: Option<Lattice>,
+    pub assemble: Option<AssembleFn>,
 }
 
 type QuantizeFn = fn(Level, &[f32], Option<&[f32]>, &mut [u8]) -> Result<(), BlockFault>;
@@ -31,6 +34,7 @@ type DequantizeFn = fn(Level, &[u8], &mut [f32]);
 type LargestFn = fn(Level, &[u8]) -> f32;
 type ArrangeFn = fn(&[f32]) -> Vec<Sixteen>;
 type AddDotsFn = fn(Level, &Factors, &[u8], &mut [f32]);
+type AssembleFn = fn(Level, &Parts, &mut [u8]);
 
 impl Traits {
     /// A format that is read and written.
@@ -41,6 +45,11 @@ impl Traits {
             quantize: Some(quantize::<B>),
             ..Traits::readable::<B>(B::LEN)
         }
+    }
+
+    /// A format that is read and written, whose blocks can be made of chosen parts too.
+    pub const fn assembled<B: Assemble + Dequantize>() -> Traits {
+        Traits { lattice: Some(B::LATTICE), assemble: Some(assemble::<B>), ..Traits::of::<B>() }
     }
 
     /// A format of ggml's activations, which no file holds.
@@ -81,6 +90,8 @@ impl Traits {
             largest: None,
             arrange: None,
             add_dots: None,
+            lattice: None,
+            assemble: None,
         }
     }
 }
@@ -153,6 +164,25 @@ impl<B: Quantize> Task for QuantizeTask<'_, B> {
             start += weights.len();
         }
         Ok(())
+    }
+}
+
+/// `block` becomes one of `parts`.
+fn assemble<B: Assemble>(level: Level, parts: &Parts, block: &mut [u8]) {
+    level.run(AssembleTask { parts, block: B::mut_from_bytes(block).expect("one block") });
+}
+
+struct AssembleTask<'a, B> {
+    parts: &'a Parts,
+    block: &'a mut B,
+}
+
+impl<B: Assemble> Task for AssembleTask<'_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        *self.block = B::assemble(simd, self.parts);
     }
 }
 

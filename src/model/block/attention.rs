@@ -97,6 +97,7 @@ impl<B: Backend> Running<'_, B> {
         let form = HeadForm { head_dim: shape.head_dim, norm_eps: self.hparams.norm_eps, rotation: self.rotation(index) };
         backend.heads(&mut parts, &form, &pass.places)?;
         let (k, v) = (kept_k.as_deref().unwrap_or(&k), kept_v.as_deref().unwrap_or(&v));
+        observer.heads(&q, k, &shape)?;
         let attended = backend.attention(&q, k, v, &shape, &pass.places)?;
         tap(observer, &[&attention.out], pass.n_rows, &attended)?;
         Ok(attended)

@@ -84,6 +84,13 @@ pub struct Pass {
     kept_from: Option<usize>,
 }
 
+impl Operand {
+    /// `[n_rows, n_cols]`, row-major.
+    pub fn values(&self) -> &[f32] {
+        &self.rows.values
+    }
+}
+
 impl From<Rows> for Operand {
     fn from(rows: Rows) -> Operand {
         Operand { rows, packed: OnceLock::new() }
@@ -93,6 +100,11 @@ impl From<Rows> for Operand {
 impl Rows {
     fn n_rows(&self) -> usize {
         self.values.len() / self.n_cols
+    }
+
+    /// `[n_rows, n_cols]`, row-major.
+    pub fn values(&self) -> &[f32] {
+        &self.values
     }
 
     fn as_matrix(&self) -> matmul::Rows<'_> {
@@ -112,6 +124,11 @@ impl Cpu {
     /// None so far.
     pub fn new(engine: Engine, n_threads: usize, activations: Activations) -> Result<Cpu> {
         Ok(Cpu { engine, pool: threads::pool(n_threads), buffers: Buffers::default(), packs: Packs::default(), activations })
+    }
+
+    /// Does `work` on its threads.
+    pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(work)
     }
 
     /// What computes its products.

@@ -7,8 +7,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{LEVEL_MAX, Nearest, inverse, pack, padded, search, unpack, weighting};
+use super::{LEVEL_MAX, LEVELS, Nearest, inverse, pack, padded, search, unpack, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
 use crate::quant::search::lanes_of_sub_blocks;
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
@@ -77,4 +78,15 @@ fn scales<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>) -> [f32
         None => weighting(&x, None, F32x16::splat(simd, 0.0)),
     };
     search(simd, &x, &w).to_array()
+}
+
+impl Assemble for IQ4_NL {
+    const LATTICE: Lattice =
+        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Listed(&LEVELS), scales: (1, 1), mins: Mins::None };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> IQ4_NL {
+        let places = parts.sixteen(simd, 0) | parts.sixteen(simd, 1).shl::<4>();
+        IQ4_NL { d: Half::new(simd, parts.d), qs: places.to_u8() }
+    }
 }

@@ -7,8 +7,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{LEVEL_MAX, Nearest, inverse, pack, padded, search, unpack, weighting};
+use super::{LEVEL_MAX, LEVELS, Nearest, inverse, pack, padded, search, unpack, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
 use crate::quant::search::{lanes_of_sub_blocks, nearest_int, sums_of_squares};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
@@ -37,6 +38,14 @@ impl IQ4_XS {
         let low = self.scales_l[j / 2] >> (4 * (j % 2)) & 15;
         let high = self.scales_h[j / 4] >> (2 * (j % 4)) & 3;
         f32::from((low | high << 4) as i8 - 32)
+    }
+
+    /// Of sub-block `j`, which has none yet.
+    #[inline(always)]
+    fn set_scale(&mut self, j: usize, sc: i32) {
+        let stored = (sc + 32) as u8;
+        self.scales_l[j / 2] |= (stored & 15) << (4 * (j % 2));
+        self.scales_h[j / 4] |= (stored >> 4) << (2 * (j % 4));
     }
 }
 
@@ -116,9 +125,22 @@ fn quantize_super_block<S: Simd>(simd: S, weights: &[[f32; 16]; 16], scales: &[f
     for (j, weights) in weights.as_chunks::<2>().0.iter().enumerate() {
         let sc = nearest_int(inverse(d) * scales[j]).clamp(-32, 31);
         block.qs[j] = pack(simd, &nearest, weights, inverse(d * sc as f32));
-        let stored = (sc + 32) as u8;
-        block.scales_l[j / 2] |= (stored & 15) << (4 * (j % 2));
-        block.scales_h[j / 4] |= (stored >> 4) << (2 * (j % 4));
+        block.set_scale(j, sc);
     }
     block
+}
+
+impl Assemble for IQ4_XS {
+    const LATTICE: Lattice =
+        Lattice { block_len: LEN, sub_block_len: 32, levels: Levels::Listed(&LEVELS), scales: (-32, 31), mins: Mins::None };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> IQ4_XS {
+        let mut block = IQ4_XS { d: Half::new(simd, parts.d), scales_h: [0; 2], scales_l: [0; 4], qs: [[0; 16]; 8] };
+        for j in 0..8 {
+            block.set_scale(j, parts.scales[j]);
+            block.qs[j] = (parts.sixteen(simd, 2 * j) | parts.sixteen(simd, 2 * j + 1).shl::<4>()).to_u8();
+        }
+        block
+    }
 }

@@ -4,6 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::LEN;
 use crate::quant::block::Half;
+use crate::quant::lattice::Parts;
 use crate::quant::search::affine::{Fit, Trials, search};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, positive, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
@@ -163,6 +164,20 @@ fn quantize_super_block<S: Simd>(
         }
     }
     SuperBlock { scales, quants }
+}
+
+impl<S: Simd> SuperBlock<S> {
+    /// Of chosen scales and quants.
+    #[inline(always)]
+    pub fn of_parts(simd: S, parts: &Parts) -> SuperBlock<S> {
+        let bytes = |of: &[i32; 16]| -> [u8; 8] { std::array::from_fn(|j| of[j] as u8) };
+        let packed = pack(&bytes(&parts.scales), &bytes(&parts.mins));
+        let mut quants = [[I32x16::splat(simd, 0); 2]; 8];
+        for j in 0..8 {
+            quants[j] = [parts.sixteen(simd, 2 * j), parts.sixteen(simd, 2 * j + 1)];
+        }
+        SuperBlock { scales: Scales { d: Half::new(simd, parts.d), dmin: Half::new(simd, parts.dmin), packed }, quants }
+    }
 }
 
 impl Scales {

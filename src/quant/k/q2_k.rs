@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::affine::largest;
 use super::{LEN, TwoBits, pack_two_bits, unpack_two_bits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
 use crate::quant::search::affine::{Error, Fit, Trials, search};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, positive, sums_of_squares};
 use crate::quant::sink::Sink;
@@ -193,5 +194,26 @@ impl Q2_K {
             quants[j] = q.nearest_int_in(0, Q_MAX).truncate();
         }
         self.qs = pack_two_bits(&quants);
+    }
+}
+
+impl Assemble for Q2_K {
+    const LATTICE: Lattice = Lattice {
+        block_len: LEN,
+        sub_block_len: 16,
+        levels: Levels::Integers(0, Q_MAX),
+        scales: (0, SCALE_MAX),
+        mins: Mins::Multiples(SCALE_MAX),
+    };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q2_K {
+        let mut quants = [I32x16::splat(simd, 0); 16];
+        let mut scales = [0; 16];
+        for j in 0..16 {
+            quants[j] = parts.sixteen(simd, j);
+            scales[j] = (parts.scales[j] | parts.mins[j] << 4) as u8;
+        }
+        Q2_K { scales, qs: pack_two_bits(&quants), d: Half::new(simd, parts.d), dmin: Half::new(simd, parts.dmin) }
     }
 }

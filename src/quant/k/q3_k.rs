@@ -14,6 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{LEN, TwoBits, pack_two_bits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
 use crate::quant::search::symmetric::{self, refine};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, sums_of_squares};
 use crate::quant::sink::Sink;
@@ -220,6 +221,12 @@ impl Q3_K {
                 quants[j] = stored(F32x16::load(simd, chunk) / F32x16::splat(simd, scales[j]));
             }
         }
+        self.set_quants(simd, quants);
+    }
+
+    /// `quants`: as stored.
+    #[inline(always)]
+    fn set_quants<S: Simd>(&mut self, simd: S, mut quants: [I32x16<S>; 16]) {
         let mut high = [I32x16::splat(simd, 0); 2];
         for j in (0..16).rev() {
             high[j % 2] = high[j % 2].shl::<1>() | quants[j].shr::<2>();
@@ -234,4 +241,25 @@ impl Q3_K {
 #[inline(always)]
 fn stored<S: Simd>(q: F32x16<S>) -> I32x16<S> {
     q.nearest_int_in(-N, N - 1).truncate() + N
+}
+
+impl Assemble for Q3_K {
+    const LATTICE: Lattice = Lattice {
+        block_len: LEN,
+        sub_block_len: 16,
+        levels: Levels::Integers(-N, N - 1),
+        scales: (-N_SCALES, N_SCALES - 1),
+        mins: Mins::None,
+    };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q3_K {
+        let mut quants = [I32x16::splat(simd, 0); 16];
+        for j in 0..16 {
+            quants[j] = parts.sixteen(simd, j) + N;
+        }
+        let mut block = Q3_K::with_scales(&parts.scales.map(|sc| (sc + N_SCALES) as u8), Half::new(simd, parts.d));
+        block.set_quants(simd, quants);
+        block
+    }
 }

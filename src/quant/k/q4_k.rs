@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::affine::{self, Affine, Scales, SuperBlock};
 use crate::quant::block::{Block, Dequantize, Quantize};
 use crate::quant::dot::sum;
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
 use crate::quant::search::affine::{Error, Trials};
 use crate::quant::sink::{SUMS, Sink};
 use crate::simd::{F32x16, I32x16, Simd, Sixteen};
@@ -135,5 +136,20 @@ impl Affine for Q4_K {
             }
         }
         Q4_K { scales: made.scales, qs }
+    }
+}
+
+impl Assemble for Q4_K {
+    const LATTICE: Lattice = Lattice {
+        block_len: super::LEN,
+        sub_block_len: 32,
+        levels: Levels::Integers(0, 15),
+        scales: (0, 63),
+        mins: Mins::Multiples(63),
+    };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q4_K {
+        Q4_K::pack(simd, &SuperBlock::of_parts(simd, parts))
     }
 }

@@ -11,6 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::affine::{self, Affine, Scales, SuperBlock};
 use crate::quant::block::{Block, Dequantize, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
 use crate::quant::search::affine::{Error, Trials};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
@@ -84,5 +85,20 @@ impl Affine for Q5_K {
             qh[half] = fifth.to_u8();
         }
         Q5_K { scales: made.scales, qh, qs }
+    }
+}
+
+impl Assemble for Q5_K {
+    const LATTICE: Lattice = Lattice {
+        block_len: super::LEN,
+        sub_block_len: 32,
+        levels: Levels::Integers(0, 31),
+        scales: (0, 63),
+        mins: Mins::Multiples(63),
+    };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q5_K {
+        Q5_K::pack(simd, &SuperBlock::of_parts(simd, parts))
     }
 }

@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::LEN;
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::dot::sum;
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
 use crate::quant::search::symmetric::{Fit, search};
 use crate::quant::search::{ALL_ZERO, lanes_of_sub_blocks, nearest_int};
 use crate::quant::sink::{SUMS, Sink};
@@ -209,5 +210,22 @@ fn pack<S: Simd>(quants: &[I32x16<S>; 16], block: &mut Q6_K) {
             let upper = q0.shr::<4>() | (q1.shr::<4>()).shl::<2>() | (q2.shr::<4>()).shl::<4>() | (q3.shr::<4>()).shl::<6>();
             block.qh[half][i] = upper.to_u8();
         }
+    }
+}
+
+impl Assemble for Q6_K {
+    const LATTICE: Lattice =
+        Lattice { block_len: LEN, sub_block_len: 16, levels: Levels::Integers(-32, 31), scales: (-128, 127), mins: Mins::None };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q6_K {
+        let scales = parts.scales.map(|sc| sc as i8);
+        let mut block = Q6_K { ql: [[[0; 16]; 4]; 2], qh: [[[0; 16]; 2]; 2], scales, d: Half::new(simd, parts.d) };
+        let mut quants = [I32x16::splat(simd, 0); 16];
+        for j in 0..16 {
+            quants[j] = parts.sixteen(simd, j) + 32;
+        }
+        pack(&quants, &mut block);
+        block
     }
 }

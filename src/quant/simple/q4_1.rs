@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::weighted::{Affine, Row};
 use super::{affine_bound, from_nibbles, halves, inverse, nibbles, range, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -71,5 +72,15 @@ impl Affine for Q4_1 {
     #[inline(always)]
     fn pack<S: Simd>(simd: S, d: f32, m: f32, [q0, q1]: [I32x16<S>; 2]) -> Q4_1 {
         Q4_1 { d: Half::new(simd, d), m: Half::new(simd, m), qs: nibbles(q0, q1) }
+    }
+}
+
+impl Assemble for Q4_1 {
+    const LATTICE: Lattice =
+        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Integers(0, 15), scales: (1, 1), mins: Mins::Free };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q4_1 {
+        Q4_1::pack(simd, parts.d, -parts.dmin, [parts.sixteen(simd, 0), parts.sixteen(simd, 1)])
     }
 }

@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{halves, inverse};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -54,5 +55,15 @@ impl Quantize for Q8_0 {
     #[inline(always)]
     fn is_sound(&self) -> bool {
         self.d.is_finite()
+    }
+}
+
+impl Assemble for Q8_0 {
+    const LATTICE: Lattice =
+        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Integers(-127, 127), scales: (1, 1), mins: Mins::None };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q8_0 {
+        Q8_0 { d: Half::new(simd, parts.d), qs: [parts.sixteen(simd, 0).to_u8(), parts.sixteen(simd, 1).to_u8()] }
     }
 }

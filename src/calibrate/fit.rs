@@ -1,0 +1,361 @@
+//! The scales of a block: those by which its weights, each with its own cost, are met best.
+//!
+//! Sixteen rows at a time, one in each lane; a column costs the same in all of them.
+//!
+//! ```text
+//! each sub-block:  S, M  from a few trials of the range, each refitted by least squares
+//! the super-block: d, dmin from the largest of them, a little less, a little more
+//!                  then by turns: each sub-block's sc and m one up or down; d and dmin by least squares
+//! ```
+
+use super::grid::Grid;
+use crate::quant::{Lattice, Mins};
+use crate::simd::{F32x16, Simd, Sixteen};
+
+/// Sub-blocks of a block at most.
+pub(super) const SUB_BLOCKS_MAX: usize = 16;
+
+/// Times that a trial is rounded and refitted.
+const REFITS: usize = 2;
+/// Times that scales and super-scales are fitted in turn.
+const TURNS: usize = 3;
+
+/// The scales of one block in sixteen rows.
+#[derive(Clone, Copy)]
+pub(super) struct Scales<S: Simd> {
+    pub d: F32x16<S>,
+    pub dmin: F32x16<S>,
+    /// Of each sub-block: whole numbers.
+    pub sc: [F32x16<S>; SUB_BLOCKS_MAX],
+    pub m: [F32x16<S>; SUB_BLOCKS_MAX],
+}
+
+impl<S: Simd> Scales<S> {
+    /// What multiplies the levels of sub-block `j`, and what is taken off.
+    #[inline(always)]
+    pub fn of(&self, j: usize) -> (F32x16<S>, F32x16<S>) {
+        (self.d * self.sc[j], self.dmin * self.m[j])
+    }
+}
+
+/// What is fitted: a lattice with its levels.
+#[derive(Clone, Copy)]
+pub(super) struct Fit<'a, G> {
+    pub lattice: &'a Lattice,
+    pub grid: G,
+    /// Parts of the range of a sub-block that are tried as the range of its levels.
+    pub trials: (f32, f32, usize),
+}
+
+impl<'a, G: Grid> Fit<'a, G> {
+    pub fn new(lattice: &'a Lattice, grid: G) -> Fit<'a, G> {
+        let (low, high) = grid.ends();
+        // Coarse levels gain from cutting the range off, fine ones do not: what won on trained models.
+        let trials = match high - low {
+            0.0..=4.0 => (0.5, 1.15, 14),
+            0.0..=8.0 => (0.65, 1.2, 13),
+            0.0..=16.0 => (0.7, 1.12, 13),
+            0.0..=32.0 => (0.82, 1.05, 12),
+            0.0..=64.0 => (0.9, 1.04, 11),
+            240.0 => (0.7, 1.12, 13),
+            _ => (0.975, 1.01, 8),
+        };
+        Fit { lattice, grid, trials }
+    }
+
+    /// The scales of a block. `x`, `cost`: of each of its columns.
+    #[inline(always)]
+    pub fn block<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32]) -> Scales<S> {
+        let zero = F32x16::splat(simd, 0.0);
+        let len = self.lattice.sub_block_len;
+        let n_sub_blocks = self.lattice.block_len / len;
+        let (mut scale, mut min) = ([zero; SUB_BLOCKS_MAX], [zero; SUB_BLOCKS_MAX]);
+        for j in 0..n_sub_blocks {
+            let (x, cost) = (&x[j * len..][..len], &cost[j * len..][..len]);
+            (scale[j], min[j]) = match self.lattice.mins {
+                Mins::None => (self.symmetric(simd, x, cost), zero),
+                _ => self.affine(simd, x, cost),
+            };
+        }
+        if self.lattice.scales == (1, 1) {
+            let one = F32x16::splat(simd, 1.0);
+            return Scales {
+                d: half(simd, scale[0]),
+                dmin: half(simd, min[0]),
+                sc: [one; SUB_BLOCKS_MAX],
+                m: [one; SUB_BLOCKS_MAX],
+            };
+        }
+        self.super_block(simd, x, cost, &scale, &min)
+    }
+
+    /// The best scale without a minimum.
+    #[inline(always)]
+    fn symmetric<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32]) -> F32x16<S> {
+        let zero = F32x16::splat(simd, 0.0);
+        let mut largest = zero;
+        for x in x {
+            largest = x.load(simd).abs().max(largest);
+        }
+        let (low, high) = self.grid.ends();
+        let (mut best, mut best_score) = (zero, F32x16::splat(simd, -1.0));
+        for sign in [1.0, -1.0] {
+            if sign < 0.0 && low == -high {
+                break;
+            }
+            for trial in 0..self.trials.2 {
+                let mut scale = largest * F32x16::splat(simd, -sign * self.part(trial) / low);
+                for _ in 0..REFITS {
+                    let inverse = inverse(simd, scale);
+                    let (mut xg, mut gg) = (zero, zero);
+                    for (x, cost) in x.iter().zip(cost) {
+                        let x = x.load(simd);
+                        let level = self.grid.nearest(simd, x * inverse);
+                        let weighted = level * F32x16::splat(simd, *cost);
+                        xg = weighted.fma(x, xg);
+                        gg = weighted.fma(level, gg);
+                    }
+                    scale = xg * self::inverse(simd, gg);
+                    // What the squares of the weights lose by it.
+                    let score = scale * xg;
+                    let better = score.gt(best_score);
+                    best = better.select(scale, best);
+                    best_score = better.select(score, best_score);
+                }
+            }
+        }
+        best
+    }
+
+    /// The best scale and minimum.
+    #[inline(always)]
+    fn affine<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32]) -> (F32x16<S>, F32x16<S>) {
+        let zero = F32x16::splat(simd, 0.0);
+        let is_free = self.lattice.mins == Mins::Free;
+        let (mut least, mut most) = if is_free { (x[0].load(simd), x[0].load(simd)) } else { (zero, zero) };
+        let (mut sum_w, mut sum_x) = (zero, zero);
+        for (x, cost) in x.iter().zip(cost) {
+            let (x, w) = (x.load(simd), F32x16::splat(simd, *cost));
+            (least, most) = (x.min(least), x.max(most));
+            sum_w = sum_w + w;
+            sum_x = w.fma(x, sum_x);
+        }
+        let (_, high) = self.grid.ends();
+        let range = most - least;
+        let (mut best, mut best_error) = ((zero, zero), F32x16::splat(simd, f32::INFINITY));
+        for trial in 0..self.trials.2 {
+            let part = self.part(trial);
+            let mut scale = range * F32x16::splat(simd, part / high);
+            let mut min = -(least + range * F32x16::splat(simd, 0.5 * (1.0 - part)));
+            if !is_free {
+                min = min.max(zero);
+            }
+            for _ in 0..REFITS {
+                let inverse = inverse(simd, scale);
+                let (mut g, mut gg, mut xg) = (zero, zero, zero);
+                for (x, cost) in x.iter().zip(cost) {
+                    let x = x.load(simd);
+                    let level = self.grid.nearest(simd, (x + min) * inverse);
+                    let weighted = level * F32x16::splat(simd, *cost);
+                    g = g + weighted;
+                    gg = weighted.fma(level, gg);
+                    xg = weighted.fma(x, xg);
+                }
+                let determinant = sum_w * gg - g * g;
+                let fitted = (sum_w * xg - sum_x * g) * self::inverse(simd, determinant);
+                let offset = (sum_x - fitted * g) * self::inverse(simd, sum_w);
+                let below = if is_free { zero.eq(zero) } else { offset.le(zero) };
+                scale = below.select(fitted, xg * self::inverse(simd, gg)).max(zero);
+                min = below.select(-offset, zero);
+                let error = self.error(simd, x, cost, (scale, min));
+                let better = error.lt(best_error);
+                best = (better.select(scale, best.0), better.select(min, best.1));
+                best_error = better.select(error, best_error);
+            }
+        }
+        best
+    }
+
+    /// Scales in whole numbers, and what multiplies them.
+    #[inline(always)]
+    fn super_block<S: Simd>(
+        &self,
+        simd: S,
+        x: &[Sixteen],
+        cost: &[f32],
+        scale: &[F32x16<S>; SUB_BLOCKS_MAX],
+        min: &[F32x16<S>; SUB_BLOCKS_MAX],
+    ) -> Scales<S> {
+        let zero = F32x16::splat(simd, 0.0);
+        let (low, high) = self.lattice.scales;
+        let n_sub_blocks = self.lattice.block_len / self.lattice.sub_block_len;
+        let (mut largest, mut largest_min) = (zero, zero);
+        for j in 0..n_sub_blocks {
+            let larger = scale[j].abs().gt(largest.abs());
+            largest = larger.select(scale[j], largest);
+            largest_min = min[j].max(largest_min);
+        }
+        // Of scales of both signs the largest gets the lowest number, which is the farthest from zero.
+        let per_scale = if low < 0 { 1.0 / low as f32 } else { 1.0 / high as f32 };
+        let min_max = self.min_max();
+        let has_mins = min_max > 0;
+        let d = largest * F32x16::splat(simd, per_scale);
+        let dmin = largest_min * F32x16::splat(simd, 1.0 / min_max.max(1) as f32);
+        let starts: &[(f32, f32)] = match has_mins {
+            false => &[(1.0, 1.0), (0.96, 1.0), (1.06, 1.0)],
+            true => &[(1.0, 1.0), (0.96, 1.0), (1.06, 1.0), (1.0, 0.96), (1.0, 1.06)],
+        };
+        let nothing = Scales { d: zero, dmin: zero, sc: [zero; SUB_BLOCKS_MAX], m: [zero; SUB_BLOCKS_MAX] };
+        let (mut best, mut best_error) = (nothing, F32x16::splat(simd, f32::INFINITY));
+        for &(of_d, of_dmin) in starts {
+            let mut now = nothing;
+            now.d = half(simd, d * F32x16::splat(simd, of_d));
+            now.dmin = half(simd, dmin * F32x16::splat(simd, of_dmin));
+            let (per_d, per_dmin) = (inverse(simd, now.d), inverse(simd, now.dmin));
+            for j in 0..n_sub_blocks {
+                now.sc[j] = whole(simd, scale[j] * per_d, low, high);
+                now.m[j] = whole(simd, min[j] * per_dmin, 0, min_max);
+            }
+            for _ in 0..TURNS {
+                let mut error = zero;
+                for j in 0..n_sub_blocks {
+                    error = error + self.neighbours(simd, x, cost, &mut now, j);
+                }
+                let better = error.lt(best_error);
+                best_error = better.select(error, best_error);
+                best = chosen(better, &now, &best, n_sub_blocks);
+                let refitted = self.refitted(simd, x, cost, &now);
+                (now.d, now.dmin) = refitted;
+            }
+            let error = self.block_error(simd, x, cost, &now);
+            let better = error.lt(best_error);
+            best_error = better.select(error, best_error);
+            best = chosen(better, &now, &best, n_sub_blocks);
+        }
+        best
+    }
+
+    /// The best of a sub-block's scales and minimums one up, one down and as they are; returns its error.
+    #[inline(always)]
+    fn neighbours<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32], now: &mut Scales<S>, j: usize) -> F32x16<S> {
+        let len = self.lattice.sub_block_len;
+        let (x, cost) = (&x[j * len..][..len], &cost[j * len..][..len]);
+        let ((low, high), min_max) = (self.lattice.scales, self.min_max());
+        let (sc, m) = (now.sc[j], now.m[j]);
+        let mut best_error = F32x16::splat(simd, f32::INFINITY);
+        for a in [0, 1, -1] {
+            for b in [0, 1, -1] {
+                if b != 0 && min_max == 0 {
+                    continue;
+                }
+                let tried_sc = whole(simd, sc + F32x16::splat(simd, a as f32), low, high);
+                let tried_m = whole(simd, m + F32x16::splat(simd, b as f32), 0, min_max);
+                let error = self.error(simd, x, cost, (now.d * tried_sc, now.dmin * tried_m));
+                let better = error.lt(best_error);
+                best_error = better.select(error, best_error);
+                now.sc[j] = better.select(tried_sc, now.sc[j]);
+                now.m[j] = better.select(tried_m, now.m[j]);
+            }
+        }
+        best_error
+    }
+
+    /// `d` and `dmin` by least squares for the levels that they give now.
+    #[inline(always)]
+    fn refitted<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32], now: &Scales<S>) -> (F32x16<S>, F32x16<S>) {
+        let zero = F32x16::splat(simd, 0.0);
+        let len = self.lattice.sub_block_len;
+        let (mut ss, mut sm, mut mm, mut xs, mut xm) = (zero, zero, zero, zero, zero);
+        for j in 0..self.lattice.block_len / len {
+            let (scale, min) = now.of(j);
+            let inverse = inverse(simd, scale);
+            for (x, cost) in x[j * len..][..len].iter().zip(&cost[j * len..]) {
+                let (x, w) = (x.load(simd), F32x16::splat(simd, *cost));
+                let of_d = now.sc[j] * self.grid.nearest(simd, (x + min) * inverse);
+                ss = (w * of_d).fma(of_d, ss);
+                sm = (w * of_d).fma(now.m[j], sm);
+                mm = (w * now.m[j]).fma(now.m[j], mm);
+                xs = (w * of_d).fma(x, xs);
+                xm = (w * now.m[j]).fma(x, xm);
+            }
+        }
+        if self.min_max() == 0 {
+            return (half(simd, xs * inverse(simd, ss)), zero);
+        }
+        let per_determinant = inverse(simd, ss * mm - sm * sm);
+        let (d, dmin) = ((xs * mm - xm * sm) * per_determinant, (xs * sm - xm * ss) * per_determinant);
+        let is_sound = dmin.gt(zero) & d.gt(zero);
+        let alone = xs * inverse(simd, ss);
+        (half(simd, is_sound.select(d, alone)), half(simd, is_sound.select(dmin, zero)))
+    }
+
+    #[inline(always)]
+    fn block_error<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32], now: &Scales<S>) -> F32x16<S> {
+        let len = self.lattice.sub_block_len;
+        let mut error = F32x16::splat(simd, 0.0);
+        for j in 0..self.lattice.block_len / len {
+            error = error + self.error(simd, &x[j * len..][..len], &cost[j * len..][..len], now.of(j));
+        }
+        error
+    }
+
+    /// The squared errors of a sub-block, each times its cost.
+    #[inline(always)]
+    fn error<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32], (scale, min): (F32x16<S>, F32x16<S>)) -> F32x16<S> {
+        let inverse = inverse(simd, scale);
+        let mut error = F32x16::splat(simd, 0.0);
+        for (x, cost) in x.iter().zip(cost) {
+            let x = x.load(simd) + min;
+            let rest = x - scale * self.grid.nearest(simd, x * inverse);
+            error = (rest * F32x16::splat(simd, *cost)).fma(rest, error);
+        }
+        error
+    }
+
+    /// Of the ranges that are tried.
+    #[inline(always)]
+    fn part(&self, trial: usize) -> f32 {
+        let (first, last, n) = self.trials;
+        first + (last - first) * trial as f32 / (n - 1) as f32
+    }
+
+    /// The largest `m`: 0 where there is none.
+    #[inline(always)]
+    pub fn min_max(&self) -> i32 {
+        match self.lattice.mins {
+            Mins::Multiples(max) => max,
+            _ => 0,
+        }
+    }
+}
+
+#[inline(always)]
+fn chosen<S: Simd>(better: crate::simd::Mask<S>, a: &Scales<S>, b: &Scales<S>, n_sub_blocks: usize) -> Scales<S> {
+    let mut chosen = *b;
+    chosen.d = better.select(a.d, b.d);
+    chosen.dmin = better.select(a.dmin, b.dmin);
+    for j in 0..n_sub_blocks {
+        chosen.sc[j] = better.select(a.sc[j], b.sc[j]);
+        chosen.m[j] = better.select(a.m[j], b.m[j]);
+    }
+    chosen
+}
+
+/// The reciprocal, or 0 for 0.
+#[inline(always)]
+pub(super) fn inverse<S: Simd>(simd: S, x: F32x16<S>) -> F32x16<S> {
+    let zero = F32x16::splat(simd, 0.0);
+    x.eq(zero).select(zero, F32x16::splat(simd, 1.0) / x)
+}
+
+/// As half precision holds it.
+#[inline(always)]
+pub(super) fn half<S: Simd>(simd: S, x: F32x16<S>) -> F32x16<S> {
+    F32x16::load_f16(simd, &x.to_f16())
+}
+
+/// The nearest whole number from `low` to `high`.
+#[inline(always)]
+pub(super) fn whole<S: Simd>(simd: S, x: F32x16<S>, low: i32, high: i32) -> F32x16<S> {
+    x.max(F32x16::splat(simd, low as f32)).min(F32x16::splat(simd, high as f32)).nearest_int_in(low, high)
+}

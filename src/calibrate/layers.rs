@@ -1,0 +1,363 @@
+//! The pass: layer by layer, what goes into a step's matrices, then their blocks, each only where held-out text says that it is better.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use rayon::prelude::*;
+
+use super::factor::Factor;
+use super::inputs::{Collector, Inputs};
+use super::overlay::{BlockFile, Overlay};
+use super::round::round;
+use crate::error::{Error, Result};
+use crate::eval::{Progress, Watch, Windows};
+use crate::gguf::Model;
+use crate::matmul::Engine;
+use crate::memory::{copied, filled};
+use crate::model::{Backend, Batch, Blocks, Cpu, Matrix, Network, Output, StepMatrix, Sweep, Use};
+use crate::plan::{Origin, Plan};
+use crate::quant::Format;
+use crate::simd::Level;
+use crate::source::TensorSource;
+
+/// Of the windows, one in so many is held out; one at least, and so many at most.
+const HELD_OUT_SHARE: usize = 8;
+const HELD_OUT_MAX: usize = 8;
+
+/// Damping, in parts of the mean square: first, and where held-out text finds that too little.
+const LAMBDAS: [f32; 2] = [0.05, 0.5];
+
+/// Rows that a worker rounds at a time as ggml does.
+const ROWS_AT_ONCE: usize = 64;
+
+/// What became of a tensor, or of the part of one that has inputs of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// The tensor's name.
+    pub name: String,
+    /// What it is stored as.
+    pub format: Format,
+    /// How it was rounded.
+    pub method: Method,
+    /// What held-out text loses by it, in the unit that says where it was measured.
+    pub error: f64,
+    /// What it would lose by ggml's rounding with the same text's importance.
+    pub plain_error: f64,
+}
+
+/// How a tensor was rounded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Method {
+    /// By second moments, damped by this part of their mean square.
+    Calibrated {
+        /// The part.
+        lambda: f32,
+    },
+    /// As ggml does, by importance.
+    Importance,
+}
+
+/// What comes of calibration.
+#[derive(Debug)]
+pub struct Calibrated {
+    /// The model's tensors and the blocks made of them, which the plan takes now.
+    pub source: Overlay,
+    /// In the order in which they were made.
+    pub choices: Vec<Choice>,
+    /// Tensors that are quantized without: nothing was seen of what goes into them.
+    pub left_out: Vec<String>,
+}
+
+/// Makes blocks of all matrices that `plan` quantizes, by what goes into them while the model reads `windows`. Blocks are kept in a file
+/// without a name in `folder` until the plan is carried out.
+///
+/// # Errors
+/// What running the model can meet; `Usage` for a text of one window; `Io`; `Interrupted`.
+pub fn calibrate(
+    network: &Network<'_, Cpu>,
+    model: &Model,
+    plan: &mut Plan,
+    windows: &Windows,
+    folder: &Path,
+    watch: Watch<'_>,
+) -> Result<Calibrated> {
+    if windows.len() < 2 {
+        return Err(Error::usage("calibration takes a text of two chunks at least: one is held out"));
+    }
+    let n_held_out = (windows.len() / HELD_OUT_SHARE).clamp(1, HELD_OUT_MAX);
+    let (mut seen, mut held_out) = (windows.clone(), windows.clone());
+    seen.truncate(windows.len() - n_held_out);
+    held_out.skip(windows.len() - n_held_out);
+    let per_batch = network.backend().batch_limits().n_sequences(network.hparams(), windows.ctx());
+    let n_seen = seen.len().div_ceil(per_batch);
+    let batches: Vec<_> = seen.batches(per_batch).chain(held_out.batches(per_batch)).collect();
+    let of_model: Vec<Batch<'_>> =
+        batches.iter().map(|batch| Batch { tokens: &batch.tokens, sequences: &batch.sequences }).collect();
+    let mut pass = Pass {
+        engine: Engine::new(Level::detect()),
+        network,
+        sweep: Sweep::new(network, &of_model)?,
+        batches: &of_model,
+        n_seen,
+        wanted: wanted(plan, model),
+        file: BlockFile::create(folder)?,
+        choices: Vec::new(),
+        watch,
+    };
+    network.backend().install(|| pass.run(model, windows.n_tokens() as u64))?;
+    let Pass { file, choices, wanted, .. } = pass;
+    let is_left_out = |(tensor, formats): (&usize, &Vec<Format>)| {
+        let name = &model.tensors()[*tensor].name;
+        (!formats.is_empty() && choices.iter().all(|choice| choice.name != *name)).then(|| name.clone())
+    };
+    let left_out = wanted.iter().filter_map(is_left_out).collect();
+    Ok(Calibrated { source: file.finish(model, plan)?, choices, left_out })
+}
+
+/// The formats that each tensor is quantized to, by its index in the model.
+fn wanted(plan: &Plan, model: &Model) -> BTreeMap<usize, Vec<Format>> {
+    let mut wanted: BTreeMap<usize, Vec<Format>> = BTreeMap::new();
+    for planned in plan.outputs.iter().flat_map(|output| &output.tensors) {
+        let Some(tensor) = planned.origin.tensors().next() else { continue };
+        let source = &model.tensors()[tensor];
+        let is_quantized = planned.format != source.format && planned.format.block_len() > 1 && planned.format.can_quantize();
+        let formats = wanted.entry(tensor).or_default();
+        if is_quantized && planned.origin == Origin::copy(tensor, &source.shape) && !formats.contains(&planned.format) {
+            formats.push(planned.format);
+        }
+    }
+    wanted
+}
+
+struct Pass<'p, 'a> {
+    engine: Engine,
+    network: &'p Network<'a, Cpu>,
+    sweep: Sweep<'p, 'a, Cpu>,
+    batches: &'p [Batch<'p>],
+    /// Batches that are seen; the others are held out.
+    n_seen: usize,
+    wanted: BTreeMap<usize, Vec<Format>>,
+    file: BlockFile,
+    choices: Vec<Choice>,
+    watch: Watch<'p>,
+}
+
+/// The blocks of a matrix.
+struct Made {
+    /// In its tensor.
+    first_row: usize,
+    blocks: Vec<u8>,
+    choice: Choice,
+}
+
+/// What is known of the inputs of some matrices.
+struct Known {
+    engine: Engine,
+    /// `[n, n]`; empty where nothing was seen.
+    moments: Vec<f32>,
+    /// `[n]`
+    importance: Vec<f32>,
+    n_cols: usize,
+    /// For each damping, once it is needed.
+    factors: [OnceCell<Factor>; LAMBDAS.len()],
+}
+
+impl Known {
+    fn new(engine: Engine, inputs: &Inputs, takes: Use) -> Result<Known> {
+        let importance = inputs.importance(takes).unwrap_or_default();
+        let moments = inputs.moments(takes)?.unwrap_or_default();
+        Ok(Known { engine, moments, n_cols: importance.len(), importance, factors: Default::default() })
+    }
+
+    fn factor(&self, at: usize) -> Result<&Factor> {
+        if self.factors[at].get().is_none() {
+            let factor = Factor::new(self.engine, copied(&self.moments)?, self.n_cols, LAMBDAS[at])?;
+            let _ = self.factors[at].set(factor);
+        }
+        Ok(self.factors[at].get().expect("made above"))
+    }
+}
+
+/// What held-out text loses by blocks of a matrix.
+type LossOf<'l> = dyn Fn(Format, &[u8]) -> Result<f64> + 'l;
+
+impl Pass<'_, '_> {
+    fn run(&mut self, model: &Model, total_tokens: u64) -> Result<()> {
+        let n_layers = self.sweep.n_layers();
+        for layer in 0..n_layers {
+            for step in 0..self.sweep.n_steps(layer) {
+                self.step(layer, step)?;
+            }
+            let done_tokens = total_tokens * (layer as u64 + 1) / (n_layers as u64 + 1);
+            (self.watch.progress)(Progress { done_tokens, total_tokens, ppl: None });
+        }
+        self.head(model)?;
+        (self.watch.progress)(Progress { done_tokens: total_tokens, total_tokens, ppl: None });
+        Ok(())
+    }
+
+    fn step(&mut self, layer: usize, step: usize) -> Result<()> {
+        let loaded = self.sweep.load(layer, step)?;
+        let matrices = self.sweep.matrices(layer, step);
+        let is_wanted = |matrix: &StepMatrix| self.wanted.get(&matrix.tensor).is_some_and(|formats| !formats.is_empty());
+        let mut inputs = Inputs::new(self.engine);
+        let mut after = Vec::with_capacity(self.batches.len());
+        for (index, batch) in self.batches.iter().enumerate() {
+            self.check_stop()?;
+            let states = if index < self.n_seen && matrices.iter().any(is_wanted) {
+                let mut collector = Collector { inputs: &mut inputs, sequences: batch.sequences, x: Vec::new() };
+                self.sweep.run(&loaded, index, &mut collector)?
+            } else {
+                self.sweep.run(&loaded, index, &mut ())?
+            };
+            after.push(states);
+        }
+        let mut made: BTreeMap<(usize, Format), Vec<Made>> = BTreeMap::new();
+        for takes in [Use::Input, Use::Keys, Use::Values, Use::Result] {
+            let mut of_use = matrices.iter().filter(|matrix| matrix.takes == takes && is_wanted(matrix)).peekable();
+            if of_use.peek().is_none() {
+                continue;
+            }
+            let known = Known::new(self.engine, &inputs, takes)?;
+            for matrix in of_use {
+                for &format in &self.wanted[&matrix.tensor] {
+                    self.check_stop()?;
+                    let loss = |format, blocks: &[u8]| {
+                        let other = self.sweep.load_with(layer, step, Some((matrix, format, blocks)))?;
+                        let mut sum = 0.0;
+                        for index in self.n_seen..self.batches.len() {
+                            let states = self.sweep.run(&other, index, &mut ())?;
+                            sum += relative_error(after[index].values(), states.values(), self.batches[index].tokens.len());
+                        }
+                        Ok(sum)
+                    };
+                    if let Some((blocks, choice)) = self.blocks(matrix, format, &known, &loss)? {
+                        made.entry((matrix.tensor, format)).or_default().push(Made {
+                            first_row: matrix.rows.start,
+                            blocks,
+                            choice,
+                        });
+                    }
+                }
+            }
+        }
+        // A tensor that holds several matrices is made when all of them are.
+        for ((tensor, format), mut parts) in made {
+            parts.sort_by_key(|part| part.first_row);
+            if parts.len() == matrices.iter().filter(|matrix| matrix.tensor == tensor).count() {
+                self.file.push(tensor, format, &parts.iter().flat_map(|part| &part.blocks).copied().collect::<Vec<_>>())?;
+                self.choices.extend(parts.into_iter().map(|part| part.choice));
+            }
+        }
+        after.into_iter().enumerate().for_each(|(index, states)| self.sweep.advance(index, states));
+        Ok(())
+    }
+
+    /// The matrix that makes scores of the vocabulary: what is lost is the divergence.
+    fn head(&mut self, model: &Model) -> Result<()> {
+        let name = self.network.output_name();
+        let Some(tensor) = model.tensors().iter().position(|tensor| tensor.name == name) else { return Ok(()) };
+        let [.., n_rows, n_cols] = model.tensors()[tensor].shape[..] else { return Ok(()) };
+        let matrix =
+            StepMatrix { name: name.to_owned(), tensor, takes: Use::Result, rows: 0..n_rows as usize, n_cols: n_cols as usize };
+        let formats = self.wanted.get(&tensor).cloned().unwrap_or_default();
+        if formats.is_empty() {
+            return Ok(());
+        }
+        let mut inputs = Inputs::new(self.engine);
+        for index in 0..self.n_seen {
+            self.check_stop()?;
+            let x = self.sweep.normalised(index)?;
+            inputs.add_result(x.values(), matrix.n_cols)?;
+        }
+        let known = Known::new(self.engine, &inputs, Use::Result)?;
+        for format in formats {
+            let loss = |format, blocks: &[u8]| {
+                let backend = self.network.backend();
+                let before = self.network.output();
+                let (n_rows, n_cols) = (matrix.rows.len(), matrix.n_cols);
+                let weight = backend.weight(Matrix { format, n_rows, n_cols, blocks: Blocks::Read(blocks.to_vec()) })?;
+                let after = Output { weight: &weight, scale: before.scale, softcap: before.softcap };
+                let mut sum = 0.0;
+                for index in self.n_seen..self.batches.len() {
+                    let x = self.sweep.normalised(index)?;
+                    let targets = vec![0; self.batches[index].tokens.len()];
+                    let divergences = backend.compare((&x, before), (&x, after), &targets)?;
+                    sum += divergences.iter().map(|divergence| divergence.kld).sum::<f64>();
+                }
+                Ok(sum)
+            };
+            if let Some((blocks, choice)) = self.blocks(&matrix, format, &known, &loss)? {
+                self.file.push(tensor, format, &blocks)?;
+                self.choices.push(choice);
+            }
+        }
+        Ok(())
+    }
+
+    /// The blocks by which held-out text loses least, and what was chosen; `None` where the weights cannot be held, which is told when
+    /// the plan is carried out.
+    fn blocks(&self, matrix: &StepMatrix, format: Format, known: &Known, loss: &LossOf<'_>) -> Result<Option<(Vec<u8>, Choice)>> {
+        let weights = self.sweep.weights(matrix)?;
+        let Some(row_bytes) = format.row_bytes(matrix.n_cols as u64) else { return Ok(None) };
+        let size_bytes = matrix.rows.len() * row_bytes as usize;
+        if !weights.iter().all(|w| w.is_finite()) {
+            return Ok(None);
+        }
+        let mut best: Vec<u8> = filled(size_bytes, 0)?;
+        if !self.plain(format, &weights, matrix.n_cols, &known.importance, &mut best) {
+            return Ok(None);
+        }
+        let plain_error = loss(format, &best)?;
+        let mut choice = Choice { name: matrix.name.clone(), format, method: Method::Importance, error: plain_error, plain_error };
+        if known.moments.is_empty() || format.lattice().is_none() {
+            return Ok(Some((best, choice)));
+        }
+        let mut blocks: Vec<u8> = filled(size_bytes, 0)?;
+        for (at, lambda) in LAMBDAS.into_iter().enumerate() {
+            self.check_stop()?;
+            if !round(self.engine, format, known.factor(at)?, &weights, &mut blocks) {
+                continue;
+            }
+            let error = loss(format, &blocks)?;
+            if error < choice.error {
+                choice = Choice { method: Method::Calibrated { lambda }, error, ..choice };
+                best = blocks;
+                break;
+            }
+        }
+        Ok(Some((best, choice)))
+    }
+
+    /// As ggml rounds with importance; false where a weight cannot be held.
+    fn plain(&self, format: Format, weights: &[f32], n_cols: usize, importance: &[f32], blocks: &mut [u8]) -> bool {
+        let is_known = importance.len() == n_cols && importance.iter().any(|&value| value > 0.0);
+        let flat = vec![1.0; n_cols];
+        let importance = if is_known { importance } else { &flat };
+        let importance = format.uses_importance().then_some(importance);
+        let row_bytes = format.row_bytes(n_cols as u64).expect("rows of whole blocks") as usize;
+        let rows = weights.par_chunks(ROWS_AT_ONCE * n_cols).zip(blocks.par_chunks_mut(ROWS_AT_ONCE * row_bytes));
+        let level = self.engine.level();
+        rows.map(|(weights, blocks)| format.quantize_rows(level, weights, n_cols, importance, blocks).is_ok())
+            .reduce(|| true, |a, b| a & b)
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        if self.watch.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// The squared error of each token's state over the square of the state, added up: what comes next normalises states, so a token counts
+/// as much as any other however large its state is.
+fn relative_error(exact: &[f32], other: &[f32], n_tokens: usize) -> f64 {
+    let n_cols = exact.len() / n_tokens.max(1);
+    let square = |x: f64| x * x;
+    let of_token = |(exact, other): (&[f32], &[f32])| {
+        let error: f64 = exact.iter().zip(other).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+        let size: f64 = exact.iter().map(|a| square(f64::from(*a))).sum();
+        if size > 0.0 { error / size } else { error }
+    };
+    exact.chunks_exact(n_cols).zip(other.chunks_exact(n_cols)).map(of_token).sum()
+}

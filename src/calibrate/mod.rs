@@ -1,0 +1,27 @@
+//! Rounding that looks at what a tensor is multiplied with.
+//!
+//! ```text
+//! x: what goes into a matrix ──> Moments H = mean x xᵀ ──> Factor ──> round: blocks with the least (q - w) H (q - w)ᵀ
+//! ```
+//!
+//! A format's blocks keep their layout, so whatever reads the format reads them; only which of its values stand for a weight is chosen
+//! otherwise. What a format can hold is its [`Lattice`](crate::quant::Lattice).
+
+// The index is a column, and often indexes several arrays.
+#![allow(clippy::needless_range_loop)]
+
+mod factor;
+mod fit;
+mod grid;
+mod group;
+mod inputs;
+mod layers;
+mod moments;
+mod overlay;
+mod round;
+
+pub use factor::Factor;
+pub use layers::{Calibrated, Choice, Method, calibrate};
+pub use moments::{Moments, balanced};
+pub use overlay::Overlay;
+pub use round::round;

@@ -1,0 +1,164 @@
+//! A pass over a whole text that stops after every step of a layer: for whoever looks at what goes into a layer's matrices, and at what
+//! becomes of the layer with other ones, without holding more than one layer.
+
+use std::ops::Range;
+
+use super::backend::Backend;
+use super::block::Block;
+use super::catalog::Slice;
+use super::forward::{Batch, Network, StepOf};
+use super::layer::{Layer, Step};
+use super::linear::Linear;
+use super::matrix::{Blocks, Matrix};
+use super::pass::{Observer, Pass};
+use crate::error::Result;
+use crate::memory::zero_rows;
+use crate::quant::Format;
+use crate::simd::Level;
+
+/// The states of all tokens of some batches, before the next step.
+pub struct Sweep<'n, 'a, B: Backend> {
+    network: &'n Network<'a, B>,
+    batches: Vec<(B::Rows, Pass<B>)>,
+}
+
+/// A step with its weights on the backend.
+pub struct LoadedStep<B: Backend> {
+    layer: usize,
+    step: StepOf<B>,
+}
+
+/// A matrix of a step: all rows of a tensor, or those of one part of it.
+#[derive(Debug, Clone)]
+pub struct StepMatrix {
+    /// The tensor's name.
+    pub name: String,
+    /// The tensor's index among those of the model.
+    pub tensor: usize,
+    /// What it is multiplied with.
+    pub takes: Use,
+    /// Its rows in the tensor.
+    pub rows: Range<usize>,
+    /// Inputs.
+    pub n_cols: usize,
+}
+
+/// What a matrix of a step is multiplied with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Use {
+    /// The step's input, to be queries, or the inner values of a network.
+    Input,
+    /// The step's input, to be keys.
+    Keys,
+    /// The step's input, to be values that attention mixes.
+    Values,
+    /// What the step has made of it: what attention mixed, the inner values of a network.
+    Result,
+}
+
+impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
+    /// Begins before the first layer.
+    ///
+    /// # Errors
+    /// As [`Network::evaluate`].
+    pub fn new(network: &'n Network<'a, B>, batches: &[Batch<'_>]) -> Result<Sweep<'n, 'a, B>> {
+        Ok(Sweep { network, batches: batches.iter().map(|batch| network.begin(*batch)).collect::<Result<_>>()? })
+    }
+
+    /// Layers of the model.
+    pub fn n_layers(&self) -> usize {
+        self.network.plan().layers.len()
+    }
+
+    /// Steps of a layer.
+    pub fn n_steps(&self, layer: usize) -> usize {
+        self.network.plan().layers[layer].steps.len()
+    }
+
+    /// The matrices of a step; none of a mixture of experts.
+    pub fn matrices(&self, layer: usize, step: usize) -> Vec<StepMatrix> {
+        let matrix = |linear: &Linear<Slice, Slice>, takes| {
+            let Slice { tensor, first_row, n_rows, n_cols } = linear.weight;
+            StepMatrix { name: linear.name.clone(), tensor, takes, rows: first_row..first_row + n_rows, n_cols }
+        };
+        match &self.network.plan().layers[layer].steps[step].block {
+            Block::Attention(attention) => vec![
+                matrix(&attention.q, Use::Input),
+                matrix(&attention.k, Use::Keys),
+                matrix(&attention.v, Use::Values),
+                matrix(&attention.out, Use::Result),
+            ],
+            Block::Network(network) => {
+                let inner = network.gate.iter().chain([&network.up]).map(|linear| matrix(linear, Use::Input));
+                inner.chain([matrix(&network.down, Use::Result)]).collect()
+            }
+            Block::Experts(_) => Vec::new(),
+        }
+    }
+
+    /// The weights of a matrix, `[n_rows, n_cols]`.
+    ///
+    /// # Errors
+    /// As [`Matrix::read_at`]; `Io` where there is no memory.
+    pub fn weights(&self, matrix: &StepMatrix) -> Result<Vec<f32>> {
+        let slice = Slice { tensor: matrix.tensor, first_row: matrix.rows.start, n_rows: matrix.rows.len(), n_cols: matrix.n_cols };
+        let read = self.network.plan().matrix(&slice);
+        let format = read.format;
+        let mut weights = zero_rows(matrix.rows.len(), matrix.n_cols)?;
+        format.dequantize(Level::detect(), &read.into_bytes()?, &mut weights);
+        Ok(weights)
+    }
+
+    /// Brings a step's weights to the backend.
+    ///
+    /// # Errors
+    /// What reading weights and the backend can meet.
+    pub fn load(&self, layer: usize, step: usize) -> Result<LoadedStep<B>> {
+        self.load_with(layer, step, None)
+    }
+
+    /// The same with other blocks in place of one matrix.
+    ///
+    /// # Errors
+    /// As [`Sweep::load`].
+    pub fn load_with(&self, layer: usize, step: usize, other: Option<(&StepMatrix, Format, &[u8])>) -> Result<LoadedStep<B>> {
+        let plan = self.network.plan();
+        let alone = Layer { steps: vec![plan.layers[layer].steps[step].clone()] };
+        let read = alone.try_map(
+            |slice: Slice| match other {
+                Some((matrix, format, blocks)) if (slice.tensor, slice.first_row) == (matrix.tensor, matrix.rows.start) => {
+                    Ok(Matrix { format, n_rows: slice.n_rows, n_cols: slice.n_cols, blocks: Blocks::Read(blocks.to_vec()) })
+                }
+                _ => Ok(plan.matrix(&slice)),
+            },
+            |slice| plan.vector(&slice),
+        )?;
+        let mut steps: Vec<Step<_, _>> = self.network.hand_over(read)?.steps;
+        Ok(LoadedStep { layer, step: steps.remove(0) })
+    }
+
+    /// The states of a batch after a step.
+    ///
+    /// # Errors
+    /// What the backend and the observer can meet.
+    pub fn run(&self, step: &LoadedStep<B>, batch: usize, observer: &mut dyn Observer<B>) -> Result<B::Rows> {
+        let (states, pass) = &self.batches[batch];
+        let mut x = self.network.backend().select(states, &super::pass::all(pass.n_rows))?;
+        self.network.step(step.layer, &step.step, &mut x, pass, &mut None, observer)?;
+        Ok(x)
+    }
+
+    /// Goes on with these states of a batch.
+    pub fn advance(&mut self, batch: usize, states: B::Rows) {
+        self.batches[batch].0 = states;
+    }
+
+    /// What the scores of a batch are made of, after the last layer.
+    ///
+    /// # Errors
+    /// What the backend can meet.
+    pub fn normalised(&self, batch: usize) -> Result<B::Operand> {
+        let (states, pass) = &self.batches[batch];
+        self.network.normalised(states, &super::pass::all(pass.n_rows))
+    }
+}

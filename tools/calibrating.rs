@@ -1,0 +1,132 @@
+//! `--calibrate`: rounding by what a text puts into the matrices, for commands that write GGUF files.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ggforge::Error;
+use ggforge::calibrate::{self, Calibrated, Choice, Method};
+use ggforge::eval::{Cut, Windows, read_text};
+use ggforge::gguf::Model;
+use ggforge::matmul::Engine;
+use ggforge::model::{Activations, Cpu, Hparams, Network, Residency};
+use ggforge::plan::{Calibration, Plan};
+use ggforge::source::TensorSource;
+use ggforge::tokenizer::encode::Tokenizer;
+use serde_json::{Value, json};
+
+use crate::Session;
+use crate::exit::{Failure, named};
+use crate::measuring::timed;
+use crate::signals::Stop;
+
+/// Options of calibration.
+#[derive(Debug, Args)]
+pub struct CalibrateOptions {
+    /// Round by what this text puts into each matrix: better files of the same size, in minutes instead of seconds
+    #[arg(long, value_name = "TEXT", conflicts_with = "imatrix")]
+    pub calibrate: Option<PathBuf>,
+    /// Chunks of 512 tokens of that text to use at most
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "calibrate")]
+    pub calibrate_chunks: usize,
+}
+
+/// Tokens of a chunk, unless the model was trained for fewer.
+const CTX: usize = 512;
+
+/// A model and the text that it is calibrated on.
+pub struct Calibrating<'a> {
+    model: &'a Model,
+    pub text: PathBuf,
+    windows: Windows,
+}
+
+impl CalibrateOptions {
+    /// The text in the tokens of `model`, where one was given.
+    ///
+    /// # Errors
+    /// Those of the text and of the vocabulary.
+    pub fn of<'a>(&self, model: &'a Model) -> Result<Option<Calibrating<'a>>, Failure> {
+        let Some(text) = &self.calibrate else { return Ok(None) };
+        model.check_has_weights()?;
+        let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(model.files()[0].path()))?;
+        let ctx = CTX.min(Hparams::read(model)?.n_ctx_train);
+        let cut = Cut { ctx, stride: None, windows_max: Some(self.calibrate_chunks) };
+        let windows = Windows::of_text(text, &read_text(text)?, &tokenizer, &cut)?;
+        Ok(Some(Calibrating { model, text: text.clone(), windows }))
+    }
+}
+
+impl Calibrating<'_> {
+    /// What the files will say of it.
+    pub fn described(&self) -> Calibration {
+        Calibration {
+            dataset: self.text.file_name().unwrap_or(self.text.as_os_str()).to_string_lossy().into_owned(),
+            chunk_count: u32::try_from(self.windows.len()).unwrap_or(u32::MAX),
+            chunk_size: u32::try_from(self.windows.ctx()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Makes the blocks of what `plan` quantizes, and has it take them. `folder` has room for them.
+    ///
+    /// # Errors
+    /// Those of running the model; the signal that ended it.
+    pub fn run(&self, plan: &mut Plan, folder: &Path, session: &Session, stop: &Stop) -> Result<Calibrated, Failure> {
+        let cpu = Cpu::new(Engine::detect(), session.n_threads(), Activations::F32)?;
+        let network = Network::open(&cpu, self.model, self.windows.ctx(), Residency::Streamed)
+            .map_err(named(self.model.files()[0].path()))?;
+        let calibrated = timed("calibrating", session, stop.flag(), |watch| {
+            calibrate::calibrate(&network, self.model, plan, &self.windows, folder, watch)
+        });
+        let (calibrated, _) = calibrated.map_err(|error| match (error, stop.signal()) {
+            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
+            (error, _) => Failure::Library(error, None),
+        })?;
+        Ok(calibrated)
+    }
+}
+
+/// Matrices that one line names at most.
+const NAMED_MAX: usize = 4;
+
+/// `calibrated 208 of 211 matrices; rounded by importance alone: blk.18.attn_v.weight (Q4_0), ...`
+pub fn line(choices: &[Choice]) -> String {
+    let plain: Vec<&Choice> = choices.iter().filter(|choice| choice.method == Method::Importance).collect();
+    let mut line = format!("calibrated {} of {} matrices", choices.len() - plain.len(), choices.len());
+    if !plain.is_empty() {
+        let named: Vec<String> =
+            plain.iter().take(NAMED_MAX).map(|choice| format!("{} ({})", choice.name, choice.format)).collect();
+        let more = if plain.len() > NAMED_MAX { ", ..." } else { "" };
+        line += &format!("; rounded by importance alone: {}{more}", named.join(", "));
+    }
+    line
+}
+
+/// What to know about tensors that calibration does not reach.
+pub fn left_out_line(left_out: &[String]) -> Option<String> {
+    let named = left_out.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if left_out.len() > NAMED_MAX { ", ..." } else { "" };
+    let n = left_out.len();
+    (n > 0).then(|| format!("{n} quantized tensors are not calibrated, and rounded without importance: {named}{more}"))
+}
+
+/// How each matrix was rounded, and what held-out text loses by it and by importance alone.
+pub fn as_json(calibrated: &Calibrated) -> Value {
+    let of = |choice: &Choice| {
+        let (method, lambda) = match choice.method {
+            Method::Calibrated { lambda } => ("calibrated", Some(lambda)),
+            Method::Importance => ("importance", None),
+        };
+        json!({
+            "tensor": choice.name,
+            "type": choice.format.name(),
+            "method": method,
+            "lambda": lambda,
+            "held_out_error": choice.error,
+            "held_out_error_by_importance": choice.plain_error,
+        })
+    };
+    json!({
+        "matrices": calibrated.choices.iter().map(of).collect::<Vec<_>>(),
+        "left_out": calibrated.left_out,
+    })
+}
