@@ -215,7 +215,7 @@ impl Coverage {
     pub fn warnings(&self) -> Vec<String> {
         let nothing = self.matches_nothing().then(|| {
             let (wanted, there) = (listed(&self.without_entry, 1), listed(&self.unused, 1));
-            format!("the importance matrix matches no tensor: it is of another model and changes nothing (it has {there}; needed are {wanted})")
+            format!("the importance matrix matches no tensor: it is of another model, and all columns count the same (it has {there}; needed are {wanted})")
         });
         nothing.into_iter().chain(self.matched.iter().filter_map(Matched::warning)).collect()
     }

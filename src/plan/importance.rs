@@ -31,7 +31,7 @@ impl Importances {
     ) -> Result<Importances> {
         let mut known = vec![None; drafts.len()];
         let Some(imatrix) = imatrix else { return Ok(Importances { known, coverage: None }) };
-        let mut all_wanted = Vec::new();
+        let (mut all_wanted, mut missing) = (Vec::new(), Vec::new());
         for (index, draft) in drafts.iter().enumerate() {
             let quantized = |choice: &&Choice| is_quantized(draft, choice);
             let choices: Vec<&Choice> = chosen.iter().map(|choices| &choices[index]).filter(quantized).collect();
@@ -47,13 +47,16 @@ impl Importances {
             for choice in choices {
                 match &importance {
                     Some(_) => check_weighted(draft, choice)?,
-                    None if choice.needs_imatrix => add_warning(warnings, missing(draft, choice)),
+                    None if choice.needs_imatrix => missing.push(without_entry(draft, choice)),
                     None => {}
                 }
             }
             known[index] = importance.map(Arc::new);
         }
         let coverage = imatrix.coverage(&all_wanted)?;
+        // Where there is an entry for none, one sentence says all of it.
+        missing.retain(|_| !coverage.matches_nothing());
+        missing.into_iter().for_each(|warning| add_warning(warnings, warning));
         coverage.warnings().into_iter().for_each(|warning| add_warning(warnings, warning));
         Ok(Importances { known, coverage: Some(coverage) })
     }
@@ -80,7 +83,7 @@ fn wanted(draft: &Draft) -> Wanted<'_> {
     Wanted { name: &draft.name, n_experts, n_columns }
 }
 
-fn missing(draft: &Draft, choice: &Choice) -> String {
+fn without_entry(draft: &Draft, choice: &Choice) -> String {
     format!(
         "{}: the importance matrix has no entry for it, which {} needs; all its columns count the same",
         draft.name, choice.format
