@@ -8,16 +8,19 @@ use rustix::process::{Resource, getrlimit};
 use crate::error::{Error, Result};
 
 /// Workers, or where the system grants no thread (`ulimit -u`), whoever asks for work to be done.
+#[cfg(feature = "eval")]
 pub(crate) enum Pool {
     Workers(ThreadPool),
     Caller,
 }
 
+#[cfg(feature = "eval")]
 thread_local! {
     /// The pool whose one thread is this thread; `None` for a thread of another pool. It lives as long as the process does.
     static OWN: Option<ThreadPool> = ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().ok();
 }
 
+#[cfg(feature = "eval")]
 impl Pool {
     /// Does `work`, whose parallel parts the pool's threads share.
     pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
@@ -33,6 +36,7 @@ impl Pool {
 }
 
 /// A pool of `n_threads` workers, or of as many as the system grants.
+#[cfg(feature = "eval")]
 pub(crate) fn pool(n_threads: usize) -> Pool {
     let mut n_threads = n_threads;
     while n_threads > 0 {
