@@ -339,7 +339,8 @@ impl Shard {
         let sibling = sibling_path(path, keys, index)?;
         Shard::open(&sibling, limits, read).map_err(|error| match error {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                let detail = format!("shard {} of {} does not exist", u32::from(index).saturating_add(1), keys.count);
+                let (no, count) = (u32::from(index).saturating_add(1), keys.count);
+                let detail = format!("shard {no} of {count} does not exist; download it, or run again what was writing the set");
                 Error::malformed(sibling, Place::File, Fault::ShardMissing, detail)
             }
             other => other,
