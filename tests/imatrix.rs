@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use common::Paint;
 use ggforge::error::{Error, Fault, Place};
 use ggforge::gguf::{Array, File, Header, TensorSpec, Value};
-use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Entry, EntryFault, Imatrix, Importance, Unit, Wanted};
+use ggforge::imatrix::{CHUNK_SIZE_DEFAULT, Entry, EntryFault, IMPORTANCE_MAX, Imatrix, Importance, Unit, Wanted};
 use ggforge::quant::Format;
 use sha2::{Digest, Sha256};
 
@@ -237,6 +237,7 @@ fn statistics_describe_an_entry() {
     assert_eq!((statistics.count_min, statistics.count_max, statistics.n_zero), (0, 10, 3));
     assert_eq!((statistics.min, statistics.max), (0.0, 2.0));
     assert!((statistics.mean - 2.7 / 6.0).abs() < 1e-7, "{}", statistics.mean);
+    assert_eq!(Entry::new(vec![0.0, 1.0, 2.0], vec![1]).expect("a sound entry").statistics().n_zero, 1);
 }
 
 #[test]
@@ -250,6 +251,49 @@ fn impossible_entries_cannot_be_made() {
         assert_eq!(Entry::new(sums, vec![1, 1]), Err(EntryFault::Sum { matrix: 1, column: 1, value }));
     }
     assert!(matches!(Entry::new(vec![f32::NAN], vec![1]), Err(EntryFault::Sum { .. })));
+}
+
+#[test]
+fn importances_beyond_what_sums_can_hold_are_refused_by_their_place() {
+    let name = EXPERTS.name;
+    let check = |sums: Vec<f32>| {
+        let mut imatrix = open("forge-3m.gguf");
+        imatrix.entries.insert(name.to_owned(), Entry::new(sums, vec![1; 4]).expect("a sound entry"));
+        imatrix.importance(EXPERTS).expect("a fitting entry").expect("an entry").check_bound(name)
+    };
+    check(vec![1.0, IMPORTANCE_MAX, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]).expect("the largest that is possible");
+    let error = check(vec![1.0, 1.0, 1.0, 1.0, 1.0, 3e38, 1.0, 1.0]).expect_err("sums that overflow");
+    let Error::Malformed { path, place, fault: Fault::ImatrixValue, .. } = &error else { panic!("{error}") };
+    assert_eq!(path, &fixture("forge-3m.gguf"));
+    assert_eq!(place, &Place::Weight { tensor: name.to_owned(), row: 2, column: 1 });
+}
+
+#[test]
+fn a_matrix_of_another_model_is_noted() {
+    let coverage = experts().coverage(&[matrix("blk.0.attn_q.weight", 2)]).expect("no entry is no error");
+    let [warning] = &coverage.warnings()[..] else { panic!("{:?}", coverage.warnings()) };
+    assert!(coverage.matches_nothing() && warning.contains("matches no tensor") && warning.contains("blk.0.attn_q"), "{warning}");
+    // Where nothing is to be quantized, nothing is missing.
+    assert!(!experts().coverage(&[]).expect("no entry is no error").matches_nothing());
+    assert!(!experts().coverage(&[EXPERTS]).expect("a fitting entry").matches_nothing());
+}
+
+/// As many values as several reads take, and a name as long as names can be.
+#[test]
+fn long_entries_are_read_whole() {
+    let sums: Vec<f32> = (0..50_000).map(|i| i as f32).collect();
+    let mut imatrix = Imatrix::new(CHUNK_SIZE_DEFAULT);
+    let name = "n".repeat(63);
+    imatrix.entries.insert(name.clone(), Entry::new(sums.clone(), vec![512]).expect("a sound entry"));
+    imatrix.entries.insert("without data".to_owned(), Entry::new(vec![1.0], vec![0]).expect("a sound entry"));
+    let dat = parse(&imatrix.to_dat().expect("a small matrix")).expect("a sound file");
+    assert_eq!(dat.entries.keys().collect::<Vec<_>>(), [&name], "what holds no data is left out");
+    assert!(dat.entries[&name].sums().iter().zip(&sums).all(|(found, sum)| *found == sum / 512.0));
+    assert_eq!(imatrix.importance(matrix(&name, 50_000)).expect("a fitting entry").expect("an entry").n_columns(), 50_000);
+    // In GGUF files ".in_sum2" stands behind a name.
+    let entry = imatrix.entries.remove(&name).expect("still there");
+    imatrix.entries.insert(name[..55].to_owned(), entry);
+    assert_eq!(parse(&gguf(&imatrix)).expect("a sound file").entries, imatrix.entries);
 }
 
 /// Pieces of a `.dat` file.
