@@ -179,6 +179,47 @@ fn a_large_file_that_claims_much_costs_little() {
 }
 
 #[test]
+fn a_limit_is_the_most_that_is_read() {
+    let folder = common::scratch();
+    let path = folder.path().join("m.gguf");
+    let model = gg().kv("a", STRING, s([b'x'; 300 << 10])).kv("b", ARRAY, a(U8, 3, &[1, 2, 3]));
+    let model = model.ti("t", &[4], ggml::F32, 0).ti("u", &[4], ggml::F32, 32).data(vec![0; 64]);
+    std::fs::write(&path, model.bytes()).expect("a writable folder");
+    let exact =
+        Limits { string_bytes: 300 << 10, array_len: 3, n_entries: 2, n_tensors: 2, header_bytes: model.header().len() as u64 };
+    let found = Model::open_within(&path, &exact).expect("as much as is allowed");
+    assert_eq!(found.get("b").and_then(|value| value.as_array()).map(|array| array.iter().size_hint()), Some((3, Some(3))));
+    for fewer in [
+        Limits { string_bytes: (300 << 10) - 1, ..exact },
+        Limits { array_len: 2, ..exact },
+        Limits { n_entries: 1, ..exact },
+        Limits { n_tensors: 1, ..exact },
+        // More than is read at first.
+        Limits { header_bytes: 270 << 10, ..exact },
+    ] {
+        let error = Model::open_within(&path, &fewer).expect_err("more than is allowed");
+        assert!(matches!(error, Error::Limit { .. }), "{fewer:?}: {error}");
+    }
+}
+
+#[test]
+fn whole_numbers_are_read_whatever_their_width() {
+    let value = |value_type, bytes: &[u8]| {
+        let bytes = gg().kv("n", value_type, bytes).bytes();
+        let file = File::parse("n.gguf", &bytes).expect("a sound file");
+        file.get("n").and_then(|value| value.as_u64())
+    };
+    for (unsigned, signed, n_bytes) in [(U8, I8, 1), (U16, I16, 2), (U32, I32, 4), (U64, I64, 8)] {
+        for value_type in [unsigned, signed] {
+            assert_eq!(value(value_type, &7u64.to_le_bytes()[..n_bytes]), Some(7), "{value_type}");
+        }
+        assert_eq!(value(signed, &[0xff; 8][..n_bytes]), None, "{signed}: -1");
+        assert_eq!(value(unsigned, &[0xff; 8][..n_bytes]), Some(u64::MAX >> (64 - 8 * n_bytes)), "{unsigned}");
+    }
+    assert_eq!((value(F32, &7f32.to_le_bytes()), value(BOOL, &[1])), (None, None));
+}
+
+#[test]
 fn every_sound_file_of_the_shared_data_is_read() {
     let Some(folder) = common::shared("gguf") else { return };
     let vocab = folder.with_file_name("vocab");
