@@ -60,12 +60,12 @@ fn calibrated_files_lose_less_on_another_text() {
             .arg("--output")
             .arg(&imatrix),
     );
-    let types = ["Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M", "Q2_K", "Q5_1", "Q8_0"];
+    let types = ["Q4_K_M", "Q4_0", "IQ4_XS", "Q2_K", "Q8_0"];
     let paths = |name: &str| -> Vec<PathBuf> { types.iter().map(|t| folder.path().join(format!("{name}-{t}.gguf"))).collect() };
     let to = |name: &str| folder.path().join(format!("{name}-{{type}}.gguf"));
     common::succeeds(quantize(&base, &types.join(","), &to("importance")).arg("--imatrix").arg(&imatrix));
     let made = json(common::succeeds(
-        quantize(&base, &types.join(","), &to("calibrated")).args(["--calibrate-chunks", "16", "--calibrate"]).arg(&text),
+        quantize(&base, &types.join(","), &to("calibrated")).args(["--calibrate-chunks", "12", "--calibrate"]).arg(&text),
     ));
     for choice in made["calibration"]["matrices"].as_array().expect("choices") {
         assert!(choice["held_out_error"].as_f64() <= choice["held_out_error_by_importance"].as_f64(), "{choice}");
@@ -155,4 +155,32 @@ fn a_model_folder_is_calibrated_as_its_file_is() {
     convert.arg("convert").arg(forge_3m()).args(["--type", "Q4_0", "--output"]).arg(&at_once).args(text).arg(prose());
     common::succeeds(&mut convert);
     assert!(std::fs::read(by_file).expect("a file") == std::fs::read(at_once).expect("a file"), "the same bytes");
+}
+
+/// Types chosen for a size: within it, near it, and better than the preset of that size.
+#[test]
+fn types_chosen_for_a_size_lose_less_than_the_preset_of_that_size() {
+    let Some(text) = common::shared("text/calibration.txt") else { return };
+    let folder = common::scratch();
+    let base = base(folder.path());
+    let (preset, chosen, sized) =
+        (folder.path().join("preset.gguf"), folder.path().join("chosen.gguf"), folder.path().join("sized.gguf"));
+    let with_text =
+        |command: &mut Command| json(common::succeeds(command.args(["--calibrate-chunks", "6", "--calibrate"]).arg(&text)));
+    let of_preset = with_text(&mut quantize(&base, "Q4_K_M", &preset));
+    let bpw = of_preset["outputs"][0]["bits_per_weight"].as_f64().expect("bits");
+    let of_chosen = with_text(quantize(&base, "Q4_K_M", &chosen).args(["--bpw", &bpw.to_string()]));
+    let found = of_chosen["outputs"][0]["bits_per_weight"].as_f64().expect("bits");
+    assert!(found <= bpw && found > 0.97 * bpw, "{found} bits for {bpw}");
+    let [before, after] = divergences(&base, &[preset.clone(), chosen], &prose())[..] else { panic!("two files") };
+    println!("{after} by choice, {before} by the preset");
+    assert!(after < before, "{after} by choice, {before} by the preset");
+    let wanted = std::fs::metadata(&preset).expect("a file").len() * 9 / 10;
+    with_text(quantize(&base, "Q4_K_M", &sized).args(["--size", &wanted.to_string()]));
+    let size = std::fs::metadata(&sized).expect("a file").len();
+    assert!(size <= wanted && size > wanted / 100 * 97, "{size} bytes for {wanted}");
+    let mut too_small = quantize(&base, "Q4_K_M", &folder.path().join("none.gguf"));
+    let output = too_small.args(["--bpw", "2", "--calibrate-chunks", "2", "--calibrate"]).arg(&text).output();
+    let message = String::from_utf8(output.expect("a program that starts").stderr).expect("UTF-8");
+    assert!(message.contains("allow more") && !folder.path().join("none.gguf").exists(), "{message}");
 }

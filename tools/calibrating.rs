@@ -9,15 +9,16 @@ use ggforge::eval::{Cut, Windows, read_text};
 use ggforge::gguf::Model;
 use ggforge::matmul::Engine;
 use ggforge::model::{Activations, Cpu, Hparams, Network, Residency};
+use ggforge::pipeline;
 use ggforge::plan::{Calibration, Plan};
 use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::Tokenizer;
 use serde_json::{Value, json};
 
-use crate::Session;
 use crate::exit::{Failure, named};
 use crate::measuring::timed;
 use crate::signals::Stop;
+use crate::{Session, size};
 
 /// Options of calibration.
 #[derive(Debug, Args)]
@@ -28,6 +29,18 @@ pub struct CalibrateOptions {
     /// Chunks of 512 tokens of that text to use at most
     #[arg(long, value_name = "N", default_value_t = 100, requires = "calibrate")]
     pub calibrate_chunks: usize,
+    /// Choose the types of the layers' matrices so that all tensors take this many bits per weight at most, and lose least
+    #[arg(long, value_name = "BITS", requires = "calibrate", value_parser = bits)]
+    #[arg(conflicts_with_all = ["size", "tensor_type", "tensor_type_file", "pure"])]
+    pub bpw: Option<f64>,
+    /// The same for the size of the file, such as 4200MB
+    #[arg(long, value_name = "SIZE", requires = "calibrate", value_parser = size::parse)]
+    #[arg(conflicts_with_all = ["split_max_size", "tensor_type", "tensor_type_file", "pure"])]
+    pub size: Option<u64>,
+}
+
+fn bits(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|bits| (1.0..=32.0).contains(bits)).ok_or_else(|| "a number of bits from 1 to 32 is needed".to_owned())
 }
 
 /// Tokens of a chunk, unless the model was trained for fewer.
@@ -38,6 +51,8 @@ pub struct Calibrating<'a> {
     model: &'a Model,
     pub text: PathBuf,
     windows: Windows,
+    bpw: Option<f64>,
+    size: Option<u64>,
 }
 
 impl CalibrateOptions {
@@ -52,7 +67,7 @@ impl CalibrateOptions {
         let ctx = CTX.min(Hparams::read(model)?.n_ctx_train);
         let cut = Cut { ctx, stride: None, windows_max: Some(self.calibrate_chunks) };
         let windows = Windows::of_text(text, &read_text(text)?, &tokenizer, &cut)?;
-        Ok(Some(Calibrating { model, text: text.clone(), windows }))
+        Ok(Some(Calibrating { model, text: text.clone(), windows, bpw: self.bpw, size: self.size }))
     }
 }
 
@@ -66,6 +81,24 @@ impl Calibrating<'_> {
         }
     }
 
+    /// Bytes that the tensors may take together.
+    fn budget_bytes(&self, plan: &Plan) -> Result<Option<u64>, Failure> {
+        if self.bpw.is_none() && self.size.is_none() {
+            return Ok(None);
+        }
+        let [output] = &plan.outputs[..] else {
+            return Err(Error::usage("types are chosen for one file at a time; give one --type").into());
+        };
+        if let Some(bpw) = self.bpw {
+            let n_weights: u64 = output.tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
+            return Ok(Some((n_weights as f64 * bpw / 8.0) as u64));
+        }
+        // Whatever the types, the header is as long, and no tensor needs more than this to be aligned.
+        let planned = pipeline::files(plan, &[PathBuf::from("file.gguf")], None)?;
+        let around = planned[0].layout.header.len() as u64 + ALIGNMENT_MAX * output.tensors.len() as u64;
+        Ok(self.size.map(|size| size.saturating_sub(around)))
+    }
+
     /// Makes the blocks of what `plan` quantizes, and has it take them. `folder` has room for them.
     ///
     /// # Errors
@@ -74,8 +107,9 @@ impl Calibrating<'_> {
         let cpu = Cpu::new(Engine::detect(), session.n_threads(), Activations::F32)?;
         let network = Network::open(&cpu, self.model, self.windows.ctx(), Residency::Streamed)
             .map_err(named(self.model.files()[0].path()))?;
+        let budget_bytes = self.budget_bytes(plan)?;
         let calibrated = timed("calibrating", session, stop.flag(), |watch| {
-            calibrate::calibrate(&network, self.model, plan, &self.windows, folder, watch)
+            calibrate::calibrate(&network, self.model, plan, &self.windows, folder, budget_bytes, watch)
         });
         let (calibrated, _) = calibrated.map_err(|error| match (error, stop.signal()) {
             (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
@@ -84,6 +118,9 @@ impl Calibrating<'_> {
         Ok(calibrated)
     }
 }
+
+/// Bytes between tensors at most.
+const ALIGNMENT_MAX: u64 = 31;
 
 /// Matrices that one line names at most.
 const NAMED_MAX: usize = 4;

@@ -176,6 +176,8 @@ impl OutputOptions {
             }
         };
         let source = calibrated.as_ref().map_or(source, |calibrated| &calibrated.source);
+        // Calibration may have chosen other types.
+        let files = pipeline::files(&plan, &paths, self.split_max_size)?;
         let bar = Bar::new(session, "converting");
         let written = pipeline::run(&plan, source, &paths, &options, &|progress| bar.show(progress), stop.flag());
         drop(bar);

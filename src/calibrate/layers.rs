@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 
+use super::aim::{Offer, choose, menu};
 use super::factor::Factor;
 use super::inputs::{Collector, Inputs};
 use super::overlay::{BlockFile, Overlay};
@@ -17,7 +18,7 @@ use crate::gguf::Model;
 use crate::matmul::Engine;
 use crate::memory::{copied, filled};
 use crate::model::{Backend, Batch, Blocks, Cpu, Matrix, Network, Output, StepMatrix, Sweep, Use};
-use crate::plan::{Origin, Plan};
+use crate::plan::{Origin, Plan, PlannedTensor};
 use crate::quant::Format;
 use crate::simd::Level;
 use crate::source::TensorSource;
@@ -73,14 +74,22 @@ pub struct Calibrated {
 /// Makes blocks of all matrices that `plan` quantizes, by what goes into them while the model reads `windows`. Blocks are kept in a file
 /// without a name in `folder` until the plan is carried out.
 ///
+/// With `budget_bytes` the types of the layers' matrices are chosen anew, so that all tensors of the only output take no more bytes and
+/// held-out text loses least.
+///
 /// # Errors
-/// What running the model can meet; `Usage` for a text of one window; `Io`; `Interrupted`.
+/// What running the model can meet; `Usage` for a text of one window, and for a budget that is less than the smallest types take; `Io`;
+/// `Interrupted`.
+///
+/// # Panics
+/// When there is a budget and not one output.
 pub fn calibrate(
     network: &Network<'_, Cpu>,
     model: &Model,
     plan: &mut Plan,
     windows: &Windows,
     folder: &Path,
+    budget_bytes: Option<u64>,
     watch: Watch<'_>,
 ) -> Result<Calibrated> {
     if windows.len() < 2 {
@@ -102,12 +111,22 @@ pub fn calibrate(
         batches: &of_model,
         n_seen,
         wanted: wanted(plan, model),
+        ends: None,
+        offers: BTreeMap::new(),
         file: BlockFile::create(folder)?,
         choices: Vec::new(),
         watch,
     };
+    if budget_bytes.is_some() {
+        assert_eq!(plan.outputs.len(), 1, "a budget is that of one output");
+        pass.offer_types();
+    }
     network.backend().install(|| pass.run(model, windows.n_tokens() as u64))?;
-    let Pass { file, choices, wanted, .. } = pass;
+    let Pass { file, mut choices, wanted, offers, .. } = pass;
+    if let Some(budget_bytes) = budget_bytes {
+        let chosen = take_offers(plan, offers, budget_bytes)?;
+        choices.retain(|choice| chosen.get(&choice.name).is_none_or(|format| *format == choice.format));
+    }
     let is_left_out = |(tensor, formats): (&usize, &Vec<Format>)| {
         let name = &model.tensors()[*tensor].name;
         (!formats.is_empty() && choices.iter().all(|choice| choice.name != *name)).then(|| name.clone())
@@ -131,6 +150,31 @@ fn wanted(plan: &Plan, model: &Model) -> BTreeMap<usize, Vec<Format>> {
     wanted
 }
 
+/// Gives every tensor one of its types, so that the output takes no more than `budget_bytes`; returns them by name.
+fn take_offers(plan: &mut Plan, offers: BTreeMap<usize, Vec<Offer>>, budget_bytes: u64) -> Result<BTreeMap<String, Format>> {
+    let output = &mut plan.outputs[0];
+    let offers: BTreeMap<usize, Vec<Offer>> = offers.into_iter().filter(|(_, list)| !list.is_empty()).collect();
+    let is_offered = |planned: &PlannedTensor| planned.origin.tensors().next().is_some_and(|tensor| offers.contains_key(&tensor));
+    let bytes = |planned: &PlannedTensor| planned.format.tensor_bytes(&planned.shape).unwrap_or(u64::MAX);
+    let fixed_bytes: u64 = output.tensors.iter().filter(|planned| !is_offered(planned)).map(bytes).sum();
+    let (tensors, lists): (Vec<usize>, Vec<Vec<Offer>>) = offers.into_iter().unzip();
+    let chosen = choose(&lists, budget_bytes.saturating_sub(fixed_bytes)).ok_or_else(|| {
+        let least = fixed_bytes + lists.iter().map(|list| list[0].bytes).sum::<u64>();
+        Error::usage(format!("{budget_bytes} bytes for all tensors, but the smallest types take {least}; allow more"))
+    })?;
+    let formats: BTreeMap<usize, Format> =
+        tensors.iter().zip(lists.iter().zip(chosen)).map(|(tensor, (list, at))| (*tensor, list[at].format)).collect();
+    let mut named = BTreeMap::new();
+    for planned in &mut output.tensors {
+        if let Some(format) = planned.origin.tensors().next().and_then(|tensor| formats.get(&tensor)) {
+            planned.format = *format;
+            planned.reason = Some("chosen by what held-out text loses".to_owned());
+            named.insert(planned.name.clone(), *format);
+        }
+    }
+    Ok(named)
+}
+
 struct Pass<'p, 'a> {
     engine: Engine,
     network: &'p Network<'a, Cpu>,
@@ -139,6 +183,10 @@ struct Pass<'p, 'a> {
     /// Batches that are seen; the others are held out.
     n_seen: usize,
     wanted: BTreeMap<usize, Vec<Format>>,
+    /// What the scores of each held-out batch are made of, where types are to be chosen.
+    ends: Option<Vec<<Cpu as Backend>::Operand>>,
+    /// By tensor, where types are to be chosen.
+    offers: BTreeMap<usize, Vec<Offer>>,
     file: BlockFile,
     choices: Vec<Choice>,
     watch: Watch<'p>,
@@ -184,6 +232,42 @@ impl Known {
 type LossOf<'l> = dyn Fn(Format, &[u8]) -> Result<f64> + 'l;
 
 impl Pass<'_, '_> {
+    /// Every matrix of the layers that is quantized may get any type of its menu.
+    fn offer_types(&mut self) {
+        for layer in 0..self.sweep.n_layers() {
+            for step in 0..self.sweep.n_steps(layer) {
+                for matrix in self.sweep.matrices(layer, step) {
+                    let menu = menu(matrix.n_cols);
+                    let formats = self.wanted.get_mut(&matrix.tensor).filter(|formats| !formats.is_empty() && !menu.is_empty());
+                    if let Some(formats) = formats {
+                        *formats = menu.to_vec();
+                        self.offers.insert(matrix.tensor, Vec::new());
+                    }
+                }
+            }
+        }
+    }
+
+    /// By how much the scores of held-out text diverge when a step is computed with these blocks, in nats over all of its tokens.
+    fn divergence(&mut self, layer: usize, step: usize, others: &[(&StepMatrix, Format, &[u8])]) -> Result<f64> {
+        let held_out = self.n_seen..self.batches.len();
+        if self.ends.is_none() {
+            let ends = held_out.clone().map(|index| self.sweep.finish((layer, step), index, self.sweep.states(index)?));
+            self.ends = Some(ends.collect::<Result<_>>()?);
+        }
+        let loaded = self.sweep.load_with(layer, step, others)?;
+        let mut sum = 0.0;
+        for (index, end) in held_out.zip(self.ends.iter().flatten()) {
+            self.check_stop()?;
+            let states = self.sweep.run(&loaded, index, &mut ())?;
+            let other_end = self.sweep.finish((layer, step + 1), index, states)?;
+            let (output, targets) = (self.network.output(), vec![0; self.batches[index].tokens.len()]);
+            let divergences = self.network.backend().compare((end, output), (&other_end, output), &targets)?;
+            sum += divergences.iter().map(|divergence| divergence.kld).sum::<f64>();
+        }
+        Ok(sum)
+    }
+
     fn run(&mut self, model: &Model, total_tokens: u64) -> Result<()> {
         let n_layers = self.sweep.n_layers();
         for layer in 0..n_layers {
@@ -225,7 +309,7 @@ impl Pass<'_, '_> {
                 for &format in &self.wanted[&matrix.tensor] {
                     self.check_stop()?;
                     let loss = |format, blocks: &[u8]| {
-                        let other = self.sweep.load_with(layer, step, Some((matrix, format, blocks)))?;
+                        let other = self.sweep.load_with(layer, step, &[(matrix, format, blocks)])?;
                         let mut sum = 0.0;
                         for index in self.n_seen..self.batches.len() {
                             let states = self.sweep.run(&other, index, &mut ())?;
@@ -243,6 +327,7 @@ impl Pass<'_, '_> {
                 }
             }
         }
+        self.add_offers(layer, step, &matrices, &made)?;
         // A tensor that holds several matrices is made when all of them are.
         for ((tensor, format), mut parts) in made {
             parts.sort_by_key(|part| part.first_row);
@@ -252,6 +337,43 @@ impl Pass<'_, '_> {
             }
         }
         after.into_iter().enumerate().for_each(|(index, states)| self.sweep.advance(index, states));
+        Ok(())
+    }
+
+    /// What each type of a step's tensors costs. How much the scores diverge for an error at the step's output is found with all of its
+    /// matrices in the type in the middle of the menu; since the divergence grows as the squared error does, it follows for the others.
+    fn add_offers(
+        &mut self,
+        layer: usize,
+        step: usize,
+        matrices: &[StepMatrix],
+        made: &BTreeMap<(usize, Format), Vec<Made>>,
+    ) -> Result<()> {
+        let mut others: Vec<(&StepMatrix, Format, &[u8])> = Vec::new();
+        let mut error = 0.0;
+        for matrix in matrices.iter().filter(|matrix| self.offers.contains_key(&matrix.tensor)) {
+            let menu = menu(matrix.n_cols);
+            let format = menu[menu.len() / 2];
+            let parts = made.get(&(matrix.tensor, format));
+            if let Some(part) = parts.into_iter().flatten().find(|part| part.first_row == matrix.rows.start) {
+                others.push((matrix, format, &part.blocks));
+                error += part.choice.error;
+            }
+        }
+        if others.is_empty() {
+            return Ok(());
+        }
+        let divergence = self.divergence(layer, step, &others)?;
+        let per_error = if error > 0.0 { divergence / error } else { 0.0 };
+        for ((tensor, format), parts) in made {
+            let is_whole = parts.len() == matrices.iter().filter(|matrix| matrix.tensor == *tensor).count();
+            if let Some(offers) = self.offers.get_mut(tensor).filter(|_| is_whole) {
+                let bytes = parts.iter().map(|part| part.blocks.len() as u64).sum();
+                let cost = per_error * parts.iter().map(|part| part.choice.error).sum::<f64>();
+                offers.push(Offer { format: *format, bytes, cost });
+                offers.sort_by_key(|offer| offer.bytes);
+            }
+        }
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 // The index is a column, and often indexes several arrays.
 #![allow(clippy::needless_range_loop)]
 
+mod aim;
 mod factor;
 mod fit;
 mod grid;

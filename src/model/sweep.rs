@@ -114,22 +114,26 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
     /// # Errors
     /// What reading weights and the backend can meet.
     pub fn load(&self, layer: usize, step: usize) -> Result<LoadedStep<B>> {
-        self.load_with(layer, step, None)
+        self.load_with(layer, step, &[])
     }
 
-    /// The same with other blocks in place of one matrix.
+    /// The same with other blocks in place of some matrices.
     ///
     /// # Errors
     /// As [`Sweep::load`].
-    pub fn load_with(&self, layer: usize, step: usize, other: Option<(&StepMatrix, Format, &[u8])>) -> Result<LoadedStep<B>> {
+    pub fn load_with(&self, layer: usize, step: usize, others: &[(&StepMatrix, Format, &[u8])]) -> Result<LoadedStep<B>> {
         let plan = self.network.plan();
         let alone = Layer { steps: vec![plan.layers[layer].steps[step].clone()] };
         let read = alone.try_map(
-            |slice: Slice| match other {
-                Some((matrix, format, blocks)) if (slice.tensor, slice.first_row) == (matrix.tensor, matrix.rows.start) => {
-                    Ok(Matrix { format, n_rows: slice.n_rows, n_cols: slice.n_cols, blocks: Blocks::Read(blocks.to_vec()) })
-                }
-                _ => Ok(plan.matrix(&slice)),
+            |slice: Slice| {
+                let is_other = |matrix: &StepMatrix| (slice.tensor, slice.first_row) == (matrix.tensor, matrix.rows.start);
+                Ok(match others.iter().find(|(matrix, ..)| is_other(matrix)) {
+                    None => plan.matrix(&slice),
+                    Some((_, format, blocks)) => {
+                        let blocks = Blocks::Read(blocks.to_vec());
+                        Matrix { format: *format, n_rows: slice.n_rows, n_cols: slice.n_cols, blocks }
+                    }
+                })
             },
             |slice| plan.vector(&slice),
         )?;
@@ -146,6 +150,29 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
         let mut x = self.network.backend().select(states, &super::pass::all(pass.n_rows))?;
         self.network.step(step.layer, &step.step, &mut x, pass, &mut None, observer)?;
         Ok(x)
+    }
+
+    /// What the scores of a batch are made of that has these states before step `step` of layer `layer`, and then all that follow.
+    ///
+    /// # Errors
+    /// What reading weights and the backend can meet.
+    pub fn finish(&self, (layer, step): (usize, usize), batch: usize, states: B::Rows) -> Result<B::Operand> {
+        let (pass, mut x) = (&self.batches[batch].1, states);
+        let all = (layer..self.n_layers()).flat_map(|at| (0..self.n_steps(at)).map(move |step| (at, step)));
+        for (layer, step) in all.filter(|&place| place >= (layer, step)) {
+            let loaded = self.load(layer, step)?;
+            self.network.step(layer, &loaded.step, &mut x, pass, &mut None, &mut ())?;
+        }
+        self.network.normalised(&x, &super::pass::all(pass.n_rows))
+    }
+
+    /// A copy of the states of a batch.
+    ///
+    /// # Errors
+    /// What the backend can meet.
+    pub fn states(&self, batch: usize) -> Result<B::Rows> {
+        let (states, pass) = &self.batches[batch];
+        self.network.backend().select(states, &super::pass::all(pass.n_rows))
     }
 
     /// Goes on with these states of a batch.
