@@ -23,7 +23,7 @@ use crate::{Run, Session};
 Examples:
   ggforge convert Llama-3.2-1B --type Q4_K_M --output llama.gguf
   ggforge convert Llama-3.2-1B --type Q8_0,Q4_K_M,Q6_K --output out/
-  ggforge convert Llama-3.2-1B --type Q4_K_M --calibrate text.txt
+  ggforge convert Llama-3.2-1B --type Q4_K_M --calibrate calibration.txt
   ggforge convert Llama-3.2-1B --type Q4_K_M --tensor-type attn_v=Q8_0 \\
       --output llama.gguf --dry-run
 

@@ -19,7 +19,7 @@ use crate::{Run, Session};
 Examples:
   ggforge quantize llama-F16.gguf --type Q4_K_M --output llama-Q4_K_M.gguf
   ggforge quantize llama-F16.gguf --type Q8_0,Q5_K_M --output 'llama-{type}.gguf'
-  ggforge quantize llama-F16.gguf --type Q4_K_M --calibrate text.txt --output llama.gguf")]
+  ggforge quantize llama-F16.gguf --type Q4_K_M --calibrate calibration.txt --output llama.gguf")]
 pub struct Quantize {
     /// GGUF file, or any shard of a split model
     #[arg(value_name = "IN.gguf")]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::commands::{COMMANDS, Inputs, State, Writing};
+use super::commands::{AT_ONE_TIME, COMMANDS, Inputs, State, Writing};
 use super::*;
 
 /// Calls of one run that faults happen to, where not all are wanted. Besides, those that decide what is under a name.
@@ -40,7 +40,7 @@ fn calls(writing: &Writing<'_>) -> BTreeMap<String, usize> {
     let mut strace = Command::new("strace");
     strace.arg("-fqqo").arg(log.path()).arg(env!("CARGO_BIN_EXE_ggforge")).args(writing.arguments.split(' ')).arg("--force");
     writing.restore_old();
-    succeeds(strace.current_dir(writing.run().get_current_dir().unwrap()));
+    succeeds(strace.envs(AT_ONE_TIME).current_dir(writing.run().get_current_dir().unwrap()));
     let mut by_thread: BTreeMap<(String, String), usize> = BTreeMap::new();
     for line in fs::read_to_string(log.path()).unwrap().lines() {
         let (thread, rest) = line.split_once(' ').expect("a thread and a call");
@@ -71,7 +71,7 @@ fn run_with(writing: &Writing<'_>, fault: &str) -> std::process::Output {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")]);
     strace.arg(env!("CARGO_BIN_EXE_ggforge")).args(writing.arguments.split(' ')).arg("--force");
-    strace.current_dir(writing.run().get_current_dir().unwrap()).output().unwrap()
+    strace.envs(AT_ONE_TIME).current_dir(writing.run().get_current_dir().unwrap()).output().unwrap()
 }
 
 #[test]
