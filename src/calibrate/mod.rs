@@ -4,6 +4,10 @@
 //! x: what goes into a matrix ──> Moments H = mean x xᵀ ──> Factor ──> round: blocks with the least (q - w) H (q - w)ᵀ
 //! ```
 //!
+//! [`calibrate`] takes a whole model through a text, a layer at a time (`layers`): what goes into each matrix (`inputs`), the blocks of it,
+//! and whether held-out text says that they are better. Where the types themselves are to be chosen, every matrix is made in several, and
+//! `aim` picks one of each for a number of bytes. The result is an [`Overlay`]: the pipeline copies its blocks as it copies any tensor.
+//!
 //! A format's blocks keep their layout, so whatever reads the format reads them; only which of its values stand for a weight is chosen
 //! otherwise. What a format can hold is its [`Lattice`](crate::quant::Lattice).
 
