@@ -113,7 +113,8 @@ pub mod hf;
 pub mod imatrix;
 #[cfg(feature = "eval")]
 pub mod matmul;
-#[cfg(feature = "eval")]
+#[cfg(feature = "convert")]
+#[cfg_attr(not(feature = "eval"), allow(dead_code))]
 mod memory;
 #[cfg(feature = "eval")]
 pub mod model;

@@ -1,6 +1,7 @@
 //! One piece of work: read rows, check them, write them in every format that is wanted.
 
 use crate::error::{Error, Fault, Place, Result};
+use crate::memory::filled;
 use crate::quant::{BlockFault, BlockFaultKind, Format};
 use crate::rows::{self, Origins};
 use crate::simd::Level;
@@ -45,15 +46,13 @@ impl Buffers {
                 blocks = blocks.max(rows(target.row_bytes)?);
             }
         }
-        Some(Buffers { source: zeroed(source)?, reader, weights: zeroed(weights)?, blocks: zeroed(blocks)? })
+        Some(Buffers {
+            source: filled(source, 0).ok()?,
+            reader,
+            weights: filled(weights, 0.0).ok()?,
+            blocks: filled(blocks, 0).ok()?,
+        })
     }
-}
-
-fn zeroed<T: Clone + Default>(len: usize) -> Option<Vec<T>> {
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(len).ok()?;
-    buffer.resize(len, T::default());
-    Some(buffer)
 }
 
 impl Bench<'_> {

@@ -8,6 +8,7 @@ use std::ops::Range;
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::Layout;
 use crate::hf::Folder;
+use crate::memory::{out_of_memory, reserve};
 use crate::plan::{OutputPlan, PlannedTensor};
 use crate::rows::{Buffers, Rows};
 use crate::simd::Level;
@@ -151,11 +152,7 @@ impl Room {
 /// Makes it so long; what is in it does not matter.
 fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: Option<u64>) -> Result<()> {
     let len = len.and_then(|len| usize::try_from(len).ok()).ok_or_else(out_of_memory)?;
-    buffer.try_reserve_exact(len.saturating_sub(buffer.len())).map_err(|_| out_of_memory())?;
+    reserve(buffer, len)?;
     buffer.resize(len, T::default());
     Ok(())
-}
-
-fn out_of_memory() -> Error {
-    Error::io("working memory", "allocate", std::io::ErrorKind::OutOfMemory.into())
 }

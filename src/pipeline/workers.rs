@@ -1,6 +1,5 @@
 //! Threads that take pieces from one queue until it is empty.
 
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::ThreadPool;
 
 use crate::error::{Error, Result};
+use crate::memory::out_of_memory;
 use crate::threads;
 
 use super::piece::{Bench, Buffers};
@@ -87,7 +87,7 @@ fn staff(bench: &Bench, pieces: &[Piece], n_threads: usize) -> Result<(Option<Th
         let allocated = (0..workers).map_while(|_| Buffers::for_largest(pieces, bench.jobs));
         let mut buffers: Vec<_> = allocated.map(Mutex::new).collect();
         if buffers.is_empty() {
-            return Err(Error::io("working memory", "allocate", io::ErrorKind::OutOfMemory.into()));
+            return Err(out_of_memory());
         }
         if buffers.len() < workers {
             // Memory is short, and the stacks need some too.
