@@ -139,6 +139,10 @@ fn what_cannot_be_written_is_refused_before_the_text_is_read_by_the_model() {
         quantize(&base, "Q4_0", &folder.path().join("new.gguf")).args(["--dry-run", "--calibrate"]).arg(prose()),
     ));
     assert_eq!(planned["calibration"], Value::Null);
+    let mut sized = common::ggforge();
+    sized.arg("convert").arg(forge_3m()).args(["--type", "Q4_0", "--dry-run", "--bpw", "5", "--calibrate"]).arg(prose());
+    let said = common::succeeds(&mut sized).stderr;
+    assert!(String::from_utf8_lossy(&said).contains("types are chosen when the model has read the text"));
     assert!(!folder.path().join("new.gguf").exists());
 }
 

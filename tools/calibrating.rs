@@ -6,7 +6,7 @@ use clap::Args;
 use ggforge::Error;
 use ggforge::calibrate::{self, Calibrated, Choice, Method};
 use ggforge::eval::{Cut, Windows, read_text};
-use ggforge::gguf::Model;
+use ggforge::gguf::{Header, Model};
 use ggforge::matmul::Engine;
 use ggforge::model::{Activations, Cpu, Hparams, Network, Residency};
 use ggforge::pipeline;
@@ -16,7 +16,7 @@ use ggforge::tokenizer::encode::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::exit::{Failure, named};
-use crate::measuring::timed;
+use crate::measuring::{dataset, timed};
 use crate::signals::Stop;
 use crate::{Session, size};
 
@@ -75,27 +75,32 @@ impl Calibrating<'_> {
     /// What the files will say of it.
     pub fn described(&self) -> Calibration {
         Calibration {
-            dataset: self.text.file_name().unwrap_or(self.text.as_os_str()).to_string_lossy().into_owned(),
+            dataset: dataset(&self.text),
             chunk_count: u32::try_from(self.windows.len()).unwrap_or(u32::MAX),
             chunk_size: u32::try_from(self.windows.ctx()).unwrap_or(u32::MAX),
         }
     }
 
+    /// True where the plan's types are only what it begins with.
+    pub fn chooses_types(&self) -> bool {
+        self.bpw.is_some() || self.size.is_some()
+    }
+
     /// Bytes that the tensors may take together.
     fn budget_bytes(&self, plan: &Plan) -> Result<Option<u64>, Failure> {
-        if self.bpw.is_none() && self.size.is_none() {
+        if !self.chooses_types() {
             return Ok(None);
         }
         let [output] = &plan.outputs[..] else {
             return Err(Error::usage("types are chosen for one file at a time; give one --type").into());
         };
         if let Some(bpw) = self.bpw {
-            let n_weights: u64 = output.tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
-            return Ok(Some((n_weights as f64 * bpw / 8.0) as u64));
+            return Ok(Some((output.summary().n_weights as f64 * bpw / 8.0) as u64));
         }
-        // Whatever the types, the header is as long, and no tensor needs more than this to be aligned.
+        // Whatever the types, the header is as long, and before every tensor there is less than the alignment.
+        let alignment = Header { metadata: output.metadata.clone(), tensors: Vec::new() }.alignment()?;
         let planned = pipeline::files(plan, &[PathBuf::from("file.gguf")], None)?;
-        let around = planned[0].layout.header.len() as u64 + ALIGNMENT_MAX * output.tensors.len() as u64;
+        let around = planned[0].layout.header.len() as u64 + (alignment - 1) * (output.tensors.len() as u64 + 1);
         Ok(self.size.map(|size| size.saturating_sub(around)))
     }
 
@@ -111,16 +116,10 @@ impl Calibrating<'_> {
         let calibrated = timed("calibrating", session, stop.flag(), |watch| {
             calibrate::calibrate(&network, self.model, plan, &self.windows, folder, budget_bytes, watch)
         });
-        let (calibrated, _) = calibrated.map_err(|error| match (error, stop.signal()) {
-            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
-            (error, _) => Failure::Library(error, None),
-        })?;
+        let (calibrated, _) = calibrated.map_err(|error| stop.ended(error))?;
         Ok(calibrated)
     }
 }
-
-/// Bytes between tensors at most.
-const ALIGNMENT_MAX: u64 = 31;
 
 /// Matrices that one line names at most.
 const NAMED_MAX: usize = 4;

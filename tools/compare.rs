@@ -114,10 +114,7 @@ impl Job for Comparing<'_> {
         let stop = Stop::on_signals().map_err(|e| Error::io("signal", "handle", e))?;
         let measure = |watch: Watch<'_>| divergence::measure_until_stopped(&network, &others, windows, watch);
         let compared = timed("comparing", session, stop.flag(), measure);
-        let (comparison, seconds) = compared.map_err(|error| match (error, stop.signal()) {
-            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
-            (error, _) => Failure::Library(error, None),
-        })?;
+        let (comparison, seconds) = compared.map_err(|error| stop.ended(error))?;
         let stopped = stop.signal().filter(|_| comparison.n_windows < windows.len());
         Ok(Outcome { comparison, seconds, stopped })
     }

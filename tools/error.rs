@@ -100,10 +100,7 @@ impl Run for ErrorCommand {
         let watch = Watch { progress: &|done, total| bar.show_bytes(done, total), stop: stop.flag() };
         let found = tensor_error::measure(&base.weights()?, &weights, &options, watch);
         drop(bar);
-        let files = found.map_err(|error| match (error, stop.signal()) {
-            (ggforge::Error::Interrupted, Some(signal)) => Failure::Signal(signal),
-            (error, _) => Failure::Library(error, None),
-        })?;
+        let files = found.map_err(|error| stop.ended(error))?;
         let seconds = started.elapsed().as_secs_f64();
         if imatrix.is_some() && !is_weighted(&files) {
             warn("the importance matrix holds nothing about any of these tensors: there are no weighted figures");

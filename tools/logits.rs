@@ -143,10 +143,7 @@ impl Job for Computing<'_> {
         let Computing { path, model, tokens, n_last, session, stop } = self;
         let network = Network::open(backend, model, tokens.len(), residency).map_err(named(path))?;
         let computed = timed("computing", session, stop.flag(), |watch| logits::logits(&network, tokens, n_last, watch));
-        let (values, _) = computed.map_err(|error| match (error, stop.signal()) {
-            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
-            (error, _) => Failure::Library(error, None),
-        })?;
+        let (values, _) = computed.map_err(|error| stop.ended(error))?;
         Ok(values)
     }
 }

@@ -209,3 +209,8 @@ pub fn chunks(n: u64) -> String {
 pub fn speed(n_tokens: usize, seconds: f64) -> String {
     format!("{n_tokens} tokens in {seconds:.1} s, {:.0} tokens/s", n_tokens as f64 / seconds)
 }
+
+/// What a file that is made with a text calls it: the name of its file, without the folders, which concern nobody.
+pub fn dataset(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -145,6 +145,9 @@ impl OutputOptions {
         let paths = self.paths(&plan)?;
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;
         if self.dry_run {
+            if calibrating.as_ref().is_some_and(Calibrating::chooses_types) {
+                terminal::warn("types are chosen when the model has read the text; these are those of --type");
+            }
             let mut summary = Summary::new(&source_path, &plan, &files);
             summary.tokenizer = proof.map(Proof::finish);
             let text = if self.json { summary.json() } else { summary.plan_text() };
@@ -181,7 +184,7 @@ impl OutputOptions {
         let bar = Bar::new(session, "converting");
         let written = pipeline::run(&plan, source, &paths, &options, &|progress| bar.show(progress), stop.flag());
         drop(bar);
-        written.map_err(|error| stopped(error, &stop))?;
+        written.map_err(|error| stop.ended(error))?;
         folders.keep();
 
         let mut summary = Summary::new(&source_path, &plan, &files);
@@ -193,13 +196,5 @@ impl OutputOptions {
             (false, false) => exit::print(&summary.done_text()),
             (false, true) => Ok(()),
         }
-    }
-}
-
-/// The signal that ended a run, or its error.
-fn stopped(error: Error, stop: &Stop) -> Failure {
-    match (error, stop.signal()) {
-        (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
-        (error, _) => Failure::Library(error, None),
     }
 }

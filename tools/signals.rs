@@ -10,7 +10,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
-use crate::exit;
+use ggforge::Error;
+
+use crate::exit::{self, Failure};
 
 /// Set by the first of SIGINT, SIGTERM and SIGHUP; further ones change nothing, since the run is stopping already.
 #[derive(Debug)]
@@ -38,6 +40,14 @@ impl Stop {
     /// True once a signal has come.
     pub fn flag(&self) -> &AtomicBool {
         &self.flag
+    }
+
+    /// What ended a run: the signal that came, or its error.
+    pub fn ended(&self, error: Error) -> Failure {
+        match (error, self.signal()) {
+            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
+            (error, _) => Failure::Library(error, None),
+        }
     }
 
     /// The signal that came, if any.

@@ -18,7 +18,7 @@ use crate::gguf::Model;
 use crate::matmul::Engine;
 use crate::memory::{copied, filled};
 use crate::model::{Backend, Batch, Blocks, Cpu, Matrix, Network, Output, StepMatrix, Sweep, Use};
-use crate::plan::{Origin, Plan, PlannedTensor};
+use crate::plan::{Origin, OutputPlan, Plan, PlannedTensor};
 use crate::quant::Format;
 use crate::simd::Level;
 use crate::source::TensorSource;
@@ -117,9 +117,10 @@ pub fn calibrate(
         choices: Vec::new(),
         watch,
     };
-    if budget_bytes.is_some() {
+    if let Some(budget_bytes) = budget_bytes {
         assert_eq!(plan.outputs.len(), 1, "a budget is that of one output");
         pass.offer_types();
+        refuse_small_budget(&plan.outputs[0], &pass.wanted, &pass.offers, budget_bytes)?;
     }
     network.backend().install(|| pass.run(model, windows.n_tokens() as u64))?;
     let Pass { file, mut choices, wanted, offers, .. } = pass;
@@ -150,18 +151,40 @@ fn wanted(plan: &Plan, model: &Model) -> BTreeMap<usize, Vec<Format>> {
     wanted
 }
 
+/// Bytes of the tensors whose types are not chosen.
+fn fixed_bytes(output: &OutputPlan, offers: &BTreeMap<usize, Vec<Offer>>) -> u64 {
+    let is_offered = |planned: &&PlannedTensor| planned.origin.tensors().next().is_some_and(|tensor| offers.contains_key(&tensor));
+    let bytes = |planned: &PlannedTensor| planned.format.tensor_bytes(&planned.shape).unwrap_or(u64::MAX);
+    output.tensors.iter().filter(|planned| !is_offered(planned)).map(bytes).fold(0, u64::saturating_add)
+}
+
+/// Before the work: what even the smallest types do not fit into.
+fn refuse_small_budget(
+    output: &OutputPlan,
+    wanted: &BTreeMap<usize, Vec<Format>>,
+    offers: &BTreeMap<usize, Vec<Offer>>,
+    budget_bytes: u64,
+) -> Result<()> {
+    let smallest = |planned: &PlannedTensor| {
+        let tensor = planned.origin.tensors().next().filter(|tensor| offers.contains_key(tensor))?;
+        wanted[&tensor].iter().filter_map(|format| format.tensor_bytes(&planned.shape).ok()).min()
+    };
+    let least = output.tensors.iter().filter_map(smallest).fold(fixed_bytes(output, offers), u64::saturating_add);
+    if least <= budget_bytes { Ok(()) } else { Err(too_small(budget_bytes, least)) }
+}
+
+fn too_small(budget_bytes: u64, least: u64) -> Error {
+    Error::usage(format!("{budget_bytes} bytes for all tensors, but the smallest types take {least}; allow more"))
+}
+
 /// Gives every tensor one of its types, so that the output takes no more than `budget_bytes`; returns them by name.
 fn take_offers(plan: &mut Plan, offers: BTreeMap<usize, Vec<Offer>>, budget_bytes: u64) -> Result<BTreeMap<String, Format>> {
-    let output = &mut plan.outputs[0];
     let offers: BTreeMap<usize, Vec<Offer>> = offers.into_iter().filter(|(_, list)| !list.is_empty()).collect();
-    let is_offered = |planned: &PlannedTensor| planned.origin.tensors().next().is_some_and(|tensor| offers.contains_key(&tensor));
-    let bytes = |planned: &PlannedTensor| planned.format.tensor_bytes(&planned.shape).unwrap_or(u64::MAX);
-    let fixed_bytes: u64 = output.tensors.iter().filter(|planned| !is_offered(planned)).map(bytes).sum();
+    let output = &mut plan.outputs[0];
+    let fixed_bytes = fixed_bytes(output, &offers);
     let (tensors, lists): (Vec<usize>, Vec<Vec<Offer>>) = offers.into_iter().unzip();
-    let chosen = choose(&lists, budget_bytes.saturating_sub(fixed_bytes)).ok_or_else(|| {
-        let least = fixed_bytes + lists.iter().map(|list| list[0].bytes).sum::<u64>();
-        Error::usage(format!("{budget_bytes} bytes for all tensors, but the smallest types take {least}; allow more"))
-    })?;
+    let chosen = choose(&lists, budget_bytes.saturating_sub(fixed_bytes))
+        .ok_or_else(|| too_small(budget_bytes, fixed_bytes + lists.iter().map(|list| list[0].bytes).sum::<u64>()))?;
     let formats: BTreeMap<usize, Format> =
         tensors.iter().zip(lists.iter().zip(chosen)).map(|(tensor, (list, at))| (*tensor, list[at].format)).collect();
     let mut named = BTreeMap::new();
@@ -228,6 +251,9 @@ impl Known {
     }
 }
 
+/// What is multiplied with an output matrix, and that.
+type Scores<'s> = (&'s <Cpu as Backend>::Operand, Output<'s, <Cpu as Backend>::Weight>);
+
 /// What held-out text loses by blocks of a matrix.
 type LossOf<'l> = dyn Fn(Format, &[u8]) -> Result<f64> + 'l;
 
@@ -261,11 +287,16 @@ impl Pass<'_, '_> {
             self.check_stop()?;
             let states = self.sweep.run(&loaded, index, &mut ())?;
             let other_end = self.sweep.finish((layer, step + 1), index, states)?;
-            let (output, targets) = (self.network.output(), vec![0; self.batches[index].tokens.len()]);
-            let divergences = self.network.backend().compare((end, output), (&other_end, output), &targets)?;
-            sum += divergences.iter().map(|divergence| divergence.kld).sum::<f64>();
+            let output = self.network.output();
+            sum += self.kld(index, (end, output), (&other_end, output))?;
         }
         Ok(sum)
+    }
+
+    /// The divergence of a batch's scores, added up over its tokens: what was to come does not matter to it.
+    fn kld(&self, batch: usize, a: Scores<'_>, b: Scores<'_>) -> Result<f64> {
+        let divergences = self.network.backend().compare(a, b, &vec![0; self.batches[batch].tokens.len()])?;
+        Ok(divergences.iter().map(|divergence| divergence.kld).sum())
     }
 
     fn run(&mut self, model: &Model, total_tokens: u64) -> Result<()> {
@@ -405,9 +436,7 @@ impl Pass<'_, '_> {
                 let mut sum = 0.0;
                 for index in self.n_seen..self.batches.len() {
                     let x = self.sweep.normalised(index)?;
-                    let targets = vec![0; self.batches[index].tokens.len()];
-                    let divergences = backend.compare((&x, before), (&x, after), &targets)?;
-                    sum += divergences.iter().map(|divergence| divergence.kld).sum::<f64>();
+                    sum += self.kld(index, (&x, before), (&x, after))?;
                 }
                 Ok(sum)
             };

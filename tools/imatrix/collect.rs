@@ -22,7 +22,7 @@ use crate::Session;
 use crate::arguments::output_path;
 use crate::device::{Device, Job};
 use crate::exit::{self, Failure};
-use crate::measuring::{Loaded, MachineOptions, TextOptions, chunks, speed, timed, workload};
+use crate::measuring::{Loaded, MachineOptions, TextOptions, chunks, dataset, speed, timed, workload};
 use crate::model;
 use crate::signals::Stop;
 use crate::terminal::warn;
@@ -119,10 +119,7 @@ impl Job for Collecting<'_> {
             let checkpoints = save_every.map(|every| Checkpoints { every, save: &save });
             collect::measure_saving(&network, windows, output_layer, dataset, watch, checkpoints)
         });
-        collected.map_err(|error| match (error, stop.signal()) {
-            (Error::Interrupted, Some(signal)) => Failure::Signal(signal),
-            (error, _) => Failure::Library(error, None),
-        })
+        collected.map_err(|error| stop.ended(error))
     }
 }
 
@@ -216,11 +213,6 @@ fn check_model(part: &Matrix, path: &Path, model: &Model) -> Result<(), Error> {
         None => Ok(()),
         Some(name) => Err(Error::usage(format!("{}: made with another model: this one has no {name}", path.display()))),
     }
-}
-
-/// What the matrix calls the text: the name of its file, without the folders, which concern nobody.
-fn dataset(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// Matrices of the model that nothing is known of.
