@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ggforge::Error;
-use ggforge::calibrate::{self, Calibrated, Choice, Method};
+use ggforge::calibrate::{self, Calibrated, Choice, Method, Reached};
 use ggforge::eval::{Cut, Windows, read_text};
 use ggforge::gguf::{Header, Model};
 use ggforge::matmul::Engine;
@@ -145,6 +145,17 @@ pub fn left_out_line(left_out: &[String]) -> Option<String> {
     (n > 0).then(|| format!("{n} quantized tensors are not calibrated, and rounded without importance: {named}{more}"))
 }
 
+/// What to know about experts that few tokens of the text have reached.
+pub fn experts_line(reached: &Reached) -> Option<String> {
+    let Reached { n_experts, n_few, n_none } = reached;
+    (*n_few > 0).then(|| {
+        format!(
+            "{n_few} of {n_experts} experts were reached by fewer tokens than their matrices have columns, {n_none} by none: \
+             they are rounded by the mean of all experts of their layer, too"
+        )
+    })
+}
+
 /// How each matrix was rounded, and what held-out text loses by it and by importance alone.
 pub fn as_json(calibrated: &Calibrated) -> Value {
     let of = |choice: &Choice| {
@@ -164,5 +175,10 @@ pub fn as_json(calibrated: &Calibrated) -> Value {
     json!({
         "matrices": calibrated.choices.iter().map(of).collect::<Vec<_>>(),
         "left_out": calibrated.left_out,
+        "experts": {
+            "count": calibrated.reached.n_experts,
+            "reached_by_few": calibrated.reached.n_few,
+            "reached_by_none": calibrated.reached.n_none,
+        },
     })
 }

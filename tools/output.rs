@@ -175,6 +175,7 @@ impl OutputOptions {
                 let folder = files[0].path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 let calibrated = calibrating.run(&mut plan, folder, session, &stop)?;
                 calibrating::left_out_line(&calibrated.left_out).iter().for_each(|line| terminal::warn(line));
+                calibrating::experts_line(&calibrated.reached).iter().for_each(|line| terminal::warn(line));
                 Some(calibrated)
             }
         };

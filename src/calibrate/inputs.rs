@@ -6,6 +6,7 @@
 //! | keys | half of those, half of `x` weighted by `sum (a (1 - a))^2` over all queries and heads, `a` being the attention paid to it |
 //! | values | of what attention mixes: `z = sum a_i x_i`, for queries of all heads |
 //! | the last | of what it is multiplied with |
+//! | those of an expert | of the tokens that reach it ([`experts`](super::experts)) |
 //!
 //! Values are linear under the weights of attention, so an error `E` of their matrix comes out as `E z`. Where much attention rests on one
 //! token (a sink), plain moments would take that token's error for one of many. BoA (Kim et al., arXiv 2406.13474) has the idea in
@@ -15,11 +16,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::experts::Experts;
 use super::moments::{Moments, balanced};
 use crate::error::Result;
 use crate::matmul::{Accumulate, Activations, Engine, Right, Rows};
 use crate::memory::{copied, reserve, zero_rows};
-use crate::model::{AttentionShape, Backend, Cpu, Observed, Observer, Use};
+use crate::model::{AttentionShape, Backend, Cpu, Observed, Observer, StepMatrix, Use};
 
 /// Mixtures that are taken of each token's heads: with more heads, each token gives those of some of them.
 const MIXTURES_PER_TOKEN: usize = 8;
@@ -35,7 +37,11 @@ pub(super) struct Inputs {
 
 /// The inputs of a step while a batch goes through it.
 pub(super) struct Collector<'a> {
+    /// Of the step.
+    pub matrices: &'a [StepMatrix],
     pub inputs: &'a mut Inputs,
+    /// Where the step is a mixture.
+    pub experts: Option<&'a mut Experts>,
     /// Where sequences lie in the batch.
     pub sequences: &'a [Range<usize>],
     /// The step's input, `[n_rows, n_cols]`, once it has been seen.
@@ -83,9 +89,15 @@ impl Inputs {
 
 impl Observer<Cpu> for Collector<'_> {
     fn operand(&mut self, observed: Observed<'_>, x: &<Cpu as Backend>::Operand) -> Result<()> {
-        let values = x.values();
-        let n_cols = values.len() / observed.n_rows.max(1);
-        let is_input = self.x.is_empty();
+        let is_observed = |matrix: &&StepMatrix| observed.names.contains(&matrix.name.as_str());
+        // What scores experts is not among them.
+        let Some(matrix) = self.matrices.iter().find(is_observed) else { return Ok(()) };
+        let (values, n_cols) = (x.values(), matrix.n_cols);
+        if matrix.n_stacked > 1 {
+            let experts = self.experts.as_mut().expect("only a mixture stacks matrices");
+            return experts.add(observed.matrix.0, matrix.takes, values, n_cols);
+        }
+        let is_input = matrix.takes != Use::Result;
         let moments = if is_input { &mut self.inputs.input } else { &mut self.inputs.result };
         add(moments, self.inputs.engine, values, n_cols, observed.n_rows as f64)?;
         if is_input {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use rayon::prelude::*;
 
 use super::aim::{Offer, choose, menu};
+use super::experts::{Experts, Reached};
 use super::factor::Factor;
 use super::inputs::{Collector, Inputs};
 use super::overlay::{BlockFile, Overlay};
@@ -28,7 +29,7 @@ const HELD_OUT_SHARE: usize = 8;
 const HELD_OUT_MAX: usize = 8;
 
 /// Damping, in parts of the mean square: first, and where held-out text finds that too little.
-const LAMBDAS: [f32; 2] = [0.05, 0.5];
+pub(super) const LAMBDAS: [f32; 2] = [0.05, 0.5];
 
 /// Rows that a worker rounds at a time as ggml does.
 const ROWS_AT_ONCE: usize = 64;
@@ -69,6 +70,8 @@ pub struct Calibrated {
     pub choices: Vec<Choice>,
     /// Tensors that are quantized without: nothing was seen of what goes into them.
     pub left_out: Vec<String>,
+    /// Experts of mixtures whose tensors were calibrated.
+    pub reached: Reached,
 }
 
 /// Makes blocks of all matrices that `plan` quantizes, by what goes into them while the model reads `windows`. Blocks are kept in a file
@@ -115,6 +118,7 @@ pub fn calibrate(
         offers: BTreeMap::new(),
         file: BlockFile::create(folder)?,
         choices: Vec::new(),
+        reached: Reached::default(),
         watch,
     };
     if let Some(budget_bytes) = budget_bytes {
@@ -123,7 +127,7 @@ pub fn calibrate(
         refuse_small_budget(&plan.outputs[0], &pass.wanted, &pass.offers, budget_bytes)?;
     }
     network.backend().install(|| pass.run(model, windows.n_tokens() as u64))?;
-    let Pass { file, mut choices, wanted, offers, .. } = pass;
+    let Pass { file, mut choices, wanted, offers, reached, .. } = pass;
     if let Some(budget_bytes) = budget_bytes {
         let chosen = take_offers(plan, offers, budget_bytes)?;
         choices.retain(|choice| chosen.get(&choice.name).is_none_or(|format| *format == choice.format));
@@ -133,7 +137,7 @@ pub fn calibrate(
         (!formats.is_empty() && choices.iter().all(|choice| choice.name != *name)).then(|| name.clone())
     };
     let left_out = wanted.iter().filter_map(is_left_out).collect();
-    Ok(Calibrated { source: file.finish(model, plan)?, choices, left_out })
+    Ok(Calibrated { source: file.finish(model, plan)?, choices, left_out, reached })
 }
 
 /// The formats that each tensor is quantized to, by its index in the model.
@@ -198,39 +202,41 @@ fn take_offers(plan: &mut Plan, offers: BTreeMap<usize, Vec<Offer>>, budget_byte
     Ok(named)
 }
 
-struct Pass<'p, 'a> {
-    engine: Engine,
+pub(super) struct Pass<'p, 'a> {
+    pub engine: Engine,
     network: &'p Network<'a, Cpu>,
-    sweep: Sweep<'p, 'a, Cpu>,
-    batches: &'p [Batch<'p>],
+    pub sweep: Sweep<'p, 'a, Cpu>,
+    pub batches: &'p [Batch<'p>],
     /// Batches that are seen; the others are held out.
-    n_seen: usize,
-    wanted: BTreeMap<usize, Vec<Format>>,
+    pub n_seen: usize,
+    /// The formats that each tensor is quantized to.
+    pub wanted: BTreeMap<usize, Vec<Format>>,
     /// What the scores of each held-out batch are made of, where types are to be chosen.
     ends: Option<Vec<<Cpu as Backend>::Operand>>,
     /// By tensor, where types are to be chosen.
     offers: BTreeMap<usize, Vec<Offer>>,
     file: BlockFile,
     choices: Vec<Choice>,
+    pub reached: Reached,
     watch: Watch<'p>,
 }
 
 /// The blocks of a matrix.
-struct Made {
+pub(super) struct Made {
     /// In its tensor.
-    first_row: usize,
-    blocks: Vec<u8>,
-    choice: Choice,
+    pub first_row: usize,
+    pub blocks: Vec<u8>,
+    pub choice: Choice,
 }
 
 /// What is known of the inputs of some matrices.
-struct Known {
+pub(super) struct Known {
     engine: Engine,
     /// `[n, n]`; empty where nothing was seen.
     moments: Vec<f32>,
     /// `[n]`
-    importance: Vec<f32>,
-    n_cols: usize,
+    pub importance: Vec<f32>,
+    pub n_cols: usize,
     /// For each damping, once it is needed.
     factors: [OnceCell<Factor>; LAMBDAS.len()],
 }
@@ -242,7 +248,14 @@ impl Known {
         Ok(Known { engine, moments, n_cols: importance.len(), importance, factors: Default::default() })
     }
 
-    fn factor(&self, at: usize) -> Result<&Factor> {
+    /// `moments`: `[n_cols, n_cols]`, whose diagonal is the importance.
+    pub fn of_moments(engine: Engine, moments: Vec<f32>, n_cols: usize) -> Known {
+        let importance = moments.iter().step_by(n_cols + 1).copied().collect();
+        Known { engine, moments, n_cols, importance, factors: Default::default() }
+    }
+
+    /// The factor with a damping, made when it is first needed.
+    pub fn factor(&self, at: usize) -> Result<&Factor> {
         if self.factors[at].get().is_none() {
             let factor = Factor::new(self.engine, copied(&self.moments)?, self.n_cols, LAMBDAS[at])?;
             let _ = self.factors[at].set(factor);
@@ -316,13 +329,17 @@ impl Pass<'_, '_> {
     fn step(&mut self, layer: usize, step: usize) -> Result<()> {
         let loaded = self.sweep.load(layer, step)?;
         let matrices = self.sweep.matrices(layer, step);
-        let is_wanted = |matrix: &StepMatrix| self.wanted.get(&matrix.tensor).is_some_and(|formats| !formats.is_empty());
+        let wanted_ones: Vec<usize> =
+            self.wanted.iter().filter(|(_, formats)| !formats.is_empty()).map(|(tensor, _)| *tensor).collect();
+        let is_wanted = |matrix: &StepMatrix| wanted_ones.binary_search(&matrix.tensor).is_ok();
         let mut inputs = Inputs::new(self.engine);
+        let mut experts = Experts::of(self.engine, &matrices)?;
         let mut after = Vec::with_capacity(self.batches.len());
         for (index, batch) in self.batches.iter().enumerate() {
             self.check_stop()?;
             let states = if index < self.n_seen && matrices.iter().any(is_wanted) {
-                let mut collector = Collector { inputs: &mut inputs, sequences: batch.sequences, x: Vec::new() };
+                let (matrices, inputs, experts) = (&matrices[..], &mut inputs, experts.as_mut());
+                let mut collector = Collector { matrices, inputs, experts, sequences: batch.sequences, x: Vec::new() };
                 self.sweep.run(&loaded, index, &mut collector)?
             } else {
                 self.sweep.run(&loaded, index, &mut ())?
@@ -331,7 +348,7 @@ impl Pass<'_, '_> {
         }
         let mut made: BTreeMap<(usize, Format), Vec<Made>> = BTreeMap::new();
         for takes in [Use::Input, Use::Keys, Use::Values, Use::Result] {
-            let mut of_use = matrices.iter().filter(|matrix| matrix.takes == takes && is_wanted(matrix)).peekable();
+            let mut of_use = matrices.iter().filter(|m| m.takes == takes && m.n_stacked == 1 && is_wanted(m)).peekable();
             if of_use.peek().is_none() {
                 continue;
             }
@@ -339,15 +356,7 @@ impl Pass<'_, '_> {
             for matrix in of_use {
                 for &format in &self.wanted[&matrix.tensor] {
                     self.check_stop()?;
-                    let loss = |format, blocks: &[u8]| {
-                        let other = self.sweep.load_with(layer, step, &[(matrix, format, blocks)])?;
-                        let mut sum = 0.0;
-                        for index in self.n_seen..self.batches.len() {
-                            let states = self.sweep.run(&other, index, &mut ())?;
-                            sum += relative_error(after[index].values(), states.values(), self.batches[index].tokens.len());
-                        }
-                        Ok(sum)
-                    };
+                    let loss = |format, blocks: &[u8]| self.loss((layer, step), matrix, format, blocks, &after);
                     if let Some((blocks, choice)) = self.blocks(matrix, format, &known, &loss)? {
                         made.entry((matrix.tensor, format)).or_default().push(Made {
                             first_row: matrix.rows.start,
@@ -356,6 +365,11 @@ impl Pass<'_, '_> {
                         });
                     }
                 }
+            }
+        }
+        if let Some(experts) = experts {
+            for (matrix, part) in self.experts((layer, step), &loaded, &matrices, experts, &after)? {
+                made.entry((matrix.tensor, part.choice.format)).or_default().push(part);
             }
         }
         self.add_offers(layer, step, &matrices, &made)?;
@@ -369,6 +383,25 @@ impl Pass<'_, '_> {
         }
         after.into_iter().enumerate().for_each(|(index, states)| self.sweep.advance(index, states));
         Ok(())
+    }
+
+    /// How far held-out text is from `after`, the states of all batches after a step, when a matrix of it has these blocks.
+    pub fn loss(
+        &self,
+        (layer, step): (usize, usize),
+        matrix: &StepMatrix,
+        format: Format,
+        blocks: &[u8],
+        after: &[<Cpu as Backend>::Rows],
+    ) -> Result<f64> {
+        let other = self.sweep.load_with(layer, step, &[(matrix, format, blocks)])?;
+        let mut sum = 0.0;
+        for index in self.n_seen..self.batches.len() {
+            self.check_stop()?;
+            let states = self.sweep.run(&other, index, &mut ())?;
+            sum += relative_error(after[index].values(), states.values(), self.batches[index].tokens.len());
+        }
+        Ok(sum)
     }
 
     /// What each type of a step's tensors costs. How much the scores diverge for an error at the step's output is found with all of its
@@ -413,8 +446,8 @@ impl Pass<'_, '_> {
         let name = self.network.output_name();
         let Some(tensor) = model.tensors().iter().position(|tensor| tensor.name == name) else { return Ok(()) };
         let [.., n_rows, n_cols] = model.tensors()[tensor].shape[..] else { return Ok(()) };
-        let matrix =
-            StepMatrix { name: name.to_owned(), tensor, takes: Use::Result, rows: 0..n_rows as usize, n_cols: n_cols as usize };
+        let (rows, n_cols) = (0..n_rows as usize, n_cols as usize);
+        let matrix = StepMatrix { name: name.to_owned(), tensor, takes: Use::Result, rows, n_cols, n_stacked: 1 };
         let formats = self.wanted.get(&tensor).cloned().unwrap_or_default();
         if formats.is_empty() {
             return Ok(());
@@ -473,7 +506,7 @@ impl Pass<'_, '_> {
                 continue;
             }
             let error = loss(format, &blocks)?;
-            if error < choice.error {
+            if loss_is_better(error, choice.error) {
                 choice = Choice { method: Method::Calibrated { lambda }, error, ..choice };
                 best = blocks;
                 break;
@@ -483,7 +516,7 @@ impl Pass<'_, '_> {
     }
 
     /// As ggml rounds with importance; false where a weight cannot be held.
-    fn plain(&self, format: Format, weights: &[f32], n_cols: usize, importance: &[f32], blocks: &mut [u8]) -> bool {
+    pub fn plain(&self, format: Format, weights: &[f32], n_cols: usize, importance: &[f32], blocks: &mut [u8]) -> bool {
         let is_known = importance.len() == n_cols && importance.iter().any(|&value| value > 0.0);
         let flat = vec![1.0; n_cols];
         let importance = if is_known { importance } else { &flat };
@@ -495,9 +528,14 @@ impl Pass<'_, '_> {
             .reduce(|| true, |a, b| a & b)
     }
 
-    fn check_stop(&self) -> Result<()> {
+    pub fn check_stop(&self) -> Result<()> {
         if self.watch.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
+}
+
+/// True where one loss is less than another; what is not finite is never less.
+pub(super) fn loss_is_better(error: f64, than: f64) -> bool {
+    error.is_finite() && (error < than || !than.is_finite())
 }
 
 /// The squared error of each token's state over the square of the state, added up: what comes next normalises states, so a token counts
@@ -508,7 +546,13 @@ fn relative_error(exact: &[f32], other: &[f32], n_tokens: usize) -> f64 {
     let of_token = |(exact, other): (&[f32], &[f32])| {
         let error: f64 = exact.iter().zip(other).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
         let size: f64 = exact.iter().map(|a| square(f64::from(*a))).sum();
-        if size > 0.0 { error / size } else { error }
+        let relative = if size > 0.0 { error / size } else { error };
+        match (relative.is_finite(), size.is_finite()) {
+            (true, _) => relative,
+            (false, true) => f64::INFINITY,
+            // The weights themselves make nothing of this token.
+            (false, false) => 0.0,
+        }
     };
     exact.chunks_exact(n_cols).zip(other.chunks_exact(n_cols)).map(of_token).sum()
 }

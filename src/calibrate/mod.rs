@@ -5,7 +5,8 @@
 //! ```
 //!
 //! [`calibrate`] takes a whole model through a text, a layer at a time (`layers`): what goes into each matrix (`inputs`), the blocks of it,
-//! and whether held-out text says that they are better. Where the types themselves are to be chosen, every matrix is made in several, and
+//! and whether held-out text says that they are better. The matrices of experts have inputs of
+//! their own (`experts`), and are judged together (`stacks`). Where the types themselves are to be chosen, every matrix is made in several, and
 //! `aim` picks one of each for a number of bytes. The result is an [`Overlay`]: the pipeline copies its blocks as it copies any tensor.
 //!
 //! A format's blocks keep their layout, so whatever reads the format reads them; only which of its values stand for a weight is chosen
@@ -15,6 +16,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod aim;
+mod experts;
 mod factor;
 mod fit;
 mod grid;
@@ -24,9 +26,11 @@ mod layers;
 mod moments;
 mod overlay;
 mod round;
+mod stacks;
 
+pub use experts::Reached;
 pub use factor::Factor;
 pub use layers::{Calibrated, Choice, Method, calibrate};
-pub use moments::{Moments, balanced};
+pub use moments::{Moments, balanced, blended};
 pub use overlay::Overlay;
 pub use round::round;

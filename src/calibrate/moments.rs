@@ -100,6 +100,19 @@ impl Moments {
     }
 }
 
+/// Of `a` this share, of `b` the rest.
+///
+/// # Errors
+/// No memory.
+pub fn blended(a: &Moments, share: f32, b: &Moments) -> Result<Vec<f32>> {
+    let mut mean = a.mean()?;
+    if share < 1.0 {
+        let other = b.mean()?;
+        mean.par_iter_mut().zip(&other).for_each(|(a, b)| *a = share * *a + (1.0 - share) * b);
+    }
+    Ok(mean)
+}
+
 /// The mean of two, each over its own mean square: what neither's size decides.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use super::block::Block;
 use super::catalog::Slice;
 use super::forward::{Batch, Network, StepOf};
 use super::layer::{Layer, Step};
-use super::linear::Linear;
+use super::linear::{Linear, Stacked};
 use super::matrix::{Blocks, Matrix};
 use super::pass::{Observer, Pass};
 use crate::error::Result;
@@ -41,6 +41,17 @@ pub struct StepMatrix {
     pub rows: Range<usize>,
     /// Inputs.
     pub n_cols: usize,
+    /// How many matrices of equal size these rows are, each with inputs of its own: those of experts. 1 for a plain matrix.
+    pub n_stacked: usize,
+}
+
+impl StepMatrix {
+    /// One of the matrices that are stacked.
+    pub fn stacked(&self, index: usize) -> StepMatrix {
+        let n_rows = self.rows.len() / self.n_stacked;
+        let first = self.rows.start + index * n_rows;
+        StepMatrix { rows: first..first + n_rows, n_stacked: 1, ..self.clone() }
+    }
 }
 
 /// What a matrix of a step is multiplied with.
@@ -75,11 +86,16 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
         self.network.plan().layers[layer].steps.len()
     }
 
-    /// The matrices of a step; none of a mixture of experts.
+    /// The matrices of a step, but those that score experts.
     pub fn matrices(&self, layer: usize, step: usize) -> Vec<StepMatrix> {
         let matrix = |linear: &Linear<Slice, Slice>, takes| {
             let Slice { tensor, first_row, n_rows, n_cols } = linear.weight;
-            StepMatrix { name: linear.name.clone(), tensor, takes, rows: first_row..first_row + n_rows, n_cols }
+            let rows = first_row..first_row + n_rows;
+            StepMatrix { name: linear.name.clone(), tensor, takes, rows, n_cols, n_stacked: 1 }
+        };
+        let of_network = |network: &super::block::Network<Slice, Slice>| -> Vec<StepMatrix> {
+            let inner = network.gate.iter().chain([&network.up]).map(|linear| matrix(linear, Use::Input));
+            inner.chain([matrix(&network.down, Use::Result)]).collect()
         };
         match &self.network.plan().layers[layer].steps[step].block {
             Block::Attention(attention) => vec![
@@ -88,11 +104,17 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
                 matrix(&attention.v, Use::Values),
                 matrix(&attention.out, Use::Result),
             ],
-            Block::Network(network) => {
-                let inner = network.gate.iter().chain([&network.up]).map(|linear| matrix(linear, Use::Input));
-                inner.chain([matrix(&network.down, Use::Result)]).collect()
+            Block::Network(network) => of_network(network),
+            Block::Experts(experts) => {
+                let stacked = |stacked: &Stacked<Slice>, takes| {
+                    let (&Slice { tensor, n_cols, .. }, n_stacked) = (&stacked.matrices[0], stacked.matrices.len());
+                    let rows = 0..n_stacked * stacked.n_out;
+                    StepMatrix { name: stacked.name.clone(), tensor, takes, rows, n_cols, n_stacked }
+                };
+                let [gate, up] = [&experts.gate, &experts.up].map(|matrices| stacked(matrices, Use::Input));
+                let shared = experts.shared.iter().flat_map(|shared| of_network(&shared.network));
+                [gate, up, stacked(&experts.down, Use::Result)].into_iter().chain(shared).collect()
             }
-            Block::Experts(_) => Vec::new(),
         }
     }
 
@@ -126,11 +148,13 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
         let alone = Layer { steps: vec![plan.layers[layer].steps[step].clone()] };
         let read = alone.try_map(
             |slice: Slice| {
-                let is_other = |matrix: &StepMatrix| (slice.tensor, slice.first_row) == (matrix.tensor, matrix.rows.start);
-                Ok(match others.iter().find(|(matrix, ..)| is_other(matrix)) {
+                let is_of = |matrix: &StepMatrix| slice.tensor == matrix.tensor && matrix.rows.contains(&slice.first_row);
+                Ok(match others.iter().find(|(matrix, ..)| is_of(matrix)) {
                     None => plan.matrix(&slice),
-                    Some((_, format, blocks)) => {
-                        let blocks = Blocks::Read(blocks.to_vec());
+                    Some((matrix, format, blocks)) => {
+                        let row_bytes = blocks.len() / matrix.rows.len();
+                        let first_byte = (slice.first_row - matrix.rows.start) * row_bytes;
+                        let blocks = Blocks::Read(blocks[first_byte..][..slice.n_rows * row_bytes].to_vec());
                         Matrix { format: *format, n_rows: slice.n_rows, n_cols: slice.n_cols, blocks }
                     }
                 })
