@@ -64,6 +64,20 @@ fn differences() -> Vec<Difference> {
             "no other key says which layers see all, where that is not every sixth",
         ),
         difference(
+            "gpt-oss",
+            "gpt-oss.rope.scaling.yarn_truncate",
+            Some(json!({"type": "BOOL", "value": false})),
+            "no other key says that YaRN's bounds are not rounded",
+        ),
+        difference(
+            "gpt-oss-types",
+            "gpt-oss.attention.sliding_window_pattern",
+            Some(
+                json!({"type": "[BOOL]", "count": 3, "sha256": "fbb59ed10e9cd4ff45a12c5bb92cbd80df984ba1fe60f26a30febf218e2f0f5e"}),
+            ),
+            "no other key says which layers see all, where that is not every second",
+        ),
+        difference(
             "gemma",
             "tokenizer.ggml.eot_token_id",
             None,
@@ -101,6 +115,8 @@ fn differences() -> Vec<Difference> {
 const NOT_IN_LLAMA_CPP: &[(&str, &str)] = &[
     ("gemma2-scale", "its scale of attention is that of the width of a head"),
     ("gemma3-types", "every sixth layer sees all, and its scale of attention is that of the width of a head"),
+    ("gpt-oss", "it rounds the bounds of YaRN"),
+    ("gpt-oss-mxfp4", "it rounds what is multiplied with MXFP4 to 8 bits"),
     ("mistral-window", "Llama's layers have no windows"),
     ("phi", "it does not use the windows of Phi-3"),
     ("phi-short", "the length of its cache decides which factors it takes, which is 256 at least"),
@@ -205,6 +221,30 @@ fn compare_tensors(file: &File<'_>, expected: &Json, own: &[&Difference], contex
     let extra: Vec<&String> =
         ours.iter().map(|(name, _)| name).filter(|name| !theirs.iter().any(|(their, _)| their == name)).collect();
     check(faults, extra.is_empty(), format_args!("{context}: {extra:?} are not in the converter's file"));
+}
+
+/// Experts that were published in blocks keep them, unless an override names them.
+#[test]
+fn published_blocks_stay() {
+    let scratch = common::scratch();
+    let cases = checkpoint::cases();
+    let case = cases.iter().find(|case| case.name == "gpt-oss-mxfp4").expect("a case");
+    let folder = case.write(&case.layouts()[0], scratch.path());
+    for (arguments, down, up, output) in [
+        (&["--type", "Q8_0"][..], "MXFP4", "MXFP4", "Q8_0"),
+        (&["--type", "Q4_0", "--pure"], "MXFP4", "MXFP4", "Q4_0"),
+        (&["--type", "F16", "--tensor-type", "ffn_down_exps=Q5_0"], "Q5_0", "MXFP4", "F16"),
+    ] {
+        let path = scratch.path().join("model.gguf");
+        let mut command = common::ggforge();
+        command.arg("convert").arg(&folder).args(["--quiet", "--force", "--output"]).arg(&path).args(arguments);
+        assert!(command.status().expect("a program that starts").success(), "{arguments:?}");
+        let file = File::open(&path).expect("a readable file");
+        let format = |name: &str| file.tensors().find(|tensor| tensor.name == name).expect("the tensor").format.name();
+        let found = ["blk.1.ffn_down_exps.weight", "blk.1.ffn_up_exps.weight", "output.weight"].map(format);
+        assert_eq!(found, [down, up, output], "{arguments:?}");
+        assert!(scores(&path, case).is_ok(), "{arguments:?}");
+    }
 }
 
 struct Scores {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ggforge::Error;
 use ggforge::plan::recipe::{Facts, preset};
-use ggforge::plan::{Candidate, Choices, NameOverride, Overrides, choose, parse_format};
+use ggforge::plan::{Candidate, Choices, NameOverride, Overrides, Source, choose, parse_format};
 use ggforge::quant::Format;
 
 /// One file of `fixtures/recipes/`.
@@ -54,8 +54,11 @@ impl Golden {
 
     fn choose(&self, case: &str) -> Result<Choices, Error> {
         let (preset_name, overrides, has_imatrix) = read_case(case);
-        let candidates: Vec<Candidate> =
-            self.tensors.iter().map(|tensor| Candidate { name: &tensor.name, shape: &tensor.shape, kept: tensor.kept }).collect();
+        let candidates: Vec<Candidate> = self
+            .tensors
+            .iter()
+            .map(|tensor| Candidate { name: &tensor.name, shape: &tensor.shape, kept: tensor.kept, source: Source::Weights })
+            .collect();
         choose(preset(preset_name).unwrap(), &overrides, &Facts { has_imatrix, ..self.facts.clone() }, &candidates)
     }
 }

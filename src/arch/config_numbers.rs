@@ -235,13 +235,16 @@ impl Numbers for InConfig<'_> {
     fn rope_scaling(&self) -> Result<RopeScaling> {
         Ok(match &self.rope.scaling {
             Scaling::Linear { factor } => RopeScaling::Linear { factor: *factor },
-            Scaling::Yarn { factor, original_context_len, attention_factor, beta_fast, beta_slow, .. } => RopeScaling::Yarn {
-                factor: *factor,
-                n_ctx_orig: *original_context_len as usize,
-                beta_fast: beta_fast.unwrap_or(32.0),
-                beta_slow: beta_slow.unwrap_or(1.0),
-                attn_factor: attention_factor / yarn_length(*factor, 1.0),
-            },
+            Scaling::Yarn { factor, original_context_len, attention_factor, beta_fast, beta_slow, rounding, .. } => {
+                RopeScaling::Yarn {
+                    factor: *factor,
+                    n_ctx_orig: *original_context_len as usize,
+                    beta_fast: beta_fast.unwrap_or(32.0),
+                    beta_slow: beta_slow.unwrap_or(1.0),
+                    attn_factor: attention_factor / yarn_length(*factor, 1.0),
+                    rounding: *rounding,
+                }
+            }
             Scaling::Long { .. } => {
                 let n_ctx = self.number(&numbers::CONTEXT_LENGTH)?.unwrap_or(1.0) as usize;
                 RopeScaling::Long {

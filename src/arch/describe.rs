@@ -11,6 +11,12 @@
 //! Names of layers are relative: `attn_q` is `blk.N.attn_q.weight` in GGUF, `self_attn.q_proj` is `model.layers.N.self_attn.q_proj.weight`
 //! in the source, where the family's `source_layers` is `model.layers`.
 
+mod experts;
+mod number;
+
+pub use experts::{Experts, Order, Packed, SharedExpert, Stack, StackBias, Weighing};
+pub use number::{Default, Kind, Number};
+
 /// Everything that says what a model of an architecture is.
 #[derive(Debug, PartialEq)]
 pub struct Family {
@@ -206,6 +212,8 @@ pub struct Attention {
     pub q_norm: Norm,
     /// Norm of each key head.
     pub k_norm: Norm,
+    /// A score for each head that takes its share of the softmax and mixes nothing (a sink).
+    pub sinks: Option<Weight>,
     /// How positions come in.
     pub positions: Positions,
     /// Whether only the last tokens are seen.
@@ -273,64 +281,21 @@ pub enum Inner {
 }
 
 /// What bends a feed-forward network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `x / (1 + exp(-x))`.
     Silu,
+    /// `g / (1 + exp(-alpha * g)) * (u + 1)` of a gate `g`, at most `limit`, and of `u` between `-limit` and `limit`.
+    ClampedSwiglu {
+        /// Steepness of the gate.
+        alpha: f32,
+        /// Bound of what goes in.
+        limit: f32,
+    },
     /// `x * Phi(x)` of the normal distribution, by the hyperbolic tangent.
     GeluTanh,
     /// The same by the error function.
     GeluErf,
-}
-
-/// Networks of which every token uses a few.
-#[derive(Debug, PartialEq)]
-pub struct Experts {
-    /// Scores every expert.
-    pub router: Linear,
-    /// `[n_expert, n_ff, n_embd]`.
-    pub gate: Stack,
-    /// `[n_expert, n_ff, n_embd]`.
-    pub up: Stack,
-    /// `[n_expert, n_embd, n_ff]`.
-    pub down: Stack,
-    /// How the chosen ones are weighed.
-    pub weighing: Weighing,
-    /// One more that works for every token.
-    pub shared: Option<SharedExpert>,
-    /// The function inside.
-    pub activation: Activation,
-}
-
-/// What the weights of experts add up to 1 with. All are a softmax over the router's scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weighing {
-    /// The chosen add up to 1.
-    AmongChosen,
-    /// All add up to 1.
-    AmongAll,
-}
-
-/// `sigmoid(weight(x)) * network(x)`.
-#[derive(Debug, PartialEq)]
-pub struct SharedExpert {
-    /// Its gate.
-    pub weight: Linear,
-    /// Itself.
-    pub network: Network,
-}
-
-/// Matrices of all experts in one tensor.
-#[derive(Debug, PartialEq)]
-pub struct Stack {
-    /// GGUF name of the tensor.
-    pub name: &'static str,
-    /// The source's name of expert `{e}`'s matrix, without `.weight`.
-    pub each: &'static str,
-    /// Where the source has all experts in one tensor: its name, and which of how many parts of each expert's rows this is.
-    pub packed: (&'static str, [u32; 2]),
-    /// Rows and columns of each.
-    pub shape: [Dim; 2],
 }
 
 /// A linear map: a matrix, maybe with a bias.
@@ -434,6 +399,8 @@ pub enum Dim {
     GateUp,
     /// A key head.
     HeadDim,
+    /// Query heads.
+    Heads,
     /// Experts.
     Experts,
     /// Inner width of an expert.
@@ -444,47 +411,6 @@ pub enum Dim {
     Ctx,
     /// 1.
     One,
-}
-
-/// A hyperparameter: its key in GGUF, its names in config.json, what holds where neither says anything.
-#[derive(Debug, PartialEq)]
-pub struct Number {
-    /// Without the architecture's name before it.
-    pub key: &'static str,
-    /// Names in config.json, the newest first.
-    pub config: &'static [&'static str],
-    /// What it is.
-    pub kind: Kind,
-    /// What holds where nothing is said.
-    pub default: Default,
-}
-
-/// What a hyperparameter is, and its bounds.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
-    /// A whole number of these.
-    Count(u64, u64),
-    /// One for all layers, or one for each.
-    PerLayer(u64, u64),
-    /// A float above zero.
-    Positive,
-    /// A float from zero on; zero for none.
-    NotNegative,
-    /// True or false.
-    Flag,
-}
-
-/// What holds where nothing is said.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Default {
-    /// It must be said.
-    Required,
-    /// There is none.
-    Absent,
-    /// This.
-    Is(f64),
-    /// What another key says.
-    As(&'static str),
 }
 
 impl Family {

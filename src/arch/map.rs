@@ -4,14 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::config_numbers::InConfig;
-use super::describe::{Edit, Family, Head, Need, Rows};
+use super::describe::{Assumed, Class, Edit, Family, Head, Need, Order, Packed, Rows};
 use super::long_rope::long_factors;
 use super::rope::rope_freqs;
 use super::sizes::Hparams;
 use super::source_names::Renaming;
 use super::tensors::{Each, From, Wanted, wanted};
 use crate::error::{Error, Fault, Place, Result};
-use crate::hf::{Config, UnreadableTensor};
+use crate::hf::{Config, UnreadableTensor, mxfp4};
 use crate::names::{OUTPUT, TOKEN_EMBD};
 use crate::quant::Format;
 use crate::rows::{self, Origin, Part, RowMap};
@@ -78,8 +78,8 @@ pub(super) fn map(
     let mut mapping = Mapping {
         config,
         family,
+        class,
         is_tied: numbers.is_tied()?,
-        head: class.head,
         source,
         unreadable: unreadable.iter().map(|tensor| (renaming.apply(&tensor.name), tensor)).collect(),
         by_name: HashMap::with_capacity(source.len()),
@@ -98,7 +98,7 @@ pub(super) fn map(
         Ok([renaming.note(), left_out, tied].into_iter().flatten().collect())
     });
     let mut notes: Vec<String> = mapped.map_err(|error| explain_quantized(config, all_names(), error))?;
-    notes.extend(left_over_quantization(config));
+    notes.extend(left_over_quantization(config, source));
     let computed = rope_freqs(numbers, hparams).into_iter().chain(long_factors(numbers, hparams)?);
     let computed = computed.map(|(name, weights)| {
         let shape = vec![weights.len() as u64];
@@ -112,8 +112,8 @@ pub(super) fn map(
 struct Mapping<'a> {
     config: &'a Config,
     family: &'static Family,
+    class: &'static Class,
     is_tied: bool,
-    head: Head,
     source: &'a [SourceTensor],
     /// With the family's names.
     unreadable: Vec<(String, &'a UnreadableTensor)>,
@@ -127,7 +127,8 @@ impl Mapping<'_> {
     fn apply(&mut self, wanted: &Wanted, n_tokens: Option<u64>) -> Result<()> {
         let origin = match &wanted.from {
             From::One { names, rows, edit, n_head } => self.one(wanted, names, (*rows, *edit, *n_head))?,
-            From::Stack { each, packed: (names, part) } => Some(self.stack(wanted, each, names, *part)?),
+            From::Stack { each, packed } => Some(self.stack(wanted, each, packed)?),
+            From::Elements { name, part } => Some(self.elements(wanted, name, *part)?),
         };
         let Some(mut origin) = origin else { return Ok(()) };
         let mut shape = wanted.shape.clone();
@@ -159,7 +160,7 @@ impl Mapping<'_> {
         let rows = match rows {
             Rows::Same => RowMap::Range { first: 0 },
             Rows::RopeHeads | Rows::RopeHeadsKv => RowMap::RopeHeads { n_head },
-            Rows::Transposed => RowMap::Transposed,
+            Rows::Transposed => RowMap::TRANSPOSED,
         };
         let edit = match edit {
             Edit::Same => rows::Edit::Same,
@@ -169,20 +170,21 @@ impl Mapping<'_> {
     }
 
     /// Every expert's matrix, one below the other.
-    fn stack(&mut self, wanted: &Wanted, each: &Each, packed: &[String], part: [u32; 2]) -> Result<Origin> {
-        let [n_expert, n_rows, n_cols] = wanted.shape[..] else {
+    fn stack(&mut self, wanted: &Wanted, each: &Each, packed: &[(Vec<String>, Packed)]) -> Result<Origin> {
+        let [_, n_rows, n_cols] = wanted.shape[..] else {
             return Err(Error::Internal(format!("{} is no stack", wanted.name)));
         };
-        if let Some(tensor) = packed.iter().find_map(|name| self.by_name.get(name).copied()) {
-            let [nth, of] = part.map(u64::from);
-            self.take(tensor, &[n_expert, of * n_rows, n_cols])?;
-            let rows = match of {
-                1 => RowMap::Range { first: 0 },
-                of => RowMap::Groups { first: nth * n_rows, len: n_rows, stride: of * n_rows },
-            };
-            return Ok(Origin::Parts(vec![Part { tensor, n_rows: n_expert * n_rows, rows, edit: rows::Edit::Same }]));
+        let found = |(names, packed): &(Vec<String>, Packed)| {
+            names.iter().find_map(|name| self.by_name.get(name).copied()).map(|tensor| (tensor, *packed))
+        };
+        if let Some((tensor, packed)) = packed.iter().find_map(found) {
+            return self.packed(wanted, tensor, packed);
         }
         let mut parts = Vec::new();
+        if each.names().next().is_none() {
+            let names: Vec<String> = packed.iter().flat_map(|(names, _)| names).cloned().collect();
+            self.check_dispensable(wanted, &names)?;
+        }
         for name in each.names() {
             let Some(tensor) = self.by_name.get(&name).copied() else {
                 self.check_dispensable(wanted, std::slice::from_ref(&name))?;
@@ -194,10 +196,45 @@ impl Mapping<'_> {
         Ok(Origin::Parts(parts))
     }
 
+    /// Every expert's matrix out of one tensor, in which it may be one of several parts.
+    fn packed(&mut self, wanted: &Wanted, tensor: usize, packed: Packed) -> Result<Origin> {
+        let [n_expert, n_rows, n_cols] = wanted.shape[..] else {
+            return Err(Error::Internal(format!("{} is no stack", wanted.name)));
+        };
+        let [nth, of] = packed.part.map(u64::from);
+        let (all_rows, edit) = (of * n_rows, rows::Edit::Same);
+        if packed.order == Order::ColumnsInTurns {
+            self.take(tensor, &[n_expert, n_cols, all_rows])?;
+            let part = |matrix| Part { tensor, n_rows, rows: RowMap::Columns { matrix, first: nth, step: of }, edit };
+            return Ok(Origin::Parts((0..n_expert).map(part).collect()));
+        }
+        self.take(tensor, &[n_expert, all_rows, n_cols])?;
+        let rows = match packed.order {
+            _ if of == 1 => RowMap::Range { first: 0 },
+            Order::InTurns => RowMap::Groups { first: nth, len: 1, stride: of },
+            _ => RowMap::Groups { first: nth * n_rows, len: n_rows, stride: all_rows },
+        };
+        Ok(Origin::Parts(vec![Part { tensor, n_rows: n_expert * n_rows, rows, edit }]))
+    }
+
+    /// One of several numbers that lie in turns.
+    fn elements(&mut self, wanted: &Wanted, name: &String, [nth, of]: [u32; 2]) -> Result<Origin> {
+        let Some(tensor) = self.by_name.get(name).copied() else {
+            self.check_dispensable(wanted, std::slice::from_ref(name))?;
+            return Err(Error::Internal(format!("{} is needed", wanted.name)));
+        };
+        let (first, step) = (u64::from(nth), u64::from(of));
+        let mut expected = wanted.shape.clone();
+        expected.iter_mut().next_back().into_iter().for_each(|len| *len *= step);
+        self.take(tensor, &expected)?;
+        let n_rows = wanted.shape.iter().product();
+        Ok(Origin::Parts(vec![Part { tensor, n_rows, rows: RowMap::Elements { first, step }, edit: rows::Edit::Same }]))
+    }
+
     /// Checks a source tensor that is used.
     fn take(&mut self, tensor: usize, expected: &[u64]) -> Result<()> {
         let found = &self.source[tensor];
-        if !matches!(found.format, Format::F32 | Format::F16 | Format::BF16 | Format::F64) {
+        if !matches!(found.format, Format::F32 | Format::F16 | Format::BF16 | Format::F64 | Format::MXFP4) {
             return Err(self.wrong_type(&found.name, found.format.name()));
         }
         if found.shape != expected {
@@ -222,8 +259,8 @@ impl Mapping<'_> {
         }
         let is_needed = match wanted.need {
             Need::Required => true,
-            Need::If(flag) => self.config.bool(flag)?.unwrap_or(false),
-            Need::UnlessTied => !self.is_tied && self.head == Head::Scores,
+            Need::If(flag) => self.config.bool(flag)?.unwrap_or_else(|| self.class.assumes(flag)),
+            Need::UnlessTied => !self.is_tied && self.class.head == Head::Scores,
             Need::IfThere | Need::Never => false,
         };
         match (is_needed, names.first()) {
@@ -237,7 +274,7 @@ impl Mapping<'_> {
     /// Without a head, and without a word in config.json on what stands for it, the output can only be the token embedding: llama.cpp loads
     /// such files so, while transformers would make up a head. Returns what to say about it.
     fn tie_if_unsaid(&mut self) -> Option<String> {
-        let is_said = self.is_tied || self.head != Head::Scores || self.config.value("tie_word_embeddings").is_some();
+        let is_said = self.is_tied || self.class.head != Head::Scores || self.config.value("tie_word_embeddings").is_some();
         let unreadable = self.unreadable.iter().map(|(name, _)| name);
         let has_head = || {
             let of_head = |name: &String| self.family.output.source.iter().any(|source| name.starts_with(source));
@@ -300,6 +337,13 @@ impl Mapping<'_> {
     }
 }
 
+impl Class {
+    /// Whether a flag of config.json is taken for true where it is absent.
+    fn assumes(&self, flag: &str) -> bool {
+        self.defaults.iter().any(|(field, assumed)| *field == flag && matches!(assumed, Assumed::Is(x) if *x != 0.0))
+    }
+}
+
 fn folder(config: &Config) -> &Path {
     config.path().parent().unwrap_or(config.path())
 }
@@ -323,8 +367,9 @@ fn quantization(config: &Config) -> Option<&str> {
 
 /// Weights that are quantized are refused as such, whatever it is that does not fit.
 fn explain_quantized<'n>(config: &Config, mut names: impl Iterator<Item = &'n str>, error: Error) -> Error {
-    let is_marked = names.any(|name| OF_QUANTIZED.iter().any(|end| name.ends_with(end)));
-    match quantization(config) {
+    let method = quantization(config);
+    let is_marked = method.is_some_and(|method| names.any(|name| is_quantized(method, name)));
+    match method {
         Some(method) if is_marked || matches!(error, Error::Unsupported { .. }) => quantized(config, method),
         _ => error,
     }
@@ -341,13 +386,22 @@ fn quantized(config: &Config, method: &str) -> Error {
 /// `Unsupported`.
 pub(super) fn refuse_quantized<'n>(config: &Config, mut names: impl Iterator<Item = &'n str>) -> Result<()> {
     match quantization(config) {
-        Some(method) if names.any(|name| OF_QUANTIZED.iter().any(|end| name.ends_with(end))) => Err(quantized(config, method)),
+        Some(method) if names.any(|name| is_quantized(method, name)) => Err(quantized(config, method)),
         _ => Ok(()),
     }
 }
 
+/// True for a name of what a method makes of weights, unless it is made of blocks that GGUF has too: those are read.
+fn is_quantized(method: &str, name: &str) -> bool {
+    let ends_so = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+    ends_so(OF_QUANTIZED) && !(method == mxfp4::METHOD && ends_so(&[mxfp4::BLOCKS, mxfp4::SCALES]))
+}
+
 /// Tools that merge adapters into weights of 16 bits leave config.json as it was when the model was loaded in fewer.
-fn left_over_quantization(config: &Config) -> Option<String> {
+fn left_over_quantization(config: &Config, source: &[SourceTensor]) -> Option<String> {
     let method = quantization(config)?;
+    if source.iter().any(|tensor| tensor.format.block_len() > 1) {
+        return None;
+    }
     Some(format!("config.json speaks of a quantization ({method}), but the weights are floats; they are taken as they are"))
 }

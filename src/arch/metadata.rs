@@ -7,7 +7,7 @@ use super::numbers;
 use super::sizes::{ExpertHparams, Hparams, LayerHparams, Numbers, Rope, RopeScaling, Stated};
 use crate::error::Result;
 use crate::gguf::{Array, Metadata, Value, keys};
-use crate::hf::{Scaling, yarn_length};
+use crate::hf::{Rounding, Scaling, yarn_length};
 
 /// Keys that most converters of llama.cpp leave out, in the order in which they are added where a file would say something else without:
 /// readers take the default instead.
@@ -19,6 +19,7 @@ const ADDED: &[&str] = &[
     keys::ROPE_SCALING_ATTN_FACTOR,
     keys::ROPE_SCALING_YARN_BETA_FAST,
     keys::ROPE_SCALING_YARN_BETA_SLOW,
+    keys::ROPE_SCALING_YARN_TRUNCATE,
     keys::ROPE_FREQ_BASE,
     keys::ROPE_DIMENSION_COUNT,
     keys::ATTENTION_KEY_LENGTH,
@@ -193,6 +194,10 @@ impl Described<'_> {
             keys::ROPE_SCALING_YARN_EXT_FACTOR => self.yarn(|[extrapolation, _, _]| extrapolation),
             keys::ROPE_SCALING_YARN_BETA_FAST => self.yarn(|[_, fast, _]| fast),
             keys::ROPE_SCALING_YARN_BETA_SLOW => self.yarn(|[_, _, slow]| slow),
+            keys::ROPE_SCALING_YARN_TRUNCATE => match scaling {
+                Scaling::Yarn { rounding: Rounding::None, .. } => Some(Value::Bool(false)),
+                _ => None,
+            },
             _ => None,
         })
     }

@@ -10,6 +10,7 @@ use super::numbers::{self, CTX_MAX, LAYERS_MAX};
 use super::sizes::{Hparams, Numbers, RopeScaling, Stated};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::{Model, ValueRef, keys};
+use crate::hf::Rounding;
 use crate::names::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT, TOKEN_EMBD};
 use crate::source::TensorSource;
 
@@ -176,6 +177,11 @@ impl Numbers for InMetadata<'_> {
                 beta_fast: or(keys::ROPE_SCALING_YARN_BETA_FAST, 32.0)?,
                 beta_slow: or(keys::ROPE_SCALING_YARN_BETA_SLOW, 1.0)?,
                 attn_factor: or(keys::ROPE_SCALING_ATTN_FACTOR, 1.0)?,
+                rounding: match self.get(keys::ROPE_SCALING_YARN_TRUNCATE).map(ValueRef::as_bool) {
+                    None | Some(Some(true)) => Rounding::Outwards,
+                    Some(Some(false)) => Rounding::None,
+                    Some(None) => return self.fail(keys::ROPE_SCALING_YARN_TRUNCATE, Fault::ValueType, "is no bool"),
+                },
             }),
             "longrope" => {
                 Ok(RopeScaling::Long { n_ctx_orig: n_ctx_orig()?, attn_factor: or(keys::ROPE_SCALING_ATTN_FACTOR, 1.0)? })

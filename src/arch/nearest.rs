@@ -56,7 +56,8 @@ fn unmatched(family: &'static Family, config: &Config, names: &[&str]) -> Option
     for tensor in wanted(&hparams) {
         match tensor.from {
             From::One { names, .. } => known.extend(names),
-            From::Stack { each, packed: (packed, _) } => known.extend(each.names().chain(packed)),
+            From::Stack { each, packed } => known.extend(each.names().chain(packed.into_iter().flat_map(|(names, _)| names))),
+            From::Elements { name, .. } => known.extend([name]),
         }
     }
     let is_known = |name: &str| {

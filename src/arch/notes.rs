@@ -24,7 +24,10 @@ pub(super) fn notes(numbers: &InConfig<'_>, hparams: &Hparams) -> Result<Vec<Str
     notes.extend(window(numbers, hparams));
     notes.extend(window_of_qwen(numbers)?);
     if let Scaling::Yarn { rounding: Rounding::None, .. } = numbers.rope.scaling {
-        notes.push("truncate = false of YaRN has no key: readers round its bounds, and scores differ by about 0.001".to_owned());
+        let key = keys::of(numbers.family.name, keys::ROPE_SCALING_YARN_TRUNCATE);
+        notes.push(format!(
+            "truncate = false of YaRN is written as {key}, which llama.cpp does not read: it rounds the bounds, and scores differ by about 0.001"
+        ));
     }
     if metadata::pattern(numbers, hparams).is_some() {
         let key = keys::of(numbers.family.name, keys::ATTENTION_SLIDING_WINDOW_PATTERN);
@@ -46,7 +49,7 @@ fn activation(layers: &[&'static Layer]) -> Option<Activation> {
 /// transformers' names of an activation.
 fn names(activation: Activation) -> &'static [&'static str] {
     match activation {
-        Activation::Silu => &["silu", "swish"],
+        Activation::Silu | Activation::ClampedSwiglu { .. } => &["silu", "swish"],
         Activation::GeluTanh => &["gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"],
         Activation::GeluErf => &["gelu", "gelu_python"],
     }

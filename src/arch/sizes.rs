@@ -10,6 +10,7 @@ use super::describe::{
 use super::describe::{RopeLayout, Scale, Weighing};
 use super::numbers::{self, WIDTH_MAX};
 use crate::error::{Error, Fault, Result};
+use crate::hf::Rounding;
 
 /// The numbers that shape a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +114,8 @@ pub enum RopeScaling {
         beta_slow: f64,
         /// Factor on the length of rotated heads, beside YaRN's own.
         attn_factor: f64,
+        /// What becomes of the pairs between which frequencies are blended.
+        rounding: Rounding,
     },
     /// Two sets of factors, for contexts up to the first training's and for longer ones (Phi-3).
     Long {
@@ -234,6 +237,7 @@ impl Hparams {
             Dim::Qkv => q(in_layer()).saturating_add(k(in_layer())).saturating_add(v(in_layer())),
             Dim::Attended => in_layer().n_head.saturating_mul(in_layer().value_dim),
             Dim::HeadDim => in_layer().key_dim,
+            Dim::Heads => in_layer().n_head,
             Dim::Experts => experts().n_expert,
             Dim::ExpertFf => experts().n_ff,
             Dim::SharedFf => experts().n_ff_shared.expect("the width of a shared expert"),

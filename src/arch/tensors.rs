@@ -33,22 +33,25 @@ pub(super) enum From {
     Stack {
         /// A tensor for each.
         each: Each,
-        /// One for all, by its names, in which every expert has a number of parts, and which of them this is.
-        packed: (Vec<String>, [u32; 2]),
+        /// One for all, in any of these ways.
+        packed: Vec<(Vec<String>, Packed)>,
     },
+    /// Elements of one tensor, by its name: every how many, and which of them first.
+    Elements { name: String, part: [u32; 2] },
 }
 
 /// The names of a tensor for each expert. Their number may be a mere claim, so they are made one by one.
 #[derive(Debug)]
 pub(super) struct Each {
     /// With `{e}` for the number of the expert.
-    template: String,
+    template: Option<String>,
     n_experts: u64,
 }
 
 impl Each {
     pub fn names(&self) -> impl Iterator<Item = String> {
-        (0..self.n_experts).map(|expert| self.template.replace("{e}", &expert.to_string()))
+        let templates = self.template.iter();
+        templates.flat_map(|template| (0..self.n_experts).map(|expert| template.replace("{e}", &expert.to_string())))
     }
 }
 
@@ -130,6 +133,7 @@ impl List<'_> {
                 self.projections(&attention.qkv);
                 self.norm(&attention.q_norm);
                 self.norm(&attention.k_norm);
+                attention.sinks.iter().for_each(|sinks| self.weight(sinks));
                 self.linear(&attention.out, Need::Required);
             }
             Body::Network(network) => self.network(network),
@@ -158,10 +162,15 @@ impl List<'_> {
     fn stack(&mut self, stack: &Stack) {
         let [n_rows, n_cols] = stack.shape;
         let shape = self.shape(&[Dim::Experts, n_rows, n_cols]);
-        let each = Each { template: format!("{}{}.weight", self.at, stack.each), n_experts: shape[0] };
-        let (packed, part) = stack.packed;
-        let packed = ["", ".weight"].map(|end| format!("{}{packed}{end}", self.at)).to_vec();
-        let from = From::Stack { each, packed: (packed, part) };
+        let each = Each { template: stack.each.map(|each| format!("{}{each}.weight", self.at)), n_experts: shape[0] };
+        let names = |packed: &Packed| ["", ".weight"].map(|end| format!("{}{}{end}", self.at, packed.name)).to_vec();
+        let packed = stack.packed.iter().map(|packed| (names(packed), *packed)).collect();
+        let from = From::Stack { each, packed };
         self.found.push(Wanted { name: format!("{}{}", self.prefix, stack.name), shape, from, need: Need::Required });
+        if let Some(StackBias { name, source, part }) = stack.bias {
+            let from = From::Elements { name: format!("{}{source}", self.at), part };
+            let (name, shape) = (format!("{}{name}", self.prefix), self.shape(&[Dim::Experts, n_rows]));
+            self.found.push(Wanted { name, shape, from, need: Need::Required });
+        }
     }
 }

@@ -106,7 +106,13 @@ impl Observer<Cpu> for Collector<'_> {
         Ok(())
     }
 
-    fn heads(&mut self, q: &<Cpu as Backend>::Rows, k: &<Cpu as Backend>::Rows, shape: &AttentionShape) -> Result<()> {
+    fn heads(
+        &mut self,
+        q: &<Cpu as Backend>::Rows,
+        k: &<Cpu as Backend>::Rows,
+        sinks: Option<&<Cpu as Backend>::Rows>,
+        shape: &AttentionShape,
+    ) -> Result<()> {
         let n_rows = q.values().len() / (shape.n_head * shape.head_dim);
         let n_cols = self.x.len() / n_rows;
         for sequence in self.sequences {
@@ -114,6 +120,7 @@ impl Observer<Cpu> for Collector<'_> {
             let attention = Attention {
                 engine: self.inputs.engine,
                 shape,
+                sinks: sinks.map(<Cpu as Backend>::Rows::values),
                 q: &q.values()[rows(shape.n_head * shape.head_dim)],
                 k: &k.values()[rows(shape.n_head_kv * shape.head_dim)],
                 x: &self.x[rows(n_cols)],
@@ -144,6 +151,8 @@ fn add(moments: &mut Option<Moments>, engine: Engine, x: &[f32], n_cols: usize, 
 struct Attention<'a> {
     engine: Engine,
     shape: &'a AttentionShape,
+    /// `[n_head]`: scores that take their share and mix nothing.
+    sinks: Option<&'a [f32]>,
     /// `[n, n_head * head_dim]`.
     q: &'a [f32],
     /// `[n, n_head_kv * head_dim]`.
@@ -168,7 +177,7 @@ impl Attention<'_> {
             let mut weights = zero_rows(n, n)?;
             let left = Activations::pack(self.engine, of_q);
             self.engine.multiply(&left, Right::Rows(of_k), &mut weights, Accumulate::Store);
-            weights.par_chunks_exact_mut(n).enumerate().for_each(|(row, weights)| self.softmax(row, weights));
+            weights.par_chunks_exact_mut(n).enumerate().for_each(|(row, weights)| self.softmax(head, row, weights));
             for row in weights.chunks_exact(n) {
                 for (weight, &a) in key_weights.iter_mut().zip(row) {
                     let slope = f64::from(a) * (1.0 - f64::from(a));
@@ -186,14 +195,15 @@ impl Attention<'_> {
         Ok((mixtures, key_weights))
     }
 
-    /// Scores of query `row` become the attention it pays.
-    fn softmax(&self, row: usize, scores: &mut [f32]) {
+    /// Scores of query `row` of a head become the attention it pays.
+    fn softmax(&self, head: usize, row: usize, scores: &mut [f32]) {
         let first = self.shape.window.map_or(0, |window| (row + 1).saturating_sub(window));
         let (seen, later) = scores.split_at_mut(row + 1);
         later.fill(0.0);
         let (past, seen) = seen.split_at_mut(first);
         past.fill(0.0);
-        let mut most = f32::NEG_INFINITY;
+        let sink = self.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[head]);
+        let mut most = sink;
         for score in seen.iter_mut() {
             *score *= self.shape.scale;
             if let Some(cap) = self.shape.softcap {
@@ -201,7 +211,7 @@ impl Attention<'_> {
             }
             most = most.max(*score);
         }
-        let mut sum = 0.0;
+        let mut sum = libm::expf(sink - most);
         for score in seen.iter_mut() {
             *score = libm::expf(*score - most);
             sum += *score;
@@ -224,7 +234,15 @@ mod tests {
         let wave = |seed: f32, len: usize| -> Vec<f32> { (0..len).map(|i| (i as f32 * seed).sin()).collect() };
         let (q, k, x) = (wave(0.37, n * n_head * head_dim), wave(0.91, n * 2 * head_dim), wave(0.53, n * n_cols));
         let shape = AttentionShape { n_head, n_head_kv: 2, head_dim, scale: 0.7, window: Some(9), softcap: None };
-        let attention = Attention { engine: Engine::new(Level::detect()), shape: &shape, q: &q, k: &k, x: &x, n_cols };
+        let sinks: Vec<f32> = (0..n_head).map(|head| 3.0 - 2.0 * head as f32).collect();
+        for sinks in [None, Some(&sinks[..])] {
+            check_mixtures(&Attention { engine: Engine::new(Level::detect()), shape: &shape, sinks, q: &q, k: &k, x: &x, n_cols });
+        }
+    }
+
+    fn check_mixtures(attention: &Attention<'_>) {
+        let Attention { shape, sinks, q, k, x, n_cols, .. } = *attention;
+        let (n, n_head, head_dim) = (x.len() / n_cols, shape.n_head, shape.head_dim);
         let (mixtures, key_weights) = attention.mix().expect("memory");
         assert_eq!(mixtures.len(), n_head * n * n_cols);
         let mut expected_weights = vec![0.0; n];
@@ -236,7 +254,8 @@ mod tests {
                     q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() * 0.7
                 };
                 let seen = (row + 1usize).saturating_sub(9)..row + 1;
-                let sum: f64 = seen.clone().map(|key| score(key).exp()).sum();
+                let sink = sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());
+                let sum: f64 = seen.clone().map(|key| score(key).exp()).sum::<f64>() + sink;
                 for column in 0..n_cols {
                     let mixed: f64 = seen.clone().map(|key| score(key).exp() / sum * f64::from(x[key * n_cols + column])).sum();
                     let found = f64::from(mixtures[(head * n + row) * n_cols + column]);
@@ -301,7 +320,7 @@ mod tests {
             }
             let q: Vec<f32> = (0..n * n_head * head_dim).map(|_| 1.0 + noise()).collect();
             let k: Vec<f32> = (0..n * n_head * head_dim).map(|i| if i < n_head * head_dim { 0.8 } else { 0.3 * noise() }).collect();
-            let attention = Attention { engine, shape: &shape, q: &q, k: &k, x: &x, n_cols };
+            let attention = Attention { engine, shape: &shape, sinks: None, q: &q, k: &k, x: &x, n_cols };
             let (mixtures, _) = attention.mix().expect("memory");
             if sequence < 6 {
                 inputs[0].add(engine, &x, n as f64).expect("memory");

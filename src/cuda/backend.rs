@@ -25,8 +25,8 @@ use super::sizes::{BATCH_BYTES_MAX, BATCH_TOKENS_MAX, operand_ld};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::model::{
-    Accumulate, AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Matrix, Needs, Output, Places, Residency,
-    Score, Workload,
+    Accumulate, AttentionShape, Backend, BatchLimits, Clamped, Divergence, Gelu, HeadForm, Heads, Matrix, Needs, Output, Places,
+    Residency, Score, Workload,
 };
 use crate::quant::Format;
 
@@ -379,6 +379,11 @@ impl Backend for Cuda {
         Ok(out)
     }
 
+    /// No kernel does it: [`can::check`] refuses such models before.
+    fn clamped_swiglu(&self, _gate: &Rows, _up: &Rows, _form: Clamped) -> Result<Operand> {
+        Err(Error::Internal("SwiGLU with bounds on a GPU".to_owned()))
+    }
+
     fn gelu(&self, form: Gelu, gate: &Rows, up: Option<&Rows>) -> Result<Operand> {
         let out = self.new_operand(gate.n_rows, gate.n_cols)?;
         let up = up.map(Rows::floats).transpose()?;
@@ -390,7 +395,17 @@ impl Backend for Cuda {
         self.make_heads(parts, form, pass)
     }
 
-    fn attention(&self, q: &Rows, k: &Rows, v: &Rows, shape: &AttentionShape, pass: &Pass) -> Result<Operand> {
+    fn attention(
+        &self,
+        q: &Rows,
+        [k, v]: [&Rows; 2],
+        sinks: Option<&Rows>,
+        shape: &AttentionShape,
+        pass: &Pass,
+    ) -> Result<Operand> {
+        if sinks.is_some() {
+            return Err(Error::Internal("attention with sinks on a GPU".to_owned()));
+        }
         self.attend([q, k, v], shape, pass)
     }
 

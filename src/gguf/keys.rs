@@ -199,6 +199,8 @@ keys! {
     ROPE_SCALING_YARN_ATTN_FACTOR = "rope.scaling.yarn_attn_factor";
     /// f32.
     ROPE_SCALING_YARN_BETA_FAST = "rope.scaling.yarn_beta_fast";
+    /// Whether YaRN's bounds are rounded to whole pairs, as they are where nothing is said: bool. Read here only.
+    ROPE_SCALING_YARN_TRUNCATE = "rope.scaling.yarn_truncate";
     /// f32.
     ROPE_SCALING_YARN_BETA_SLOW = "rope.scaling.yarn_beta_slow";
 }

@@ -11,6 +11,7 @@
 //! Tensors are ordered by shard name, then by their own name, whatever order files and headers have them in: the same order that
 //! llama.cpp's converter uses.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -18,9 +19,11 @@ use super::card::Card;
 use super::config::Config;
 use super::index::{INDEX_BYTES_MAX, Index, SHARDS_MAX};
 use super::json::{self, Map, Value};
+use super::mxfp4;
 use super::open::Dir;
 use super::safetensors;
 use crate::error::{Error, Fault, Place, Result};
+use crate::quant::Format;
 use crate::source::{InputFile, SourceTensor, TensorSource};
 
 const CONFIG: &str = "config.json";
@@ -117,7 +120,7 @@ impl Folder {
                 shards
             }
         };
-        folder.take(shards);
+        folder.take(shards)?;
         Ok(folder)
     }
 
@@ -195,14 +198,22 @@ impl Folder {
     }
 
     /// Adds the tensors of all shards, whose number is known by now.
-    fn take(&mut self, shards: Vec<Shard>) {
+    fn take(&mut self, shards: Vec<Shard>) -> Result<()> {
+        self.take_blocks(&shards)?;
+        let is_taken: HashSet<String> = self.tensors.iter().map(|tensor| tensor.name.clone()).collect();
+        let is_taken = |name: &str| match name.strip_suffix(mxfp4::SCALES) {
+            Some(stem) => is_taken.contains(&format!("{stem}{}", mxfp4::BLOCKS)),
+            None => is_taken.contains(name),
+        };
+        let first = self.tensors.len();
         let entries = || shards.iter().flat_map(|shard| &shard.entries);
         let n_readable = entries().filter(|entry| entry.dtype.format().is_some()).count();
         self.tensors.reserve_exact(n_readable);
         self.unreadable.reserve_exact(entries().count() - n_readable);
-        for (file, shard) in shards.into_iter().enumerate() {
+        let n_made = self.files.len();
+        for (file, shard) in (n_made..).zip(shards) {
             self.files.push(shard.file);
-            for entry in shard.entries {
+            for entry in shard.entries.into_iter().filter(|entry| entry.dtype.format().is_some() || !is_taken(&entry.name)) {
                 match entry.dtype.format() {
                     Some(format) => self.tensors.push(SourceTensor {
                         name: entry.name,
@@ -216,6 +227,39 @@ impl Folder {
                 }
             }
         }
+        self.tensors.rotate_left(first);
+        Ok(())
+    }
+
+    /// Adds matrices whose codes and scales are tensors of their own, as tensors of blocks that are made when they are read.
+    fn take_blocks(&mut self, shards: &[Shard]) -> Result<()> {
+        let said = self.config.root_value("quantization_config").and_then(|said| said.get("quant_method"));
+        if said.and_then(Value::as_str) != Some(mxfp4::METHOD) {
+            return Ok(());
+        }
+        let (mut blocks, mut n_blocks) = (mxfp4::Blocks::default(), 0_u64);
+        for (shard, codes) in shards.iter().flat_map(|shard| shard.entries.iter().map(move |entry| (shard, entry))) {
+            let Some(stem) = codes.name.strip_suffix(mxfp4::BLOCKS) else { continue };
+            let name = format!("{stem}{}", mxfp4::SCALES);
+            let found = shards.iter().find_map(|shard| shard.entry(&name).map(|entry| (shard, entry)));
+            let Some((of_scales, scales)) = found.filter(|(_, scales)| mxfp4::is_pair(codes, scales)) else { continue };
+            let Some(shape) = mxfp4::shape(&scales.shape) else { continue };
+            let bytes = |shard: &Shard, entry: &safetensors::Entry| mxfp4::Bytes {
+                file: shard.file.clone(),
+                offset_bytes: shard.data_start + entry.begin,
+            };
+            // Lengths that files have: their sums are far from any end.
+            let n = scales.end - scales.begin;
+            let (offset_bytes, size_bytes) = blocks.add(n_blocks, n, bytes(shard, codes), bytes(of_scales, scales));
+            n_blocks += n;
+            let (name, format) = (codes.name.clone(), Format::MXFP4);
+            self.tensors.push(SourceTensor { name, format, shape, file: 0, offset_bytes, size_bytes });
+        }
+        if n_blocks > 0 {
+            let size_bytes = mxfp4::Blocks::size_bytes(n_blocks);
+            self.files.push(InputFile::made(self.dir.path(), size_bytes, Box::new(blocks))?);
+        }
+        Ok(())
     }
 }
 
@@ -229,7 +273,11 @@ struct Shard {
 
 impl Shard {
     fn has(&self, tensor: &str) -> bool {
-        self.entries.binary_search_by(|entry| entry.name.as_str().cmp(tensor)).is_ok()
+        self.entry(tensor).is_some()
+    }
+
+    fn entry(&self, tensor: &str) -> Option<&safetensors::Entry> {
+        self.entries.binary_search_by(|entry| entry.name.as_str().cmp(tensor)).ok().map(|at| &self.entries[at])
     }
 }
 

@@ -9,6 +9,7 @@ mod folder;
 mod index;
 mod instead;
 pub mod json;
+pub mod mxfp4;
 mod open;
 pub mod safetensors;
 

@@ -192,6 +192,12 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn swiglu(&self, gate: &Self::Rows, up: &Self::Rows) -> Result<Self::Operand>;
 
+    /// `g / (1 + exp(-alpha * g)) * (u + 1)`, with the gate `g = min(gate, limit)` and `u = up` between `-limit` and `limit`.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn clamped_swiglu(&self, gate: &Self::Rows, up: &Self::Rows, form: Clamped) -> Result<Self::Operand>;
+
     /// `gelu(gate) * up`, or `gelu(gate)` alone.
     ///
     /// # Errors
@@ -207,17 +213,18 @@ pub trait Backend: Sync {
 
     /// Causal attention within each span of the pass: `softmax(q k^T * scale) v`, `[n_rows of q, n_head * head_dim]`.
     ///
-    /// `q` is `[_, n_head * head_dim]`, `k` and `v` `[_, n_head_kv * head_dim]`, all from [`Backend::heads`]. Query heads share key heads
+    /// `q` is `[_, n_head * head_dim]`, keys and values `[_, n_head_kv * head_dim]`, all from [`Backend::heads`]. Query heads share key heads
     /// in equal, consecutive groups. The last query of a span sees all of its keys, the one before it all but the last, and so on; of
-    /// those only the last `window` where there is one.
+    /// those only the last `window` where there is one. `sinks`, `[1, n_head]`, are scores of one more key for each head that every query
+    /// sees, with a value of 0.
     ///
     /// # Errors
     /// As for every operation.
     fn attention(
         &self,
         q: &Self::Rows,
-        k: &Self::Rows,
-        v: &Self::Rows,
+        kv: [&Self::Rows; 2],
+        sinks: Option<&Self::Rows>,
         shape: &AttentionShape,
         pass: &Self::Pass,
     ) -> Result<Self::Operand>;
@@ -252,6 +259,15 @@ pub trait Backend: Sync {
         b: (&Self::Operand, Output<'_, Self::Weight>),
         targets: &[u32],
     ) -> Result<Vec<Divergence>>;
+}
+
+/// What bounds a gated network.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clamped {
+    /// Steepness of the gate.
+    pub alpha: f32,
+    /// Bound of what goes in.
+    pub limit: f32,
 }
 
 /// How `x * Phi(x)` of the normal distribution is computed.

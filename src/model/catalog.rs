@@ -152,12 +152,16 @@ impl<'a> Catalog<'a> {
     }
 
     /// The matrices that a tensor of three dimensions stacks.
-    pub fn stacked(&mut self, stack: &describe::Stack, n_matrices: usize, site: &Site<'_>) -> Result<Stacked<Slice>> {
+    pub fn stacked(&mut self, stack: &describe::Stack, n_matrices: usize, site: &Site<'_>) -> Result<Stacked<Slice, Slice>> {
         let [n_out, n_in] = stack.shape.map(|dim| site.len(dim));
         let name = site.name(stack.name);
         let all = self.required(&name, &[n_matrices, n_out, n_in])?;
         let matrix = |index| Slice { first_row: index * n_out, n_rows: n_out, ..all.clone() };
-        Ok(Stacked { name, n_out, matrices: (0..n_matrices).map(matrix).collect() })
+        let matrices = (0..n_matrices).map(matrix).collect();
+        let Some(bias) = stack.bias else { return Ok(Stacked { name, n_out, matrices, biases: Vec::new() }) };
+        let all = self.required(&site.name(bias.name), &[n_matrices, n_out])?;
+        let bias = |index| Slice { first_row: index, n_rows: 1, ..all.clone() };
+        Ok(Stacked { name, n_out, matrices, biases: (0..n_matrices).map(bias).collect() })
     }
 
     /// A vector as rows of one number each, so that parts of it can be read; `None` where there is none.

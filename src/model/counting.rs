@@ -95,10 +95,14 @@ fn of_heads(layer: &LayerHparams) -> [Operation; 3] {
 fn of_step(step: &Step) -> Vec<Operation> {
     let of_activation = |activation| match activation {
         Activation::Silu => Vec::new(),
+        Activation::ClampedSwiglu { .. } => vec![Operation::ClampedSwiglu],
         Activation::GeluTanh | Activation::GeluErf => vec![Operation::Gelu],
     };
     let mut operations = match &step.body {
-        Body::Attention(attention) => [&attention.q_norm, &attention.k_norm].into_iter().filter_map(of_norm).collect(),
+        Body::Attention(attention) => {
+            let norms = [&attention.q_norm, &attention.k_norm].into_iter().filter_map(of_norm);
+            norms.chain(attention.sinks.as_ref().map(|_| Operation::Sinks)).collect()
+        }
         Body::Network(network) => of_activation(network.activation),
         Body::Experts(experts) => {
             let shared = experts.shared.iter().flat_map(|shared| of_activation(shared.network.activation));

@@ -41,9 +41,24 @@ impl<M, V> Linear<M, V> {
 
 /// Matrices that one tensor holds.
 #[derive(Debug, Clone)]
-pub(super) struct Stacked<M> {
+pub(super) struct Stacked<M, V> {
     pub name: String,
     /// Rows of each.
     pub n_out: usize,
     pub matrices: Vec<M>,
+    /// What is added to the results of each; none where nothing is.
+    pub biases: Vec<V>,
+}
+
+impl<M, V> Stacked<M, V> {
+    /// The same matrices, held as something else.
+    pub fn try_map<M2, V2>(
+        self,
+        matrix: &mut impl FnMut(M) -> Result<M2>,
+        vector: &mut impl FnMut(V) -> Result<V2>,
+    ) -> Result<Stacked<M2, V2>> {
+        let matrices = self.matrices.into_iter().map(matrix).collect::<Result<_>>()?;
+        let biases = self.biases.into_iter().map(vector).collect::<Result<_>>()?;
+        Ok(Stacked { name: self.name, n_out: self.n_out, matrices, biases })
+    }
 }

@@ -35,7 +35,9 @@ mod weights;
 pub use crate::arch::describe::RopeLayout;
 pub use crate::arch::{ExpertHparams, Hparams, LayerHparams, Rope, RopeScaling, architectures};
 pub use crate::matmul::Accumulate;
-pub use backend::{AttentionShape, Backend, BatchLimits, Divergence, Gelu, HeadForm, Heads, Output, Places, Rotation, Score, Span};
+pub use backend::{
+    AttentionShape, Backend, BatchLimits, Clamped, Divergence, Gelu, HeadForm, Heads, Output, Places, Rotation, Score, Span,
+};
 pub use counting::operations;
 pub use cpu::{Activations, Ceilings, Cpu};
 pub use forward::{Batch, Cache, Network};

@@ -29,6 +29,10 @@ pub enum Operation {
     Windows,
     /// Attention whose scores are bounded.
     BoundedAttention,
+    /// Attention with a score for each head that mixes nothing.
+    Sinks,
+    /// Gated networks whose inner values are bounded.
+    ClampedSwiglu,
     /// Scores of tokens times a factor.
     ScaledScores,
     /// Scores of tokens that are bounded.

@@ -19,12 +19,13 @@ pub trait Observer<B: Backend> {
         Ok(())
     }
 
-    /// Attention is about to multiply these queries and keys, one row for each row of the operand before.
+    /// Attention is about to multiply these queries and keys, one row for each row of the operand before. `sinks`: as
+    /// [`Backend::attention`] has them.
     ///
     /// # Errors
     /// An error ends the pass.
-    fn heads(&mut self, q: &B::Rows, k: &B::Rows, shape: &AttentionShape) -> Result<()> {
-        let _ = (q, k, shape);
+    fn heads(&mut self, q: &B::Rows, k: &B::Rows, sinks: Option<&B::Rows>, shape: &AttentionShape) -> Result<()> {
+        let _ = (q, k, sinks, shape);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 
 use crate::arch::{Rope, RopeScaling};
 use crate::error::Result;
+use crate::hf::Rounding;
 use crate::memory::zero_rows;
 
 /// The table for positions below `n_positions`: `[n_positions, n_rot]`, cosines of all pairs first, then their sines. `factors`
@@ -47,14 +48,17 @@ fn stretch(rope: &Rope, pair: usize) -> f64 {
     match rope.scaling {
         RopeScaling::None | RopeScaling::Long { .. } => 1.0,
         RopeScaling::Linear { factor } => 1.0 / factor,
-        RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, .. } => {
+        RopeScaling::Yarn { factor, n_ctx_orig, beta_fast, beta_slow, rounding, .. } => {
             // The pair that turns `turns` times within the original context.
             let pair_of = |turns: f64| {
                 let wave = n_ctx_orig as f64 / (turns * std::f64::consts::TAU);
                 rope.n_rot as f64 * libm::log(wave) / (2.0 * libm::log(rope.freq_base))
             };
-            let first = libm::floor(pair_of(beta_fast)).max(0.0);
-            let last = libm::ceil(pair_of(beta_slow)).min(rope.n_rot as f64 - 1.0);
+            let (first, last) = match rounding {
+                Rounding::Outwards => (libm::floor(pair_of(beta_fast)), libm::ceil(pair_of(beta_slow))),
+                Rounding::None => (pair_of(beta_fast), pair_of(beta_slow)),
+            };
+            let (first, last) = (first.max(0.0), last.min(rope.n_rot as f64 - 1.0));
             let kept = 1.0 - ((pair as f64 - first) / (last - first).max(0.001)).clamp(0.0, 1.0);
             kept + (1.0 - kept) / factor
         }

@@ -106,7 +106,7 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
             ],
             Block::Network(network) => of_network(network),
             Block::Experts(experts) => {
-                let stacked = |stacked: &Stacked<Slice>, takes| {
+                let stacked = |stacked: &Stacked<Slice, Slice>, takes| {
                     let (&Slice { tensor, n_cols, .. }, n_stacked) = (&stacked.matrices[0], stacked.matrices.len());
                     let rows = 0..n_stacked * stacked.n_out;
                     StepMatrix { name: stacked.name.clone(), tensor, takes, rows, n_cols, n_stacked }

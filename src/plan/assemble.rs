@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::choose::{Candidate, Choice, Overrides, choose};
+use super::choose::{Candidate, Choice, Overrides, Source, choose};
 use super::draft::{Draft, add_warning};
 use super::facts::get;
 use super::importance::{self, Importances};
@@ -19,6 +19,8 @@ use crate::source::significant_dims;
 const DIMS_MAX: usize = 4;
 /// Of the block formats that llama.cpp reads.
 const QUANTIZATION_VERSION: u32 = 2;
+/// llama.cpp's file type of experts in MXFP4.
+const MXFP4_MOE: u32 = 38;
 
 /// A model about to be written.
 pub(super) struct Model<'a> {
@@ -90,8 +92,11 @@ impl<'a> Model<'a> {
         warnings: &mut Vec<String>,
         refuse: impl Fn(&Draft, &Choice) -> Result<()>,
     ) -> Result<Vec<Choice>> {
-        let candidates: Vec<Candidate> =
-            self.drafts.iter().map(|draft| Candidate { name: &draft.name, shape: &draft.shape, kept: draft.kept }).collect();
+        let candidates = self.drafts.iter().map(|draft| {
+            let Draft { name, shape, kept, source, .. } = draft;
+            Candidate { name, shape, kept: *kept, source: *source }
+        });
+        let candidates: Vec<Candidate> = candidates.collect();
         let choices = choose(preset, overrides, &self.facts, &candidates)?;
         for (draft, choice) in self.drafts.iter().zip(&choices.tensors) {
             refuse(draft, choice)?;
@@ -159,8 +164,12 @@ impl<'a> Model<'a> {
             importance: importances.for_choice(index, draft, &choice),
             reason: choice.reason,
         };
+        // As the converter has it: a file of a plain type with experts that were published in MXFP4.
+        let published =
+            self.drafts.iter().zip(&choices).any(|(draft, choice)| draft.source == Source::Blocks && choice.format == draft.stored);
+        let file_type = if published && !preset.is_quantized() { MXFP4_MOE } else { preset.file_type };
         let tensors = self.drafts.iter().zip(choices).enumerate().map(planned).collect();
-        let mut metadata = if preset.copies { self.metadata.clone() } else { with_file_type(&self.metadata, preset) };
+        let mut metadata = if preset.copies { self.metadata.clone() } else { with_file_type(&self.metadata, file_type) };
         self.imatrix.iter().for_each(|imatrix| importance::describe(imatrix, &mut metadata));
         self.calibration.iter().for_each(|calibration| importance::describe_calibration(calibration, &mut metadata));
         OutputPlan { file_type: preset.name.to_owned(), metadata, tensors }
@@ -213,10 +222,10 @@ fn check_shape(path: &Path, draft: &Draft) -> Result<()> {
 }
 
 /// Both keys go to the end, where llama-quantize puts them too.
-fn with_file_type(metadata: &Metadata, preset: &Preset) -> Metadata {
+fn with_file_type(metadata: &Metadata, file_type: u32) -> Metadata {
     let both = [keys::GENERAL_QUANTIZATION_VERSION, keys::GENERAL_FILE_TYPE];
     let mut metadata: Metadata = metadata.iter().filter(|(key, _)| !both.contains(&key.as_str())).cloned().collect();
-    let values = [QUANTIZATION_VERSION, preset.file_type];
+    let values = [QUANTIZATION_VERSION, file_type];
     metadata.extend(both.iter().zip(values).map(|(key, value)| ((*key).to_owned(), Value::U32(value))));
     metadata
 }

@@ -95,6 +95,17 @@ pub struct Candidate<'a> {
     pub shape: &'a [u64],
     /// The format it has when nothing quantizes it.
     pub kept: Format,
+    /// What a recipe may do with it.
+    pub source: Source,
+}
+
+/// What a tensor is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Weights that a recipe may bring into any format.
+    Weights,
+    /// Blocks that a converted model was published in: only an override that names the tensor makes something else of them.
+    Blocks,
 }
 
 /// What a tensor gets.
@@ -168,6 +179,7 @@ fn decider(tensor: &Candidate, preset: &Preset, overrides: &Overrides, facts: &F
         (Role::TokenEmbd, _) if overrides.token_embd.is_some() => overrides.token_embd.map_or(Decider::Base, Decider::TokenEmbd),
         (Role::Output, _) if overrides.output.is_some() => overrides.output.map_or(Decider::Base, Decider::Output),
         (_, Some(index)) => Decider::Name(index),
+        _ if tensor.source == Source::Blocks => Decider::Kept("published in these blocks"),
         _ if overrides.pure || !preset.is_quantized() => Decider::Base,
         (Role::TokenEmbd, _) if facts.tied => overrides.output.map_or(Decider::Recipe, Decider::Output),
         _ => Decider::Recipe,
@@ -276,7 +288,7 @@ mod tests {
 
     fn chosen(type_name: &str, overrides: &Overrides, facts: &Facts, tensors: &[(&str, &[u64])]) -> Vec<Format> {
         let candidates: Vec<Candidate> =
-            tensors.iter().map(|&(name, shape)| Candidate { name, shape, kept: Format::F32 }).collect();
+            tensors.iter().map(|&(name, shape)| Candidate { name, shape, kept: Format::F32, source: Source::Weights }).collect();
         let choices = choose(preset(type_name).unwrap(), overrides, facts, &candidates).unwrap();
         choices.tensors.iter().map(|choice| choice.format).collect()
     }
@@ -304,6 +316,7 @@ mod tests {
             name,
             shape: if name.contains("norm") { &[256] } else { &[256, 256] },
             kept: Format::F32,
+            source: Source::Weights,
         });
         let choices = choose(preset("Q4_0").unwrap(), &overrides, &facts(), &candidates).unwrap();
         let formats: Vec<Format> = choices.tensors.iter().map(|choice| choice.format).collect();
@@ -363,7 +376,7 @@ mod tests {
             for preset in crate::plan::recipe::PRESETS {
                 let shapes: [&[u64]; 4] = [&[256, 256], &[u64::MAX, u64::MAX, 0], &[8, 100, 100], &[]];
                 for (name, shape) in names.into_iter().flat_map(|name| shapes.map(|shape| (name, shape))) {
-                    let candidate = Candidate { name, shape, kept: Format::F32 };
+                    let candidate = Candidate { name, shape, kept: Format::F32, source: Source::Weights };
                     let _either = choose(preset, &Overrides::default(), &facts, &[candidate, candidate]);
                 }
             }
@@ -391,7 +404,7 @@ mod tests {
             preset("Q1_0").unwrap(),
             &Overrides::default(),
             &facts(),
-            &[Candidate { name: "blk.0.attn_q.weight", shape: &[64, 64], kept: Format::F32 }],
+            &[Candidate { name: "blk.0.attn_q.weight", shape: &[64, 64], kept: Format::F32, source: Source::Weights }],
         );
         assert!(matches!(error, Err(Error::Usage(_))));
     }

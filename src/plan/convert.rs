@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::assemble::Model;
-use super::choose::Overrides;
+use super::choose::{Overrides, Source};
 use super::draft::Draft;
 use super::kept::never_quantized;
 use super::recipe::{Preset, preset};
@@ -109,10 +109,15 @@ fn general(folder: &Folder, arch: &str, mapped: &[MappedTensor], options: &Conve
 fn draft(mapped: MappedTensor, folder: &Folder, arch: &str) -> Draft {
     let MappedTensor { name, shape, origin } = mapped;
     let stored = stored_format(&origin, folder.tensors());
+    let source = if stored.block_len() > 1 { Source::Blocks } else { Source::Weights };
     // llama.cpp has no kernels for F64.
     let is_plain = matches!(stored, Format::F32 | Format::F16 | Format::BF16);
-    let kept = if is_plain && never_quantized(&name, &shape, arch).is_none() { stored } else { Format::F32 };
-    Draft { name, shape, stored, kept, origin }
+    let kept = match source {
+        Source::Weights if is_plain && never_quantized(&name, &shape, arch).is_none() => stored,
+        Source::Weights => Format::F32,
+        Source::Blocks => stored,
+    };
+    Draft { name, shape, stored, kept, origin, source }
 }
 
 /// The format of all parts; F32 for what is computed, and where parts differ, which then takes all.

@@ -1,6 +1,7 @@
 //! Tensors of an output before their formats are chosen, and what planning has to say about them.
 
 use super::Origin;
+use super::choose::Source;
 use crate::quant::Format;
 
 /// A tensor whose format is still to be chosen.
@@ -16,6 +17,8 @@ pub(super) struct Draft {
     pub kept: Format,
     /// Where its weights come from.
     pub origin: Origin,
+    /// What a recipe may do with it.
+    pub source: Source,
 }
 
 /// Once is enough where several outputs are planned alike.

@@ -29,7 +29,7 @@ use crate::imatrix::{Coverage, Importance};
 use crate::quant::Format;
 pub use crate::rows::Origin;
 
-pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, choose, parse_format};
+pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, Source, choose, parse_format};
 pub use convert::{ConvertOptions, convert, convert_as, open_folder};
 pub use facts::read_facts;
 pub use naming::{convention_name, paths_by_name, paths_in_folder};

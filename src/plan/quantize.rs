@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::assemble::Model;
-use super::choose::{Choice, Overrides};
+use super::choose::{Choice, Overrides, Source};
 use super::draft::Draft;
 use super::recipe::Preset;
 use super::{Calibration, Origin, Plan};
@@ -79,6 +79,7 @@ fn draft(tensor: usize, source: &SourceTensor) -> Draft {
         stored: source.format,
         kept: source.format,
         origin: Origin::copy(tensor, &source.shape),
+        source: Source::Weights,
     }
 }
 

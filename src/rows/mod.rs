@@ -75,8 +75,11 @@ impl Buffers {
         for bound in parts {
             let n_bytes = usize::try_from(bound.bytes(rows.row_len).checked_mul(n_rows)?).ok()?;
             self.bytes.try_reserve(n_bytes.saturating_sub(self.bytes.len())).ok()?;
-            if bound.part.rows == RowMap::Transposed {
-                let n_weights = usize::try_from(rows.row_len.checked_mul(n_rows)?).ok()?;
+            if let RowMap::Columns { step, .. } = bound.part.rows {
+                let n_weights = usize::try_from(rows.row_len.checked_mul(n_rows)?.checked_mul(step)?).ok()?;
+                self.bytes
+                    .try_reserve(n_weights.checked_mul(bound.tensor.format.block_bytes())?.saturating_sub(self.bytes.len()))
+                    .ok()?;
                 self.strips.try_reserve(n_weights.saturating_sub(self.strips.len())).ok()?;
             }
         }
@@ -161,8 +164,10 @@ impl<'a> Rows<'a> {
     pub fn stored(&self) -> Option<Format> {
         let Made::Parts(parts) = &self.from else { return None };
         let format = parts[0].tensor.format;
-        let as_it_is =
-            |bound: &Bound| bound.part.edit == Edit::Same && bound.part.rows != RowMap::Transposed && bound.tensor.format == format;
+        let as_it_is = |bound: &Bound| {
+            let is_turned = matches!(bound.part.rows, RowMap::Columns { .. });
+            bound.part.edit == Edit::Same && !is_turned && bound.tensor.format == format
+        };
         parts.iter().all(as_it_is).then_some(format)
     }
 
@@ -195,13 +200,16 @@ impl<'a> Rows<'a> {
         parts.iter().map(of_part).sum()
     }
 
-    /// Working memory that reading one row needs: its bytes and its weights, those of a transposed source twice.
+    /// Working memory that reading one row needs: its bytes and its weights, those of a transposed source once more with what lies between.
     pub fn row_memory_bytes(&self) -> u64 {
         let floats = self.row_len.saturating_mul(4);
         let Made::Parts(parts) = &self.from else { return floats };
         let of_part = |bound: &Bound| {
-            let turned = if bound.part.rows == RowMap::Transposed { floats } else { 0 };
-            bound.bytes(self.row_len).saturating_add(turned)
+            let bytes = bound.bytes(self.row_len);
+            match bound.part.rows {
+                RowMap::Columns { step, .. } => bytes.saturating_add(floats).saturating_mul(step),
+                _ => bytes,
+            }
         };
         parts.iter().map(of_part).max().unwrap_or(0).saturating_add(floats)
     }
@@ -210,7 +218,7 @@ impl<'a> Rows<'a> {
     pub fn rows_at_once(&self) -> u64 {
         let Made::Parts(parts) = &self.from else { return 1 };
         let of_part = |bound: &Bound| match bound.part.rows {
-            RowMap::Transposed => STRIP_BYTES / bound.tensor.format.block_bytes() as u64,
+            RowMap::Columns { step, .. } => (STRIP_BYTES / bound.tensor.format.block_bytes() as u64 / step).max(1),
             _ => 1,
         };
         parts.iter().map(of_part).max().unwrap_or(1)
@@ -230,7 +238,7 @@ impl<'a> Rows<'a> {
         let bound = &parts[parts.partition_point(|bound| bound.first_row + bound.part.n_rows <= row)];
         let source_row = bound.part.source_row(row - bound.first_row);
         let (row, column) = match bound.part.rows {
-            RowMap::Transposed => (column, source_row),
+            RowMap::Columns { matrix, .. } => (matrix * self.row_len + column, source_row),
             _ => (source_row, column),
         };
         Some(Origins { file: bound.file, tensor: bound.tensor, row, column })
@@ -275,7 +283,11 @@ impl<'a> Rows<'a> {
         for (bound, rows) in self.within(&rows) {
             let (now, later) = out.split_at_mut(((rows.end - rows.start) * n_columns) as usize);
             match bound.part.rows {
-                RowMap::Transposed => bound.read_turned(level, rows, &columns, buffers, now)?,
+                RowMap::Columns { matrix, first, step } => {
+                    let strips =
+                        Strips { first_row: matrix * self.row_len + columns.start, first: first + rows.start * step, step };
+                    bound.read_turned(level, strips, ((rows.end - rows.start) as usize, n_columns as usize), buffers, now)?;
+                }
                 _ => {
                     let n_bytes = size(bound.tensor.format, n_columns) * (rows.end - rows.start);
                     buffers.bytes.resize(n_bytes as usize, 0);
@@ -317,14 +329,15 @@ fn fits(part: &Part, tensor: &SourceTensor, row_len: u64) -> bool {
     let Some(n_rows) = n_weights.filter(|_| row_len > 0).filter(|n| n.is_multiple_of(row_len)).map(|n| n / row_len) else {
         return false;
     };
-    let is_turned = part.rows == RowMap::Transposed;
-    // A column of whole weights can be picked out of a row, one of blocks cannot.
-    let has_rows = match is_turned {
-        true => tensor.format.block_len() == 1 && tensor.shape == [row_len, n_rows],
-        false => tensor.format.row_bytes(row_len).and_then(|bytes| bytes.checked_mul(n_rows)) == Some(tensor.size_bytes),
+    let RowMap::Columns { matrix, .. } = part.rows else {
+        let has_rows = tensor.format.row_bytes(row_len).and_then(|bytes| bytes.checked_mul(n_rows)) == Some(tensor.size_bytes);
+        let can_edit = tensor.format.can_dequantize() || part.edit == Edit::Same;
+        return has_rows && can_edit && part.fits(n_rows);
     };
-    let can_edit = tensor.format.can_dequantize() || (part.edit == Edit::Same && !is_turned);
-    has_rows && can_edit && part.fits(n_rows)
+    // A column of whole weights can be picked out of a row, one of blocks cannot.
+    let [matrices @ .., height, width] = &tensor.shape[..] else { return false };
+    let is_within = *height == row_len && matrix < matrices.iter().product();
+    is_within && tensor.format.block_len() == 1 && tensor.format.can_dequantize() && part.fits(*width)
 }
 
 fn size(format: Format, n_weights: u64) -> u64 {
@@ -340,6 +353,9 @@ impl Bound<'_> {
     /// Reads rows of the part as they are stored; those that are neighbours in the source together.
     fn read(&self, rows: Range<u64>, columns: &Range<u64>, row_len: u64, out: &mut [u8]) -> Result<()> {
         let format = self.tensor.format;
+        if let RowMap::Elements { step, .. } = self.part.rows {
+            return self.read_elements(rows, step, out);
+        }
         let (row_bytes, wanted_bytes) = (size(format, row_len), size(format, columns.end - columns.start));
         let mut out = out;
         let mut row = rows.start;
@@ -355,46 +371,73 @@ impl Bound<'_> {
         Ok(())
     }
 
-    /// Reads columns `rows` of source rows `columns`, strip by strip, and turns them.
+    /// Reads elements that have others between them, with these: far more bytes than calls.
+    fn read_elements(&self, rows: Range<u64>, step: u64, out: &mut [u8]) -> Result<()> {
+        let n_bytes = self.tensor.format.block_bytes();
+        let Some(last) = (rows.end - rows.start).checked_sub(1) else { return Ok(()) };
+        let mut all = vec![0; (last * step + 1) as usize * n_bytes];
+        self.file.read_exact_at(&mut all, self.tensor.offset_bytes + self.part.source_row(rows.start) * n_bytes as u64)?;
+        for (element, out) in all.chunks(n_bytes * step as usize).zip(out.chunks_exact_mut(n_bytes)) {
+            out.copy_from_slice(&element[..n_bytes]);
+        }
+        Ok(())
+    }
+
+    /// Reads `n_rows` columns of `n_columns` source rows, strip by strip, and turns them.
     fn read_turned(
         &self,
         level: Level,
-        rows: Range<u64>,
-        columns: &Range<u64>,
+        strips: Strips,
+        (n_rows, n_columns): (usize, usize),
         buffers: &mut Buffers,
         out: &mut [f32],
     ) -> Result<()> {
+        let Strips { first_row, first, step } = strips;
+        if n_rows == 0 || n_columns == 0 {
+            return Ok(());
+        }
         let element_bytes = self.tensor.format.block_bytes() as u64;
-        let (n_rows, n_columns) = ((rows.end - rows.start) as usize, (columns.end - columns.start) as usize);
-        let source_row_bytes = self.part.n_rows * element_bytes;
-        let strip_bytes = n_rows * element_bytes as usize;
-        buffers.bytes.resize(strip_bytes * n_columns, 0);
-        buffers.strips.resize(n_rows * n_columns, 0.0);
+        let width = self.tensor.shape.last().copied().unwrap_or(1);
+        let strip_len = (n_rows - 1) * step as usize + 1;
+        buffers.bytes.resize(strip_len * element_bytes as usize * n_columns, 0);
+        buffers.strips.resize(strip_len * n_columns, 0.0);
+        let offset_bytes = |row: u64| self.tensor.offset_bytes + (row * width + first) * element_bytes;
         // Where all is wanted, the strips are one.
-        if rows == (0..self.part.n_rows) {
-            self.file.read_exact_at(&mut buffers.bytes, self.tensor.offset_bytes + columns.start * source_row_bytes)?;
+        if strip_len as u64 == width {
+            self.file.read_exact_at(&mut buffers.bytes, offset_bytes(first_row))?;
         } else {
-            for (column, strip) in columns.clone().zip(buffers.bytes.chunks_exact_mut(strip_bytes)) {
-                let offset_bytes = column * source_row_bytes + rows.start * element_bytes;
-                self.file.read_exact_at(strip, self.tensor.offset_bytes + offset_bytes)?;
+            for (row, strip) in (first_row..).zip(buffers.bytes.chunks_exact_mut(strip_len * element_bytes as usize)) {
+                self.file.read_exact_at(strip, offset_bytes(row))?;
             }
         }
         self.tensor.format.dequantize(level, &buffers.bytes, &mut buffers.strips);
-        transpose(&buffers.strips, n_rows, out);
+        transpose(&buffers.strips, strip_len, step as usize, out);
         Ok(())
     }
 }
 
-/// `turned[j * n + i] = matrix[i * n_cols + j]`, with `n` rows of the matrix.
-fn transpose(matrix: &[f32], n_cols: usize, turned: &mut [f32]) {
+/// Where strips of a transposed source begin.
+#[derive(Debug, Clone, Copy)]
+struct Strips {
+    /// Of the source, of the first.
+    first_row: u64,
+    /// Of the source, of each.
+    first: u64,
+    /// From a column that is wanted to the next.
+    step: u64,
+}
+
+/// `turned[j * n + i] = matrix[i * n_cols + j * step]`, with `n` rows of the matrix.
+fn transpose(matrix: &[f32], n_cols: usize, step: usize, turned: &mut [f32]) {
     let n_rows = matrix.len() / n_cols.max(1);
+    let n_wanted = n_cols.div_ceil(step);
     for first_row in (0..n_rows).step_by(TILE) {
         let rows = first_row..(first_row + TILE).min(n_rows);
-        for first_col in (0..n_cols).step_by(TILE) {
-            for col in first_col..(first_col + TILE).min(n_cols) {
+        for first_col in (0..n_wanted).step_by(TILE) {
+            for col in first_col..(first_col + TILE).min(n_wanted) {
                 let into = &mut turned[col * n_rows..][rows.clone()];
                 for (row, into) in rows.clone().zip(into) {
-                    *into = matrix[row * n_cols + col];
+                    *into = matrix[row * n_cols + col * step];
                 }
             }
         }

@@ -46,8 +46,27 @@ pub enum RowMap {
         /// Heads that the rows divide into: `n_head` for q, `n_head_kv` for k.
         n_head: u64,
     },
-    /// Column `i`: the source holds the transpose.
-    Transposed,
+    /// Column `first + i * step` of one of the matrices of equal shape that the source holds one below the other: of the transpose.
+    Columns {
+        /// Which of the matrices.
+        matrix: u64,
+        /// The first column.
+        first: u64,
+        /// From a column to the next.
+        step: u64,
+    },
+    /// Element `first + i * step`, in the order of the source: each is a row of one.
+    Elements {
+        /// The first.
+        first: u64,
+        /// From an element to the next.
+        step: u64,
+    },
+}
+
+impl RowMap {
+    /// Every column of the only matrix.
+    pub const TRANSPOSED: RowMap = RowMap::Columns { matrix: 0, first: 0, step: 1 };
 }
 
 /// What happens to elements.
@@ -75,7 +94,11 @@ impl Origin {
             }
             Origin::Computed(_) => false,
         };
-        let at = if shape.len() == 1 && is_picked { 1 } else { shape.len().saturating_sub(1) };
+        let is_of_elements = match self {
+            Origin::Parts(parts) => parts.iter().any(|part| matches!(part.rows, RowMap::Elements { .. })),
+            Origin::Computed(_) => false,
+        };
+        let at = if shape.len() == 1 && is_picked || is_of_elements { shape.len() } else { shape.len().saturating_sub(1) };
         let (leading, rest) = shape.split_at(at);
         let product = |dims: &[u64]| dims.iter().fold(1, |n: u64, &dim| n.saturating_mul(dim));
         (product(leading), product(rest))
@@ -92,7 +115,7 @@ impl Origin {
 }
 
 impl Part {
-    /// The source row of row `row` of the part; of a transposed one, the source column.
+    /// The source row of row `row` of the part; of columns, the source column.
     pub fn source_row(&self, row: u64) -> u64 {
         match self.rows {
             RowMap::Range { first } => first + row,
@@ -102,20 +125,21 @@ impl Part {
                 let (head, within) = (row / head_rows, row % head_rows);
                 head * head_rows + (within % 2) * (head_rows / 2) + within / 2
             }
-            RowMap::Transposed => row,
+            RowMap::Columns { first, step, .. } | RowMap::Elements { first, step } => first + row * step,
         }
     }
 
     /// How many rows from `row` on are neighbours in the source too.
     pub(super) fn run(&self, row: u64) -> u64 {
         match self.rows {
-            RowMap::Range { .. } | RowMap::Transposed => self.n_rows - row,
+            RowMap::Range { .. } | RowMap::Columns { .. } => self.n_rows - row,
             RowMap::Groups { len, .. } => (len - row % len).min(self.n_rows - row),
-            RowMap::RopeHeads { .. } => 1,
+            RowMap::RopeHeads { .. } | RowMap::Elements { .. } => 1,
         }
     }
 
-    /// True when the source must have at least this many rows; checked arithmetic, for parts that a stranger's numbers made.
+    /// True when so many rows of the source are enough, of columns so many columns; checked arithmetic, for parts that a stranger's numbers
+    /// made.
     pub(super) fn fits(&self, n_source_rows: u64) -> bool {
         let end = match self.rows {
             RowMap::Range { first } => first.checked_add(self.n_rows),
@@ -127,7 +151,10 @@ impl Part {
                 let halves = n_head.checked_mul(2).filter(|halves| *halves > 0 && self.n_rows.is_multiple_of(*halves));
                 return halves.is_some() && n_source_rows == self.n_rows;
             }
-            RowMap::Transposed => return n_source_rows == self.n_rows,
+            RowMap::Columns { first, step, .. } | RowMap::Elements { first, step } => {
+                let last = self.n_rows.checked_sub(1).filter(|_| step > 0);
+                last.and_then(|last| last.checked_mul(step)?.checked_add(first)?.checked_add(1))
+            }
         };
         end.is_some_and(|end| end <= n_source_rows)
     }
@@ -199,6 +226,9 @@ mod tests {
         assert!(!part(4, RowMap::Range { first: u64::MAX }).fits(u64::MAX));
         assert!(part(8, RowMap::RopeHeads { n_head: 2 }).fits(8) && !part(8, RowMap::RopeHeads { n_head: 3 }).fits(8));
         assert!(!part(8, RowMap::RopeHeads { n_head: 0 }).fits(8) && !part(8, RowMap::RopeHeads { n_head: 2 }).fits(9));
-        assert!(part(8, RowMap::Transposed).fits(8) && !part(8, RowMap::Transposed).fits(9));
+        for rows in [|first, step| RowMap::Columns { matrix: 0, first, step }, |first, step| RowMap::Elements { first, step }] {
+            assert!(part(8, rows(0, 1)).fits(8) && !part(8, rows(0, 1)).fits(7) && !part(8, rows(0, 0)).fits(8));
+            assert!(part(4, rows(1, 2)).fits(8) && !part(4, rows(1, 2)).fits(7) && !part(3, rows(1, u64::MAX)).fits(u64::MAX));
+        }
     }
 }

@@ -105,12 +105,29 @@ fn groups_and_rope_and_ones_are_what_they_say() {
 fn a_transposed_source_is_read_in_strips() {
     for (rows, columns) in [(1, 1), (3, 5), (16, 16), (33, 17), (40, 70)] {
         let (source, _file) = source(&[&[columns, rows]]);
-        let origin = Origin::Parts(vec![part(0, rows, RowMap::Transposed)]);
+        let origin = Origin::Parts(vec![part(0, rows, RowMap::TRANSPOSED)]);
         let expected: Vec<f32> = (0..rows).flat_map(|r| (0..columns).map(move |c| (c * rows + r) as f32)).collect();
         assert_eq!(read(&[rows, columns], &origin, &source), expected);
         let bound = Rows::new("x", &[rows, columns], &origin, &source).unwrap();
         let place = bound.locate(rows - 1, columns - 1).unwrap();
         assert_eq!((place.row, place.column), (columns - 1, rows - 1));
+    }
+}
+
+/// Two matrices that are stored transposed, with the columns of two parts in turns; and a vector for each, likewise.
+#[test]
+fn columns_and_elements_in_turns_are_picked() {
+    for (n_rows, n_cols) in [(1, 1), (3, 5), (20, 33)] {
+        let (source, _file) = source(&[&[2, n_cols, 2 * n_rows], &[2, 2 * n_rows]]);
+        let parts = (0..2).map(|matrix| part(0, n_rows, RowMap::Columns { matrix, first: 1, step: 2 }));
+        let element = |e: u64, r: u64, c: u64| ((e * n_cols + c) * 2 * n_rows + 2 * r + 1) as f32;
+        let rows = || (0..2).flat_map(|e| (0..n_rows).map(move |r| (e, r)));
+        let expected: Vec<f32> = rows().flat_map(|(e, r)| (0..n_cols).map(move |c| element(e, r, c))).collect();
+        assert_eq!(read(&[2, n_rows, n_cols], &Origin::Parts(parts.collect()), &source), expected);
+        let biases = Origin::Parts(vec![part(1, 2 * n_rows, RowMap::Elements { first: 1, step: 2 })]);
+        let expected: Vec<f32> = (0..2 * n_rows).map(|i| (1000 + 2 * i + 1) as f32).collect();
+        assert_eq!(biases.rows(&[2, n_rows]), (2 * n_rows, 1));
+        assert_eq!(read(&[2, n_rows], &biases, &source), expected);
     }
 }
 
@@ -136,7 +153,7 @@ fn an_origin_of_another_source_is_refused() {
         (&[2, 3], vec![part(0, 1, range(0))]),
         (&[3, 3], vec![part(0, 2, range(0))]),
         (&[3, 4], vec![part(0, 3, range(0))]),
-        (&[2, 3], vec![part(0, 2, RowMap::Transposed)]),
+        (&[2, 3], vec![part(0, 2, RowMap::TRANSPOSED)]),
         (&[2, 0], vec![part(0, 2, range(0))]),
     ] {
         let origin = Origin::Parts(parts);

@@ -46,6 +46,8 @@ class Case:
     renames: list = field(default_factory=list)
     # Fields of config.json that real models have and transformers does not save.
     more: dict = field(default_factory=dict)
+    # Whether tensors of all experts are made of what other layouts have for each.
+    has_parts: bool = True
 
     def __post_init__(self):
         text = self.sizes.get("text_config", self.sizes)
@@ -140,6 +142,17 @@ STARCODER2 = {name: size for name, size in SIZES.items() if name != "rms_norm_ep
 QWEN_VL = SIZES | dict(num_key_value_heads=2)
 VISION_TOKENS = dict(image_token_id=290, video_token_id=291, vision_start_token_id=292, vision_end_token_id=293)
 
+GPT_OSS = SIZES | dict(
+    head_dim=32,
+    num_hidden_layers=3,
+    num_local_experts=4,
+    num_experts_per_tok=2,
+    intermediate_size=96,
+    sliding_window=16,
+    rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, beta_fast=32.0, beta_slow=1.0),
+)
+UNROUNDED = GPT_OSS | dict(rope_scaling=GPT_OSS["rope_scaling"] | dict(truncate=False))
+
 CASES = {
     "llama": Case("LlamaForCausalLM", "LlamaConfig", llama(), stored="F32"),
     "llama-3": Case(
@@ -199,6 +212,14 @@ CASES = {
     "phi-partial": Case("Phi3ForCausalLM", "Phi3Config", PHI4_MINI | longrope(6, 32), tokenizer="bpe-gpt2"),
     "gpt2": Case("GPT2LMHeadModel", "GPT2Config", GPT2, stored="F32", **WITH_N_CTX),
     "gpt2-inner": Case("GPT2LMHeadModel", "GPT2Config", GPT2 | dict(n_inner=96), **WITH_N_CTX),
+    "gpt-oss": Case("GptOssForCausalLM", "GptOssConfig", UNROUNDED, has_parts=False),
+    "gpt-oss-types": Case(
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        GPT_OSS | dict(layer_types=["full_attention", "sliding_attention", "sliding_attention"], rope_theta=150000.0),
+        has_parts=False,
+    ),
+    "gpt-oss-mxfp4": Case("GptOssForCausalLM", "GptOssConfig", GPT_OSS, layouts=("in MXFP4",)),
     "granite": Case("GraniteForCausalLM", "GraniteConfig", llama(**GRANITE, tie_word_embeddings=True)),
     "granite-untied": Case("GraniteForCausalLM", "GraniteConfig", llama(**GRANITE, attention_bias=True, mlp_bias=True)),
     "smollm3": Case(

@@ -42,6 +42,7 @@ LAYOUTS = {
     "transformers 5": ("venv5", "as published"),
     "packed experts": ("venv5", "as in memory"),
     "with n_ctx": ("venv", "with more"),
+    "in MXFP4": ("venv5", "in MXFP4"),
 }
 
 
@@ -57,10 +58,23 @@ def read_header(path):
     return header
 
 
+def bytes_of(name, shape):
+    """Codes and scales of MXFP4, so large that SwiGLU's bounds are reached; None for what is stored as floats."""
+    hashed = hashes(name, math.prod(shape))
+    if name.endswith("_blocks"):
+        return (hashed >> np.uint64(56)).astype(np.uint8)
+    return (122 + (hashed >> np.uint64(62))).astype(np.uint8) if name.endswith("_scales") else None
+
+
 def write_weights(path, source, case):
     """What tests/common/checkpoint.rs writes."""
     encoded, offset, blobs = {}, 0, []
     for name, (shape, *parts) in source.items():
+        if (blob := bytes_of(name, shape)) is not None:
+            encoded[name] = {"dtype": "U8", "shape": list(shape), "data_offsets": [offset, offset + len(blob)]}
+            offset += len(blob)
+            blobs.append(blob.tobytes())
+            continue
         parts = parts[0] if parts else [name]
         part_shape = case.part_shape(shape, len(parts))
         values = np.concatenate([grid(canonical(part, case), part_shape, case.gain).reshape(-1) for part in parts])
@@ -89,13 +103,48 @@ def save(folder, case, how):
     header = read_header(folder / "model.safetensors")
     source = {}
     for name in sorted(header):
-        parts = parts_of(name, header[name]["shape"])
+        parts = parts_of(name, header[name]["shape"]) if case.has_parts else None
         source[name] = [header[name]["shape"], parts] if parts else [header[name]["shape"]]
+    if how == "in MXFP4":
+        source = in_mxfp4(source)
+        config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     if how == "with more":
         config = json.loads((folder / "config.json").read_text()) | case.more
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_weights(folder / "model.safetensors", source, case)
     return source
+
+
+def in_mxfp4(source):
+    """The tensors with those of experts as gpt-oss was published: upright, codes and scales apart."""
+    stored = {}
+    for name, (shape, *_) in source.items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            stored[name] = [shape]
+            continue
+        n_experts, n_in, n_out = shape
+        stored[f"{name}_blocks"] = [[n_experts, n_out, n_in // 32, 16]]
+        stored[f"{name}_scales"] = [[n_experts, n_out, n_in // 32]]
+    return dict(sorted(stored.items()))
+
+
+def dequantized(folder):
+    """The same model with experts in BF16, which holds the values of MXFP4, as transformers dequantizes them."""
+    from safetensors.torch import load_file, save_file
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    plain = folder.with_name(f"{folder.name}-dequantized")
+    shutil.copytree(folder, plain)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_blocks")]:
+        scales = tensors.pop(name.replace("_blocks", "_scales"))
+        tensors[name.removesuffix("_blocks")] = convert_moe_packed_tensors(tensors.pop(name), scales).contiguous()
+    save_file(tensors, plain / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    (plain / "config.json").write_text(json.dumps(config))
+    return plain
 
 
 def evaluate(folder, case):
@@ -104,6 +153,8 @@ def evaluate(folder, case):
     import transformers
 
     torch.set_num_threads(1)  # the same sums on every machine
+    if "in MXFP4" in case.layouts:
+        folder = dequantized(folder)
     model_class = getattr(transformers, case.class_name)
     model, report = model_class.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True

@@ -64,6 +64,7 @@ const ATTENTION: Attention = Attention {
     qkv: Projections::Fused(conv1d("attn_qkv", &["attn.c_attn"], [Dim::Qkv, Dim::Embd]), [Dim::Q, Dim::K, Dim::V]),
     q_norm: Norm::None,
     k_norm: Norm::None,
+    sinks: None,
     positions: Positions::None,
     sees: Sees::Past,
     out: conv1d("attn_output", &["attn.c_proj"], [Dim::Embd, Dim::Attended]),

@@ -2,6 +2,7 @@
 
 mod gemma;
 mod gpt2;
+mod gpt_oss;
 mod granite;
 mod known;
 mod llama;
@@ -31,6 +32,7 @@ pub const FAMILIES: &[Family] = &[
     gemma::GEMMA3,
     phi::PHI3,
     gpt2::GPT2,
+    gpt_oss::GPT_OSS,
     granite::GRANITE,
     smollm3::SMOLLM3,
     starcoder2::STARCODER2,

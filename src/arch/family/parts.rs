@@ -79,7 +79,7 @@ pub const fn attn_output(bias: Need) -> Linear {
 
 /// Attention without norms of heads, over everything before.
 pub const fn attention(qkv: Projections<3>, positions: Positions, out: Linear) -> Attention {
-    Attention { qkv, q_norm: Norm::None, k_norm: Norm::None, positions, sees: Sees::Past, out }
+    Attention { qkv, q_norm: Norm::None, k_norm: Norm::None, sinks: None, positions, sees: Sees::Past, out }
 }
 
 /// `gate_proj`, `up_proj` and `down_proj`.

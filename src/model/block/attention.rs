@@ -16,6 +16,8 @@ pub(in crate::model) struct Attention<M, V> {
     /// Gains of the norms of heads.
     pub q_norm: Option<V>,
     pub k_norm: Option<V>,
+    /// A score for each head that takes its share of the softmax.
+    pub sinks: Option<V>,
     pub out: Linear<M, V>,
 }
 
@@ -28,6 +30,7 @@ impl Attention<Slice, Slice> {
             v,
             q_norm: catalog.gain(&attention.q_norm, site)?,
             k_norm: catalog.gain(&attention.k_norm, site)?,
+            sinks: attention.sinks.as_ref().map(|sinks| catalog.weight(sinks, site)).transpose()?,
             out: catalog.linear(&attention.out, site)?,
         })
     }
@@ -45,6 +48,7 @@ impl<M, V> Attention<M, V> {
             v: self.v.try_map(matrix, vector)?,
             q_norm: self.q_norm.map(&mut *vector).transpose()?,
             k_norm: self.k_norm.map(&mut *vector).transpose()?,
+            sinks: self.sinks.map(&mut *vector).transpose()?,
             out: self.out.try_map(matrix, vector)?,
         })
     }
@@ -97,8 +101,9 @@ impl<B: Backend> Running<'_, B> {
         let form = HeadForm { head_dim: shape.head_dim, norm_eps: self.hparams.norm_eps, rotation: self.rotation(index) };
         backend.heads(&mut parts, &form, &pass.places)?;
         let (k, v) = (kept_k.as_deref().unwrap_or(&k), kept_v.as_deref().unwrap_or(&v));
-        observer.heads(&q, k, &shape)?;
-        let attended = backend.attention(&q, k, v, &shape, &pass.places)?;
+        let sinks = attention.sinks.as_ref();
+        observer.heads(&q, k, sinks, &shape)?;
+        let attended = backend.attention(&q, [k, v], sinks, &shape, &pass.places)?;
         tap(observer, &[&attention.out], pass.n_rows, &attended)?;
         Ok(attended)
     }

@@ -26,9 +26,9 @@ use crate::model::pass::{NormOf, Observed, Observer, Running, all, tap};
 pub(in crate::model) struct Experts<M, V> {
     /// Scores every expert.
     pub router: Linear<M, V>,
-    pub gate: Stacked<M>,
-    pub up: Stacked<M>,
-    pub down: Stacked<M>,
+    pub gate: Stacked<M, V>,
+    pub up: Stacked<M, V>,
+    pub down: Stacked<M, V>,
     pub shared: Option<Shared<M, V>>,
     pub weighing: Weighing,
     pub activation: Activation,
@@ -75,10 +75,7 @@ impl<M, V> Experts<M, V> {
         vector: &mut impl FnMut(V) -> Result<V2>,
     ) -> Result<Experts<M2, V2>> {
         let router = self.router.try_map(matrix, vector)?;
-        let mut stacked = |Stacked { name, n_out, matrices }: Stacked<M>| {
-            let matrices = matrices.into_iter().map(&mut *matrix).collect::<Result<_>>()?;
-            Ok(Stacked { name, n_out, matrices })
-        };
+        let mut stacked = |stacked: Stacked<M, V>| stacked.try_map(matrix, vector);
         let (gate, up, down) = (stacked(self.gate)?, stacked(self.up)?, stacked(self.down)?);
         let shared = self.shared.map(|Shared { weight, network }| {
             Ok(Shared { weight: weight.try_map(matrix, vector)?, network: network.try_map(matrix, vector)? })
@@ -122,12 +119,15 @@ impl<B: Backend> Running<'_, B> {
         }
         for (expert, Route { rows, weights }) in routes.iter().enumerate().filter(|(_, route)| !route.rows.is_empty()) {
             let (n_chosen, matrix) = (rows.len(), (expert, routes.len()));
-            let product = |stacked: &Stacked<B::Weight>, x: &B::Operand| {
+            let product = |stacked: &Stacked<B::Weight, B::Rows>, x: &B::Operand| {
                 let mut out = backend.rows(n_chosen, stacked.n_out)?;
                 let weight = &stacked.matrices[expert];
                 match n_rows {
                     1 => backend.matmul(x, weight, Accumulate::Store, &mut out)?,
                     _ => backend.matmul_of_batch(x, weight, Accumulate::Store, &mut out)?,
+                }
+                if let Some(bias) = stacked.biases.get(expert) {
+                    backend.add_bias(&mut out, bias)?;
                 }
                 Ok(out)
             };

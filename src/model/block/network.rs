@@ -2,7 +2,7 @@
 
 use crate::arch::describe::{self, Activation, Inner};
 use crate::error::Result;
-use crate::model::backend::{Backend, Gelu};
+use crate::model::backend::{Backend, Clamped, Gelu};
 use crate::model::catalog::{Catalog, Site, Slice};
 use crate::model::linear::Linear;
 use crate::model::pass::{Observer, Running, tap};
@@ -77,6 +77,9 @@ impl<B: Backend> Running<'_, B> {
         let backend = self.backend;
         let form = match activation {
             Activation::Silu => return backend.swiglu(gate.expect("SiLU comes with a gate"), up),
+            Activation::ClampedSwiglu { alpha, limit } => {
+                return backend.clamped_swiglu(gate.expect("SwiGLU comes with a gate"), up, Clamped { alpha, limit });
+            }
             Activation::GeluTanh => Gelu::Tanh,
             Activation::GeluErf => Gelu::Erf,
         };

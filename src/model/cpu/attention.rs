@@ -23,6 +23,8 @@ pub(super) struct Inputs<'a> {
     pub q: &'a Rows,
     pub k: &'a Rows,
     pub v: &'a Rows,
+    /// `[n_head]`: scores of a key with a value of 0.
+    pub sinks: Option<&'a [f32]>,
     pub shape: &'a AttentionShape,
 }
 
@@ -50,6 +52,7 @@ struct Job<'a> {
 pub(super) fn attention(level: Level, inputs: &Inputs<'_>, spans: &[Span], out: &mut Rows) {
     let AttentionShape { n_head, n_head_kv, head_dim, .. } = *inputs.shape;
     assert_eq!((inputs.q.n_cols, inputs.k.n_cols), (n_head * head_dim, n_head_kv * head_dim), "rows of whole heads");
+    assert!(inputs.sinks.is_none_or(|sinks| sinks.len() == n_head), "a sink for every head");
     let jobs = jobs(inputs.shape, spans, out);
     jobs.into_par_iter().for_each_init(Scratch::default, |scratch, job| level.run(Attend { inputs, job, scratch }));
 }
@@ -136,9 +139,13 @@ fn attend<S: Simd>(simd: S, inputs: &Inputs<'_>, job: &mut Job<'_>, queries: Que
 
     // A lane sees the keys from `n_past` to `n_seen`.
     let mut n_seen = [0usize; 16];
+    let mut sinks = [f32::NEG_INFINITY; 16];
     for lane in 0..16 {
         let (row, head) = queries.at(lane);
         let row = job.first_row + row;
+        if let Some(of_heads) = inputs.sinks {
+            sinks[lane] = of_heads[job.kv_head * queries.group + head];
+        }
         n_seen[lane] = kv_rows.len() - q_rows.len() + row + 1;
         let heads = inputs.q.row(q_rows.start + row);
         let query = &heads[(job.kv_head * queries.group + head) * head_dim..][..head_dim];
@@ -151,8 +158,9 @@ fn attend<S: Simd>(simd: S, inputs: &Inputs<'_>, job: &mut Job<'_>, queries: Que
     let limit = F32x16::load(simd, &n_seen.map(|n| n as f32));
 
     let zero = F32x16::splat(simd, 0.0);
-    let mut max = F32x16::splat(simd, f32::NEG_INFINITY);
-    let mut sum = zero;
+    // A sink is a key that has been seen before all others: its exponential is 1.
+    let mut max = F32x16::load(simd, &sinks);
+    let mut sum = if inputs.sinks.is_some() { F32x16::splat(simd, 1.0) } else { zero };
     scratch.o.fill([0.0; 16]);
     for first in (n_past_min - n_past_min % KEYS..n_seen_max).step_by(KEYS) {
         let n = KEYS.min(n_seen_max - first);
@@ -293,13 +301,14 @@ mod tests {
     }
 
     /// Attention by its definition, in f64: the result for one query.
-    fn expected(q: &[f32], keys: &[&[f32]], values: &[&[f32]], shape: &AttentionShape) -> Vec<f64> {
+    fn expected(q: &[f32], keys: &[&[f32]], values: &[&[f32]], sink: Option<f32>, shape: &AttentionShape) -> Vec<f64> {
         let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() * f64::from(shape.scale);
         let bounded = |score: f64| shape.softcap.map_or(score, |cap| f64::from(cap) * libm::tanh(score / f64::from(cap)));
         let scores: Vec<f64> = keys.iter().map(|k| bounded(dot(k))).collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sink = sink.map(f64::from);
+        let max = scores.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| libm::exp(s - max)).collect();
-        let sum: f64 = weights.iter().sum();
+        let sum: f64 = weights.iter().sum::<f64>() + sink.map_or(0.0, |sink| libm::exp(sink - max));
         (0..q.len()).map(|d| weights.iter().zip(values).map(|(w, v)| w / sum * f64::from(v[d])).sum()).collect()
     }
 
@@ -309,13 +318,17 @@ mod tests {
     fn attention_is_its_definition() {
         const SPANS: [(Range<usize>, Range<usize>); 4] = [(0..70, 0..70), (70..71, 70..71), (71..75, 80..240), (75..78, 240..2400)];
         let spans = SPANS.map(|(q, kv)| Span { q, kv });
-        for (n_head, n_head_kv, head_dim, window, softcap) in [
-            (3, 1, 20, None, None),
-            (4, 4, 8, None, Some(1.5)),
-            (8, 2, 64, None, None),
-            (20, 1, 6, None, Some(50.0)),
-            (4, 2, 8, Some(90), None),
+        for (n_head, n_head_kv, head_dim, window, softcap, has_sinks) in [
+            (3, 1, 20, None, None, false),
+            (4, 4, 8, None, Some(1.5), false),
+            (8, 2, 64, None, None, false),
+            (20, 1, 6, None, Some(50.0), false),
+            (4, 2, 8, Some(90), None, false),
+            (20, 4, 8, None, None, true),
+            (4, 2, 8, Some(90), None, true),
         ] {
+            // From one that takes nearly all to one that takes nothing.
+            let sinks: Option<Vec<f32>> = has_sinks.then(|| (0..n_head).map(|head| 30.0 - 17.0 * head as f32).collect());
             let shape = AttentionShape { n_head, n_head_kv, head_dim, scale: 0.4, window, softcap };
             let (q, kv) = (n_head * head_dim, n_head_kv * head_dim);
             let (xq, xk, xv) = (wave(78 * q, 0.713), wave(2400 * kv, 0.311), wave(2400 * kv, 0.177));
@@ -323,7 +336,8 @@ mod tests {
                 let cpu = Cpu::new(engine, 2, Activations::F32).unwrap();
                 let rows = [cpu.upload(&xq, q).unwrap(), cpu.upload(&xk, kv).unwrap(), cpu.upload(&xv, kv).unwrap()];
                 let pass = cpu.begin(&Places { positions: &[0; 78], spans: &spans, kept_from: None }).unwrap();
-                let out = cpu.attention(&rows[0], &rows[1], &rows[2], &shape, &pass).unwrap();
+                let uploaded = sinks.as_ref().map(|sinks| cpu.upload(sinks, n_head).unwrap());
+                let out = cpu.attention(&rows[0], [&rows[1], &rows[2]], uploaded.as_ref(), &shape, &pass).unwrap();
                 for span in &spans {
                     for (row, head) in span.q.clone().flat_map(|row| (0..n_head).map(move |head| (row, head))) {
                         let n_seen = span.kv.len() - (span.q.end - row) + 1;
@@ -331,7 +345,8 @@ mod tests {
                         let column = head / (n_head / n_head_kv) * head_dim;
                         let seen = |x| heads(x, kv, column, head_dim)[span.kv.start..][n_past..n_seen].to_vec();
                         let query = &xq[row * q + head * head_dim..][..head_dim];
-                        let truth = expected(query, &seen(&xk), &seen(&xv), &shape);
+                        let sink = sinks.as_ref().map(|sinks| sinks[head]);
+                        let truth = expected(query, &seen(&xk), &seen(&xv), sink, &shape);
                         let found = &out.rows.row(row)[head * head_dim..][..head_dim];
                         for (found, truth) in found.iter().zip(truth) {
                             assert!(

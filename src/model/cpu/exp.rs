@@ -4,7 +4,7 @@
 //! exact, and `exp(r)` is a polynomial of degree 7 fitted to `|r| <= ln(2) / 2`. Within 1.1 units in the last place of the true value,
 //! subnormal results included; and the same bits at every level and on every machine, which no system's own function promises.
 
-use crate::model::backend::Gelu;
+use crate::model::backend::{Clamped, Gelu};
 use crate::simd::{F32x16, I32x16, Level, Simd, Task};
 
 /// `1.5 * 2^23`: adding it rounds to an integer, which the low bits of the sum then hold.
@@ -53,6 +53,11 @@ pub(super) fn swiglu(level: Level, gate: &mut [f32], up: &[f32]) {
     level.run(Gated { curve: Curve::Silu, gate, up });
 }
 
+/// `gate` becomes `g / (1 + exp(-alpha * g)) * (u + 1)` of itself and `up`, both bounded.
+pub(super) fn clamped_swiglu(level: Level, form: Clamped, gate: &mut [f32], up: &[f32]) {
+    level.run(Gated { curve: Curve::Clamped(form), gate, up });
+}
+
 /// `gate` becomes `gelu(gate) * up`.
 pub(super) fn geglu(level: Level, form: Gelu, gate: &mut [f32], up: &[f32]) {
     level.run(Gated { curve: Curve::Gelu(form), gate, up });
@@ -94,6 +99,7 @@ impl Task for ScaleAndCap<'_> {
 enum Curve {
     Silu,
     Gelu(Gelu),
+    Clamped(Clamped),
 }
 
 /// Sixteen at a time; the last ones are filled up with zeros.
@@ -128,6 +134,7 @@ fn gated_lanes<S: Simd>(simd: S, curve: Curve, gate: &mut [f32; 16], up: &[f32; 
     match curve {
         Curve::Silu => swiglu_lanes(simd, gate, up),
         Curve::Gelu(form) => geglu_lanes(simd, form, gate, up),
+        Curve::Clamped(form) => clamped_lanes(simd, form, gate, up),
     }
 }
 
@@ -184,6 +191,16 @@ fn swiglu_lanes<S: Simd>(simd: S, gate: &mut [f32; 16], up: &[f32; 16]) {
     let g = F32x16::load(simd, gate);
     let silu = g / (F32x16::splat(simd, 1.0) + exp(simd, -g));
     (silu * F32x16::load(simd, up)).store(gate);
+}
+
+/// In these orders of operands NaN passes.
+#[inline(always)]
+fn clamped_lanes<S: Simd>(simd: S, form: Clamped, gate: &mut [f32; 16], up: &[f32; 16]) {
+    let number = |value: f32| F32x16::splat(simd, value);
+    let g = number(form.limit).min(F32x16::load(simd, gate));
+    let u = number(form.limit).min(number(-form.limit).max(F32x16::load(simd, up)));
+    let glu = g / (number(1.0) + exp(simd, -(g * number(form.alpha))));
+    (glu * (u + number(1.0))).store(gate);
 }
 
 #[cfg(test)]
@@ -269,6 +286,29 @@ mod tests {
                 geglu(Level::detect(), form, &mut found, &[1.0]);
                 assert_eq!(found[0], expected);
             }
+        }
+    }
+
+    #[test]
+    fn clamped_swiglu_is_its_formula_for_every_length() {
+        let form = Clamped { alpha: 1.702, limit: 7.0 };
+        for len in [1, 15, 16, 17, 64, 172] {
+            let gate: Vec<f32> = (0..len).map(|i| (i as f32 * 0.37).sin() * 20.0).collect();
+            let up: Vec<f32> = (0..len).map(|i| (i as f32 * 0.11).cos() * 9.0).collect();
+            for level in Level::available() {
+                let mut found = gate.clone();
+                clamped_swiglu(level, form, &mut found, &up);
+                for i in 0..len {
+                    let (g, u) = (f64::from(gate[i]).min(7.0), f64::from(up[i]).clamp(-7.0, 7.0));
+                    let truth = g / (1.0 + libm::exp(-g * f64::from(form.alpha))) * (u + 1.0);
+                    assert!((f64::from(found[i]) - truth).abs() <= 4e-6 * truth.abs() + 1e-12, "{} of {len}", level.name());
+                }
+            }
+        }
+        for (gate, up) in [(f32::NAN, 1.0), (1.0, f32::NAN)] {
+            let mut found = [gate];
+            clamped_swiglu(Level::detect(), form, &mut found, &[up]);
+            assert!(found[0].is_nan());
         }
     }
 

@@ -24,7 +24,7 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use super::backend::{AttentionShape, Backend, Divergence, Gelu, HeadForm, Heads, Output, Places, Score, Span};
+use super::backend::{AttentionShape, Backend, Clamped, Divergence, Gelu, HeadForm, Heads, Output, Places, Score, Span};
 use super::matrix::Matrix;
 use crate::error::Result;
 use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
@@ -326,6 +326,14 @@ impl Backend for Cpu {
         Ok(rows.into())
     }
 
+    fn clamped_swiglu(&self, gate: &Rows, up: &Rows, form: Clamped) -> Result<Operand> {
+        let rows = self.fill_rows(gate.n_rows(), gate.n_cols, |index, row| {
+            row.copy_from_slice(gate.row(index));
+            exp::clamped_swiglu(self.level(), form, row, up.row(index));
+        })?;
+        Ok(rows.into())
+    }
+
     fn gelu(&self, form: Gelu, gate: &Rows, up: Option<&Rows>) -> Result<Operand> {
         let ones = if up.is_none() { vec![1.0; gate.n_cols] } else { Vec::new() };
         let rows = self.fill_rows(gate.n_rows(), gate.n_cols, |index, row| {
@@ -365,11 +373,18 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn attention(&self, q: &Rows, k: &Rows, v: &Rows, shape: &AttentionShape, pass: &Pass) -> Result<Operand> {
+    fn attention(
+        &self,
+        q: &Rows,
+        [k, v]: [&Rows; 2],
+        sinks: Option<&Rows>,
+        shape: &AttentionShape,
+        pass: &Pass,
+    ) -> Result<Operand> {
         let mut out = self.new_rows(q.n_rows(), q.n_cols)?;
         let rounded = self.rounded_heads([q, k, v])?;
         let [q, k, v] = rounded.as_ref().map_or([q, k, v], |rows| rows.each_ref());
-        let inputs = attention::Inputs { q, k, v, shape };
+        let inputs = attention::Inputs { q, k, v, sinks: sinks.map(Rows::values), shape };
         self.pool.install(|| attention::attention(self.level(), &inputs, &pass.spans, &mut out));
         Ok(out.into())
     }
