@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ggforge::Error;
 use ggforge::calibrate::{self, Calibrated, Choice, Method, Reached};
-use ggforge::eval::{Cut, Windows, read_text};
 use ggforge::gguf::{Header, Model};
 use ggforge::matmul::Engine;
 use ggforge::model::{Activations, Cpu, Hparams, Network, Residency};
@@ -16,17 +15,19 @@ use ggforge::tokenizer::encode::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::exit::{Failure, named};
-use crate::measuring::{dataset, timed};
+use crate::measuring::timed;
 use crate::signals::Stop;
+use crate::texts::Texts;
 use crate::{Session, size};
 
 /// Options of calibration.
 #[derive(Debug, Args)]
 pub struct CalibrateOptions {
-    /// Round by what this text puts into each matrix: better files of the same size, in minutes instead of seconds
+    /// Round by what this text puts into each matrix: better files of the same size, in minutes instead of seconds. May be repeated, then
+    /// texts give their chunks in turn; self is text that the model writes itself
     #[arg(long, value_name = "TEXT", conflicts_with = "imatrix")]
-    pub calibrate: Option<PathBuf>,
-    /// Chunks of 512 tokens of that text to use at most
+    pub calibrate: Vec<PathBuf>,
+    /// Chunks of 512 tokens to use at most, of all texts together
     #[arg(long, value_name = "N", default_value_t = 100, requires = "calibrate")]
     pub calibrate_chunks: usize,
     /// Choose the types of the layers' matrices so that all tensors take this many bits per weight at most, and lose least
@@ -49,36 +50,37 @@ const CTX: usize = 512;
 /// A model and the text that it is calibrated on.
 pub struct Calibrating<'a> {
     model: &'a Model,
-    pub text: PathBuf,
-    windows: Windows,
+    texts: Texts,
     bpw: Option<f64>,
     size: Option<u64>,
 }
 
 impl CalibrateOptions {
-    /// The text in the tokens of `model`, where one was given.
+    /// The texts in the tokens of `model`, where any were given.
     ///
     /// # Errors
     /// Those of the text and of the vocabulary.
     pub fn of<'a>(&self, model: &'a Model) -> Result<Option<Calibrating<'a>>, Failure> {
-        let Some(text) = &self.calibrate else { return Ok(None) };
+        if self.calibrate.is_empty() {
+            return Ok(None);
+        }
         model.check_has_weights()?;
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(model.files()[0].path()))?;
         let ctx = CTX.min(Hparams::read(model)?.n_ctx_train);
-        let cut = Cut { ctx, stride: None, windows_max: Some(self.calibrate_chunks) };
-        let windows = Windows::of_text(text, &read_text(text)?, &tokenizer, &cut)?;
-        Ok(Some(Calibrating { model, text: text.clone(), windows, bpw: self.bpw, size: self.size }))
+        let texts = Texts::read(&self.calibrate, tokenizer, ctx, self.calibrate_chunks)?;
+        Ok(Some(Calibrating { model, texts, bpw: self.bpw, size: self.size }))
     }
 }
 
 impl Calibrating<'_> {
-    /// What the files will say of it.
+    /// What the files will say of it, but for the hash of what the model has yet to write.
     pub fn described(&self) -> Calibration {
-        Calibration {
-            dataset: dataset(&self.text),
-            chunk_count: u32::try_from(self.windows.len()).unwrap_or(u32::MAX),
-            chunk_size: u32::try_from(self.windows.ctx()).unwrap_or(u32::MAX),
-        }
+        self.texts.described()
+    }
+
+    /// The files of the texts.
+    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.texts.paths()
     }
 
     /// True where the plan's types are only what it begins with.
@@ -110,11 +112,14 @@ impl Calibrating<'_> {
     /// Those of running the model; the signal that ended it.
     pub fn run(&self, plan: &mut Plan, folder: &Path, session: &Session, stop: &Stop) -> Result<Calibrated, Failure> {
         let cpu = Cpu::new(Engine::detect(), session.n_threads(), Activations::F32)?;
-        let network = Network::open(&cpu, self.model, self.windows.ctx(), Residency::Streamed)
-            .map_err(named(self.model.files()[0].path()))?;
+        let windows = self.texts.windows(&cpu, self.model, session, stop)?;
+        plan.outputs.iter_mut().for_each(|output| windows.calibration.describe(&mut output.metadata));
+        let windows = windows.windows;
+        let network =
+            Network::open(&cpu, self.model, windows.ctx(), Residency::Streamed).map_err(named(self.model.files()[0].path()))?;
         let budget_bytes = self.budget_bytes(plan)?;
         let calibrated = timed("calibrating", session, stop.flag(), |watch| {
-            calibrate::calibrate(&network, self.model, plan, &self.windows, folder, budget_bytes, watch)
+            calibrate::calibrate(&network, self.model, plan, &windows, folder, budget_bytes, watch)
         });
         let (calibrated, _) = calibrated.map_err(|error| stop.ended(error))?;
         Ok(calibrated)

@@ -26,6 +26,7 @@ mod made;
 mod measuring;
 mod model;
 mod npy;
+mod openings;
 mod output;
 mod page;
 mod perplexity;
@@ -36,6 +37,7 @@ mod size;
 mod stops;
 mod summary;
 mod terminal;
+mod texts;
 mod tokenize;
 
 use std::num::NonZeroUsize;

@@ -140,7 +140,7 @@ impl OutputOptions {
     pub fn carry_out(&self, prepared: Prepared, session: &Session) -> Result<(), Failure> {
         let Prepared { source_path, source, mut plan, proof, mut protected, calibrating } = prepared;
         protected.extend([&self.imatrix, &self.tensor_type_file].into_iter().flatten().cloned());
-        protected.extend(calibrating.iter().map(|calibrating| calibrating.text.clone()));
+        protected.extend(calibrating.iter().flat_map(Calibrating::paths));
         plan.warnings.iter().for_each(|warning| terminal::warn(warning));
         let paths = self.paths(&plan)?;
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;

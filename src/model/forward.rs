@@ -200,7 +200,7 @@ impl<'a, B: Backend> Network<'a, B> {
             }
         }
         let spans: Vec<_> = batch.sequences.iter().map(|rows| Span { q: rows.clone(), kv: rows.clone() }).collect();
-        let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: None })?;
+        let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: None, kept_step: 1 })?;
         Ok((self.embed(batch.tokens, &positions)?, Pass { n_rows: batch.tokens.len(), places }))
     }
 
@@ -230,7 +230,8 @@ impl<'a, B: Backend> Network<'a, B> {
         let positions: Vec<u32> = (cache.len as u32..n_kv as u32).collect();
         let spans = [Span { q: 0..tokens.len(), kv: 0..n_kv }];
         self.backend.chain(|| {
-            let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: Some(cache.len) })?;
+            let places =
+                self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: Some(cache.len), kept_step: 1 })?;
             let pass = Pass { n_rows: tokens.len(), places };
             let mut x = self.embed(tokens, &positions)?;
             self.for_each_layer(|index, layer| {
@@ -252,7 +253,7 @@ impl<'a, B: Backend> Network<'a, B> {
         self.running().norm(&chosen, &self.output_norm)
     }
 
-    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
+    pub(super) fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
         let backend = self.backend;
         let mut x = backend.embed(&self.token_embd, tokens)?;
         if self.hparams.embedding_scale != 1.0 {
@@ -269,7 +270,7 @@ impl<'a, B: Backend> Network<'a, B> {
         Running { backend: self.backend, hparams: &self.hparams, rope_tables: &self.rope_tables }
     }
 
-    fn layer(
+    pub(super) fn layer(
         &self,
         index: usize,
         layer: &LayerOf<B>,
@@ -336,7 +337,7 @@ impl<'a, B: Backend> Network<'a, B> {
         self.running().add_bias(linear, out)
     }
 
-    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+    pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
         match tokens.iter().find(|&&token| token as usize >= self.hparams.n_vocab) {
             None => Ok(()),
             Some(token) => Err(Error::usage(format!("token {token}, but the vocabulary has {} tokens", self.hparams.n_vocab))),
@@ -361,7 +362,7 @@ impl<'a, B: Backend> Network<'a, B> {
     }
 
     /// Calls `run` with every layer in order. A layer that is streamed is brought while the one before it is computed.
-    fn for_each_layer(&self, mut run: impl FnMut(usize, &LayerOf<B>) -> Result<()>) -> Result<()> {
+    pub(super) fn for_each_layer(&self, mut run: impl FnMut(usize, &LayerOf<B>) -> Result<()>) -> Result<()> {
         if !self.layers.is_empty() {
             return self.layers.iter().enumerate().try_for_each(|(index, layer)| run(index, layer));
         }
