@@ -8,7 +8,7 @@ use ggforge::eval::divergence::{self, Compared, Comparison};
 use ggforge::eval::{Estimate, Watch, Windows};
 use ggforge::model::{Backend, Residency, Workload};
 use ggforge::report::page::{self, ComparedFile, Page};
-use ggforge::report::{Cell, Table, decimal_bytes, json_text};
+use ggforge::report::{Cell, Table, beaten_by, decimal_bytes, json_text};
 use serde_json::{Value, json};
 
 use crate::device::{Device, Job};
@@ -27,7 +27,8 @@ use crate::{Run, Session};
 /// by far less than the error of their perplexities.
 ///
 /// The protocol is that of `ggforge perplexity`, and of llama-perplexity's --kl-divergence. Figures behind ± are one standard error over the
-/// scored tokens; that of ln(PPL ratio) is of the paired differences.
+/// scored tokens; that of ln(PPL ratio) is of the paired differences. Of several files, one is beaten by another that is no larger and has a
+/// smaller KLD; --report draws the line of those that none beats.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -197,10 +198,17 @@ impl Report<'_> {
         facts.map(|(word, value)| (word.to_owned(), value)).into()
     }
 
+    /// For each file the one that beats it: no larger, and closer to the base.
+    fn beaten_by(&self) -> Vec<Option<&Loaded>> {
+        let sizes: Vec<(u64, f64)> = self.rows().map(|(file, compared)| (file.file_bytes(), compared.kld.value)).collect();
+        beaten_by(&sizes).into_iter().map(|index| index.map(|index| &self.others[index])).collect()
+    }
+
     /// What a person looks at first.
     fn means(&self) -> Table {
-        let mut table = Table::new(&["file", "size", "bpw", "mean KLD", "same top %", "ln(PPL ratio)", "perplexity"]);
-        for (file, compared) in self.rows() {
+        let titles = ["file", "size", "bpw", "mean KLD", "same top %", "ln(PPL ratio)", "perplexity", "beaten by"];
+        let mut table = Table::new(&titles);
+        for ((file, compared), better) in self.rows().zip(self.beaten_by()) {
             table.push([
                 file.name().into(),
                 Cell::Bytes(file.file_bytes()),
@@ -209,6 +217,7 @@ impl Report<'_> {
                 cell(compared.same_top, 100.0, 2),
                 cell(compared.ln_ppl_ratio, 1.0, 5),
                 cell(compared.ppl, 1.0, 4),
+                better.map_or(Cell::Empty, |better| better.name().into()),
             ]);
         }
         table
@@ -248,13 +257,13 @@ impl Report<'_> {
             "scored_tokens": self.windows.n_scored(),
             "activations": self.arguments.machine.activations.name(),
             "device": self.device.id(),
-            "files": self.rows().map(|(file, compared)| file_json(file, compared)).collect::<Vec<_>>(),
+            "files": self.rows().zip(self.beaten_by()).map(|(row, better)| file_json(row, better)).collect::<Vec<_>>(),
             "seconds": self.seconds,
         }))
     }
 }
 
-fn file_json(file: &Loaded, compared: &Compared) -> Value {
+fn file_json((file, compared): (&Loaded, &Compared), better: Option<&Loaded>) -> Value {
     let Compared { quantiles, .. } = compared;
     json!({
         "file": file.path.to_string_lossy(),
@@ -274,6 +283,7 @@ fn file_json(file: &Loaded, compared: &Compared) -> Value {
         "mean_dp": estimate(compared.mean_dp),
         "rms_dp": estimate(compared.rms_dp),
         "same_top": estimate(compared.same_top),
+        "beaten_by": better.map(|better| better.path.to_string_lossy()),
     })
 }
 

@@ -6,9 +6,11 @@
 mod json;
 #[cfg(feature = "eval")]
 pub mod page;
+mod pareto;
 mod table;
 mod text;
 
 pub use json::{json_text, write_json};
+pub use pareto::beaten_by;
 pub use table::{Cell, Table};
 pub use text::{decimal_bytes, decimal_count, printable, shortened};

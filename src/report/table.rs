@@ -52,8 +52,16 @@ impl Table {
     /// # Panics
     /// When it has more or fewer cells than the table has columns.
     pub fn push<const N: usize>(&mut self, cells: [Cell; N]) {
-        assert_eq!(N, self.titles.len(), "one cell per column");
-        self.rows.push(cells.into());
+        self.push_row(cells.into());
+    }
+
+    /// The same of a table whose columns are as many as there is to tell.
+    ///
+    /// # Panics
+    /// As [`Table::push`].
+    pub fn push_row(&mut self, cells: Vec<Cell>) {
+        assert_eq!(cells.len(), self.titles.len(), "one cell per column");
+        self.rows.push(cells);
     }
 
     /// True when there is no row.

@@ -79,8 +79,8 @@ const FIGURES_NOTE: &str = "A mean KLD of 0.01 nats means that on text which the
      ln(PPL ratio) times 100 is by how many per cent perplexity has grown on this text. Perplexities \
      closer than their errors do not tell files apart; their KLDs do.";
 const SCATTER_NOTE: &str = "Each file by its size and by the mean Kullback-Leibler divergence of its predictions from the base file's. \
-     Lower is closer to the base, farther left is smaller; a file with another one below and to its left is beaten by it. \
-     Upright lines are standard errors.";
+     Lower is closer to the base, farther left is smaller. The dashed line, the Pareto line, joins the files that no other beats; a hollow \
+     point is a file that is beaten by another one, which is no larger and closer to the base. Upright lines are standard errors.";
 const HISTOGRAM_NOTE: &str = "How many of the scored tokens have which divergence. Two files with the same mean can differ in their \
      right end: few tokens with a large divergence are what a reader notices.";
 const CURVE_NOTE: &str = "Mean divergence at each position of the windows of text. A line that rises to the right means that errors \

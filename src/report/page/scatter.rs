@@ -2,12 +2,13 @@
 
 use maud::{Markup, html};
 
+use super::super::pareto::beaten_by;
 use super::super::text::{decimal_bytes, four_digits};
 use super::axis::{Axis, plain};
 use super::labels::{Area, Placed, place};
 use super::{frame, px, shown};
 
-/// Files by size and by a value on a logarithmic scale.
+/// Files by size and by a value on a logarithmic scale. A line joins those that no other file beats, which is no larger and better.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scatter {
     /// What the sizes are.
@@ -44,6 +45,10 @@ impl Scatter {
         let y = Axis::log(points.iter().map(|point| point.value), area.bottom - 8.0, area.top);
         let at: Vec<(f64, f64)> = points.iter().map(|point| (x.at(point.size_bytes as f64), y.at(point.value))).collect();
         let names: Vec<String> = points.iter().map(|point| shown(&point.name)).collect();
+        let beaten: Vec<bool> = {
+            let sizes: Vec<(u64, f64)> = points.iter().map(|point| (point.size_bytes, point.value)).collect();
+            beaten_by(&sizes).iter().map(Option::is_some).collect()
+        };
         let labels = place(&at, &names, &Area { top: area.top - 6.0, ..area });
 
         let size = |bytes: f64| decimal_bytes(bytes.max(0.0) as u64);
@@ -51,18 +56,27 @@ impl Scatter {
         let whisker = |point: &Point, sign: f64| y.at((point.value + sign * point.error).max(point.value * 0.01));
         let content = html! {
             (frame::markup(&area, &x.ticks(76.0, size), &y.ticks(30.0, plain), &self.x_title, &self.y_title))
+            @if let Some(line) = front(&at, &beaten) { path.front d=(line) {} }
             g.points {
-                @for (point, (x, y)) in points.iter().zip(&at) {
+                @for ((point, (x, y)), is_beaten) in points.iter().zip(&at).zip(&beaten) {
                     @if point.error > 0.0 && point.value > 0.0 {
                         line x1=(px(*x)) x2=(px(*x)) y1=(px(whisker(point, -1.0))) y2=(px(whisker(point, 1.0))) {}
                     }
-                    circle cx=(px(*x)) cy=(px(*y)) r="4.5" { title { (shown(&point.name)) ": " (size(point.size_bytes as f64)) ", " (four_digits(point.value)) } }
+                    circle.beaten[*is_beaten] cx=(px(*x)) cy=(px(*y)) r="4.5" { title { (shown(&point.name)) ": " (size(point.size_bytes as f64)) ", " (four_digits(point.value)) } }
                 }
             }
             @for ((name, label), point) in names.iter().zip(&labels).zip(&at) { (written(name, label, *point)) }
         };
         frame::svg(width, height, &description, &content)
     }
+}
+
+/// The line from the smallest to the largest of the files that no other beats; `None` where there is but one.
+fn front(at: &[(f64, f64)], beaten: &[bool]) -> Option<String> {
+    let mut unbeaten: Vec<(f64, f64)> = at.iter().zip(beaten).filter(|(_, is_beaten)| !**is_beaten).map(|(at, _)| *at).collect();
+    unbeaten.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let point = |(index, (x, y)): (usize, &(f64, f64))| format!("{}{} {}", if index == 0 { 'M' } else { 'L' }, px(*x), px(*y));
+    (unbeaten.len() > 1).then(|| unbeaten.iter().enumerate().map(point).collect())
 }
 
 /// Linear, unless most files would be crowded into one corner by a much larger one.
@@ -90,4 +104,16 @@ fn described(points: &[&Point]) -> String {
     let described =
         points.iter().map(|point| format!("{} {} {}", point.name, decimal_bytes(point.size_bytes), four_digits(point.value)));
     described.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::front;
+
+    #[test]
+    fn the_line_joins_unbeaten_files_by_size() {
+        let at = [(30.0, 1.0), (10.0, 9.0), (20.0, 8.0)];
+        assert_eq!(front(&at, &[false, false, true]).as_deref(), Some("M10 9L30 1"));
+        assert_eq!(front(&at, &[true, false, true]), None);
+    }
 }
