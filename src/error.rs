@@ -104,6 +104,8 @@ pub enum Place {
     },
     /// A metadata key or a JSON field.
     Field(String),
+    /// A line of a text, the first is 1.
+    Line(u64),
 }
 
 macro_rules! faults {
@@ -275,6 +277,8 @@ faults! {
     ConfigField,
     /// A file of another format, recognised by its first bytes.
     UnsupportedFormat,
+    /// What is no rule in a list of types.
+    TypeRule,
     /// An importance matrix that breaks its format's rules.
     ImatrixInvalid,
     /// NaN, infinity or a negative number in an importance matrix.
@@ -334,6 +338,7 @@ impl fmt::Display for Error {
                     Place::Tensor(name) => write!(f, "{}: ", Escaped(name))?,
                     Place::Weight { tensor, row, column } => write!(f, "{}: row {row}, column {column}: ", Escaped(tensor))?,
                     Place::Field(name) => write!(f, "{}: ", Escaped(name))?,
+                    Place::Line(number) => write!(f, "line {number}: ")?,
                 }
                 Escaped(detail).fmt(f)
             }

@@ -6,8 +6,8 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ggforge::gguf::{Array, File, Model, Value};
-use serde_json::Value as Json;
+use ggforge::gguf::File;
+use serde_json::Value;
 
 fn forge_3m() -> PathBuf {
     common::fixture("hf/forge-3m")
@@ -30,17 +30,8 @@ fn quantize(base: &Path, types: &str, to: &Path) -> Command {
     command
 }
 
-fn json(output: std::process::Output) -> Json {
+fn json(output: std::process::Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
-/// What a file says of its calibration, by the last part of the key.
-fn entries_of(path: &Path) -> impl Fn(&str) -> Value + use<> {
-    let metadata = Model::open(path).expect("a file that was just made").to_metadata();
-    move |name| {
-        let key = format!("ggforge.calibration.{name}");
-        metadata.iter().find(|(found, _)| *found == key).unwrap_or_else(|| panic!("{key}")).1.clone()
-    }
 }
 
 /// The mean divergences of files from the base, on a text.
@@ -48,7 +39,7 @@ fn divergences(base: &Path, files: &[PathBuf], text: &Path) -> Vec<f64> {
     let mut command = common::ggforge();
     command.arg("compare").arg(base).args(files).args(["--json", "--chunks", "8", "--file"]).arg(text);
     let compared = json(common::succeeds(&mut command));
-    let of = |file: &Json| file["kld"]["mean"]["value"].as_f64().unwrap_or_else(|| panic!("a mean divergence: {file}"));
+    let of = |file: &Value| file["kld"]["mean"]["value"].as_f64().unwrap_or_else(|| panic!("a mean divergence: {file}"));
     compared["files"].as_array().expect("files").iter().map(of).collect()
 }
 
@@ -92,13 +83,9 @@ fn calibrated_files_lose_less_on_another_text() {
         };
         assert_eq!(tensors(before), tensors(after), "the same types");
     }
-    let entry = entries_of(&paths("calibrated")[0]);
-    let hash = common::described::sha256(&std::fs::read(&text).expect("the text"));
-    let strings = |text: &str| Value::Array(Array::String(vec![text.as_bytes().to_vec()]));
-    assert_eq!(entry("texts"), strings("calibration.txt"));
-    assert_eq!(entry("sha256"), strings(&hash));
-    assert_eq!(entry("tokens"), Value::Array(Array::U32(vec![12 * 512])));
-    assert_eq!(entry("chunk_count"), Value::U32(12));
+    let file = File::open(&paths("calibrated")[0]).expect("a file that was just made");
+    let text_of = |key: &str| file.get(key).and_then(|value| value.as_str()).map(str::to_owned);
+    assert_eq!(text_of("ggforge.calibration.dataset").as_deref(), Some("calibration.txt"));
 }
 
 #[test]
@@ -151,7 +138,7 @@ fn what_cannot_be_written_is_refused_before_the_text_is_read_by_the_model() {
     let planned = json(common::succeeds(
         quantize(&base, "Q4_0", &folder.path().join("new.gguf")).args(["--dry-run", "--calibrate"]).arg(prose()),
     ));
-    assert_eq!(planned["calibration"], Json::Null);
+    assert_eq!(planned["calibration"], Value::Null);
     let mut sized = common::ggforge();
     sized.arg("convert").arg(forge_3m()).args(["--type", "Q4_0", "--dry-run", "--bpw", "5", "--calibrate"]).arg(prose());
     let said = common::succeeds(&mut sized).stderr;
@@ -174,61 +161,111 @@ fn a_model_folder_is_calibrated_as_its_file_is() {
     assert!(std::fs::read(by_file).expect("a file") == std::fs::read(at_once).expect("a file"), "the same bytes");
 }
 
-/// Types chosen for a size: within it, near it, and better than the preset of that size.
+/// The arguments of a text that is read in a few chunks.
+fn with_text<'c>(command: &'c mut Command, text: &Path, chunks: &str) -> &'c mut Command {
+    command.args(["--calibrate-chunks", chunks, "--calibrate"]).arg(text)
+}
+
+/// Types chosen for a size: within it, near it, and better than the preset of that size. Written down, they give the same bytes again.
 #[test]
 fn types_chosen_for_a_size_lose_less_than_the_preset_of_that_size() {
     let Some(text) = common::shared("text/calibration.txt") else { return };
     let folder = common::scratch();
     let base = base(folder.path());
-    let (preset, chosen, sized) =
-        (folder.path().join("preset.gguf"), folder.path().join("chosen.gguf"), folder.path().join("sized.gguf"));
-    let with_text =
-        |command: &mut Command| json(common::succeeds(command.args(["--calibrate-chunks", "6", "--calibrate"]).arg(&text)));
-    let of_preset = with_text(&mut quantize(&base, "Q4_K_M", &preset));
-    let bpw = of_preset["outputs"][0]["bits_per_weight"].as_f64().expect("bits");
-    let of_chosen = with_text(quantize(&base, "Q4_K_M", &chosen).args(["--bpw", &bpw.to_string()]));
-    let found = of_chosen["outputs"][0]["bits_per_weight"].as_f64().expect("bits");
-    assert!(found <= bpw && found > 0.97 * bpw, "{found} bits for {bpw}");
-    let [before, after] = divergences(&base, &[preset.clone(), chosen], &prose())[..] else { panic!("two files") };
-    println!("{after} by choice, {before} by the preset");
+    let path = |name: &str| folder.path().join(name);
+    let made = |command: &mut Command| json(common::succeeds(with_text(command, &text, "6")));
+    let of_preset = made(&mut quantize(&base, "Q4_K_M", &path("preset.gguf")));
+    assert!(of_preset["calibration"]["chosen"].is_null());
+    let wanted = std::fs::metadata(path("preset.gguf")).expect("a file").len();
+    let recipe = path("recipe.txt");
+    let mut sized = quantize(&base, "Q4_K_M", &path("sized.gguf"));
+    let chosen = made(sized.args(["--size", &wanted.to_string(), "--recipe"]).arg(&recipe));
+    let size = std::fs::metadata(path("sized.gguf")).expect("a file").len();
+    assert!(size <= wanted && size as f64 > 0.995 * wanted as f64, "{size} bytes for {wanted}");
+    let [before, after] = divergences(&base, &[path("preset.gguf"), path("sized.gguf")], &prose())[..] else { panic!("two files") };
+    println!("{after} by choice, {before} by the preset; {}", chosen["calibration"]["predicted_kld"]);
     assert!(after < before, "{after} by choice, {before} by the preset");
-    let wanted = std::fs::metadata(&preset).expect("a file").len() * 9 / 10;
-    with_text(quantize(&base, "Q4_K_M", &sized).args(["--size", &wanted.to_string()]));
-    let size = std::fs::metadata(&sized).expect("a file").len();
-    assert!(size <= wanted && size > wanted / 100 * 97, "{size} bytes for {wanted}");
-    let mut too_small = quantize(&base, "Q4_K_M", &folder.path().join("none.gguf"));
-    let output = too_small.args(["--bpw", "2", "--calibrate-chunks", "2", "--calibrate"]).arg(&text).output();
+    let of = |key: &str| -> f64 {
+        let list = chosen["calibration"]["chosen"].as_array().expect("choices");
+        list.iter().map(|choice| choice[key].as_f64().expect("a number")).sum()
+    };
+    let predicted = chosen["calibration"]["predicted_kld"].as_f64().expect("a number");
+    assert!((of("cost") - predicted).abs() < 1e-9 && predicted > 0.3 * after && predicted < 3.0 * after, "{predicted} for {after}");
+    assert!(of("bytes") < size as f64 && of("bytes") > 0.9 * size as f64, "{} of {size}", of("bytes"));
+
+    let again = path("again.gguf");
+    made(quantize(&base, "Q4_K_M", &again).arg("--recipe").arg(&recipe));
+    assert!(std::fs::read(again).expect("a file") == std::fs::read(path("sized.gguf")).expect("a file"), "the same bytes");
+    let mut too_small = quantize(&base, "Q4_K_M", &path("none.gguf"));
+    let output = with_text(too_small.args(["--bpw", "2"]), &text, "2").output();
     let message = String::from_utf8(output.expect("a program that starts").stderr).expect("UTF-8");
-    assert!(message.contains("allow more") && !folder.path().join("none.gguf").exists(), "{message}");
+    assert!(message.contains("allow more") && !path("none.gguf").exists(), "{message}");
 }
 
-/// Text that the model writes: the same whatever computes it, in turn with a file's, and better than none on a text that it has not seen.
+/// Only types of the list, and only that many bits.
 #[test]
-fn the_model_writes_the_text_itself() {
+fn types_are_chosen_from_a_list() {
     let folder = common::scratch();
     let base = base(folder.path());
-    let to = |name: &str| folder.path().join(name);
-    let with_self = |name: &str, threads: &str, level: &str, chunks: &str, texts: &[&Path]| {
-        let mut command = quantize(&base, "Q4_0", &to(name));
-        command.args(["--calibrate-chunks", chunks, "--threads", threads]).env("GGFORGE_SIMD", level);
-        for text in texts {
-            command.arg("--calibrate").arg(text);
-        }
-        common::succeeds(&mut command);
-        std::fs::read(to(name)).expect("the file")
+    let path = folder.path().join("chosen.gguf");
+    let mut command = quantize(&base, "Q4_0", &path);
+    let made = json(common::succeeds(with_text(command.args(["--bpw", "4.6", "--types", "IQ4_XS,legacy"]), &prose(), "2")));
+    let bits = made["outputs"][0]["bits_per_weight"].as_f64().expect("bits");
+    assert!(bits <= 4.6 && bits > 0.995 * 4.6, "{bits}");
+    let chosen = made["calibration"]["chosen"].as_array().expect("choices");
+    let types: Vec<&str> = chosen.iter().map(|choice| choice["type"].as_str().expect("a type")).collect();
+    assert!(types.iter().all(|name| ["IQ4_XS", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"].contains(name)), "{types:?}");
+    assert!(types.contains(&"IQ4_XS") && types.iter().any(|name| *name != "IQ4_XS"), "{types:?}");
+}
+
+/// What is chosen for a memory takes that much by `ggforge fit`: at most, and nearly.
+#[test]
+fn types_chosen_for_a_memory_fit_into_it() {
+    let folder = common::scratch();
+    let base = base(folder.path());
+    let path = folder.path().join("chosen.gguf");
+    let total_of = |model: &Path, row: usize| {
+        let mut command = common::ggforge();
+        command.arg("fit").arg(model).args(["--type", "Q4_K_M", "--ctx", "2048", "--kv", "q8_0", "--json"]);
+        let found = json(common::succeeds(&mut command));
+        found["types"][row]["memory"][0]["total_bytes"].as_u64().expect("bytes")
     };
-    let itself = Path::new("self");
-    let one = with_self("one.gguf", "1", "avx2", "8", &[itself]);
-    assert!(one == with_self("three.gguf", "3", "amx", "8", &[itself]), "one thread, three threads at the best level");
-    common::succeeds(&mut quantize(&base, "Q4_0", &to("plain.gguf")));
-    let [before, after] = divergences(&base, &[to("plain.gguf"), to("one.gguf")], &prose())[..] else { panic!("two files") };
-    println!("{after} by its own text, {before} without");
-    assert!(after < 0.6 * before, "{after} by its own text, {before} without");
-    with_self("both.gguf", "2", "amx", "3", &[&prose(), itself]);
-    let entry = entries_of(&to("both.gguf"));
-    let names = [&b"prose.txt"[..], b"self"].map(<[u8]>::to_vec).to_vec();
-    assert_eq!(entry("texts"), Value::Array(Array::String(names)));
-    assert_eq!(entry("tokens"), Value::Array(Array::U32(vec![1024, 512])));
-    let Value::Array(Array::String(hashes)) = entry("sha256") else { panic!("hashes") };
-    assert!(hashes.len() == 2 && hashes.iter().all(|hash| hash.len() == 64 && hash.iter().any(|digit| *digit != b'0')));
+    // As much as another map of types would take.
+    let memory = total_of(&base, 1);
+    let mut command = quantize(&base, "Q4_K_M", &path);
+    command.args(["--gpu-memory", &memory.to_string(), "--ctx", "2048", "--kv", "q8_0"]);
+    common::succeeds(with_text(&mut command, &prose(), "2"));
+    let total = total_of(&path, 0);
+    assert!(total <= memory && total as f64 > 0.97 * memory as f64, "{total} of {memory}");
+    let mut too_small = quantize(&base, "Q4_K_M", &folder.path().join("none.gguf"));
+    let output = with_text(too_small.args(["--gpu-memory", "2M"]), &prose(), "2").output().expect("a program that starts");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("choose a smaller --ctx"), "{message}");
+}
+
+/// That share of the layers' weights in the type of 4 bits, all others in 8.
+#[test]
+fn a_ratio_is_the_share_of_weights_with_4_bits() {
+    let folder = common::scratch();
+    let base = base(folder.path());
+    let path = folder.path().join("chosen.gguf");
+    let mut command = quantize(&base, "Q4_K_M", &path);
+    common::succeeds(with_text(command.args(["--ratio", "0.6"]), &prose(), "2"));
+    let file = File::open(&path).expect("a file that was just made");
+    let (mut small, mut all) = (0, 0);
+    for tensor in file.tensors().filter(|tensor| tensor.format.block_len() > 1) {
+        let n_weights: u64 = tensor.shape.iter().product();
+        if tensor.name == "token_embd.weight" {
+            assert_eq!(tensor.format, ggforge::quant::Format::Q8_0);
+            continue;
+        }
+        assert!([ggforge::quant::Format::Q4_K, ggforge::quant::Format::Q8_0].contains(&tensor.format), "{}", tensor.format);
+        all += n_weights;
+        small += if tensor.format == ggforge::quant::Format::Q4_K { n_weights } else { 0 };
+    }
+    let share = small as f64 / all as f64;
+    assert!((0.6..0.65).contains(&share), "{share}");
+    let output = with_text(quantize(&base, "Q6_K", &path).args(["--force", "--ratio", "0.6"]), &prose(), "2").output();
+    let message = String::from_utf8(output.expect("a program that starts").stderr).expect("UTF-8");
+    assert!(message.contains("a type of 4 bits"), "{message}");
 }

@@ -68,7 +68,7 @@ impl Run for Convert {
         let options = ConvertOptions {
             // What convert_hf_to_gguf.py calls the source's own.
             presets: if self.types == ["auto"] { Vec::new() } else { self.output.presets(&self.types)? },
-            overrides: self.output.overrides()?,
+            overrides: self.output.overrides(&self.calibrate)?,
             imatrix: imatrix.as_ref(),
             name: self.name,
             pre: self.pre,
@@ -79,7 +79,7 @@ impl Run for Convert {
         };
         let folder = plan::open_folder(&self.source)?;
         let protected = files_in(&self.source);
-        if !self.calibrate.calibrate.is_empty() {
+        if self.calibrate.calibrate.is_some() {
             return calibrated(
                 folder,
                 options,

@@ -17,6 +17,7 @@ mod device;
 mod devices;
 mod error;
 mod exit;
+mod fit;
 mod folder;
 mod generate;
 mod imatrix;
@@ -26,7 +27,6 @@ mod made;
 mod measuring;
 mod model;
 mod npy;
-mod openings;
 mod output;
 mod page;
 mod perplexity;
@@ -37,7 +37,6 @@ mod size;
 mod stops;
 mod summary;
 mod terminal;
-mod texts;
 mod tokenize;
 
 use std::num::NonZeroUsize;
@@ -53,6 +52,7 @@ const COMMANDS: &[Entry] = &[
     Entry::of::<convert::Convert>(),
     Entry::of::<quantize::Quantize>(),
     Entry::of::<inspect::Inspect>(),
+    Entry::of::<fit::Fit>(),
     Entry::of::<tokenize::Tokenize>(),
     Entry::of::<generate::Generate>(),
     Entry::of::<logits::Logits>(),

@@ -7,14 +7,15 @@ use std::time::Instant;
 use clap::Args;
 use ggforge::Error;
 use ggforge::imatrix::Imatrix;
+use ggforge::names::Role;
 use ggforge::pipeline::{self, Existing, MEMORY_MAX_BYTES_DEFAULT, Options, ReadBack};
 use ggforge::plan::recipe::{Preset, preset};
-use ggforge::plan::{NameOverride, Overrides, Plan, parse_format, paths_by_name, paths_in_folder};
+use ggforge::plan::{NameOverride, Overrides, Plan, parse_format, parse_list, paths_by_name, paths_in_folder};
 use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::read_text;
 
 use crate::arguments::{formats, output_path};
-use crate::calibrating::{self, Calibrating};
+use crate::calibrating::{self, CalibrateOptions, Calibrating};
 use crate::exit::{self, Failure};
 use crate::folder::MadeFolders;
 use crate::proof::Proof;
@@ -35,6 +36,10 @@ pub struct OutputOptions {
     /// The same from a file: REGEX=T separated by white space, after those of --tensor-type
     #[arg(long, value_name = "FILE")]
     pub tensor_type_file: Option<PathBuf>,
+    /// Types by the names of tensors: written where types are chosen (--bpw, --size, --gpu-memory, --ratio), else read like
+    /// --tensor-type-file, after that
+    #[arg(long, value_name = "FILE")]
+    pub recipe: Option<PathBuf>,
     /// Type of the output head
     #[arg(long, value_name = "T", value_parser = formats(), hide_possible_values = true)]
     pub output_tensor_type: Option<String>,
@@ -97,19 +102,28 @@ impl OutputOptions {
     }
 
     /// What was asked for beyond the presets.
-    pub fn overrides(&self) -> Result<Overrides, Error> {
+    pub fn overrides(&self, calibrate: &CalibrateOptions) -> Result<Overrides, Error> {
         let format = |name: &Option<String>| name.as_deref().map(parse_format).transpose();
         let mut by_name = self.tensor_type.iter().map(|text| NameOverride::parse(text)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(file) = &self.tensor_type_file {
-            by_name.extend(NameOverride::parse_list(&read_text(file)?)?);
+        let lists = [self.tensor_type_file.as_ref(), self.recipe.as_ref().filter(|_| !calibrate.chooses_types())];
+        for file in lists.into_iter().flatten() {
+            by_name.extend(parse_list(file, &read_text(file)?)?);
         }
-        Ok(Overrides {
+        let mut overrides = Overrides {
             by_name,
             output: format(&self.output_tensor_type)?,
             token_embd: format(&self.token_embedding_type)?,
             pure: self.pure,
             keep_output: self.leave_output_tensor,
-        })
+        };
+        calibrate.adjust(&mut overrides);
+        Ok(overrides)
+    }
+
+    /// Roles whose types were given, and are not for a choice to change.
+    fn given(&self) -> Vec<Role> {
+        let given = [(Role::Output, &self.output_tensor_type), (Role::TokenEmbd, &self.token_embedding_type)];
+        given.into_iter().filter(|(_, name)| name.is_some()).map(|(role, _)| role).collect()
     }
 
     /// The importance matrix, or what filters leave of it.
@@ -140,12 +154,15 @@ impl OutputOptions {
     pub fn carry_out(&self, prepared: Prepared, session: &Session) -> Result<(), Failure> {
         let Prepared { source_path, source, mut plan, proof, mut protected, calibrating } = prepared;
         protected.extend([&self.imatrix, &self.tensor_type_file].into_iter().flatten().cloned());
-        protected.extend(calibrating.iter().flat_map(Calibrating::paths));
+        protected.extend(calibrating.iter().map(|calibrating| calibrating.text.clone()));
+        let aim = calibrating.as_ref().map(|calibrating| calibrating.aim(&plan, &self.given())).transpose()?.flatten();
+        let recipe_to_write = self.recipe.as_ref().filter(|_| aim.is_some());
+        protected.extend(self.recipe.iter().filter(|_| aim.is_none()).cloned());
         plan.warnings.iter().for_each(|warning| terminal::warn(warning));
         let paths = self.paths(&plan)?;
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;
         if self.dry_run {
-            if calibrating.as_ref().is_some_and(Calibrating::chooses_types) {
+            if aim.is_some() {
                 terminal::warn("types are chosen when the model has read the text; these are those of --type");
             }
             let mut summary = Summary::new(&source_path, &plan, &files);
@@ -172,8 +189,9 @@ impl OutputOptions {
             Some(calibrating) => {
                 // What cannot be written is better found before minutes of work than after them.
                 files.iter().try_for_each(|file| pipeline::check_target(&file.path, existing, &options.protected))?;
+                recipe_to_write.into_iter().try_for_each(|path| self.check_recipe(path, &paths, existing, &options.protected))?;
                 let folder = files[0].path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                let calibrated = calibrating.run(&mut plan, folder, session, &stop)?;
+                let calibrated = calibrating.run(&mut plan, aim.as_ref(), folder, session, &stop)?;
                 calibrating::left_out_line(&calibrated.left_out).iter().for_each(|line| terminal::warn(line));
                 calibrating::experts_line(&calibrated.reached).iter().for_each(|line| terminal::warn(line));
                 Some(calibrated)
@@ -187,9 +205,14 @@ impl OutputOptions {
         drop(bar);
         written.map_err(|error| stop.ended(error))?;
         folders.keep();
+        if let (Some(path), Some(calibrated)) = (recipe_to_write, &calibrated) {
+            let recipe = calibrating::recipe(&plan.outputs[0], &calibrated.chosen, &source_path);
+            pipeline::write_file(path, recipe.as_bytes(), existing, &options.protected)?;
+        }
 
         let mut summary = Summary::new(&source_path, &plan, &files);
         summary.calibrated = calibrated.as_ref();
+        summary.recipe = recipe_to_write.map(PathBuf::as_path);
         summary.tokenizer = proof.map(Proof::finish);
         summary.seconds = Some(started.elapsed().as_secs_f64());
         match (self.json, session.quiet) {
@@ -197,5 +220,12 @@ impl OutputOptions {
             (false, false) => exit::print(&summary.done_text()),
             (false, true) => Ok(()),
         }
+    }
+    /// Refuses a recipe that cannot be written, or would replace what was read or made.
+    fn check_recipe(&self, path: &Path, outputs: &[PathBuf], existing: Existing, protected: &[PathBuf]) -> Result<(), Error> {
+        if outputs.iter().any(|output| output == path) {
+            return Err(Error::usage(format!("--recipe {} is the output as well; give it another name", path.display())));
+        }
+        pipeline::check_target(path, existing, protected)
     }
 }

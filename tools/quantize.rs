@@ -19,7 +19,9 @@ use crate::{Run, Session};
 Examples:
   ggforge quantize llama-F16.gguf --type Q4_K_M --output llama-Q4_K_M.gguf
   ggforge quantize llama-F16.gguf --type Q8_0,Q5_K_M --output 'llama-{type}.gguf'
-  ggforge quantize llama-F16.gguf --type Q4_K_M --calibrate calibration.txt --output llama.gguf")]
+  ggforge quantize llama-F16.gguf --type Q4_K_M --calibrate calibration.txt --output llama.gguf
+  ggforge quantize llama-F16.gguf --type Q4_K_M --calibrate calibration.txt \\
+      --size 2300KB --types IQ4_XS,Q4_K,Q6_K --recipe types.txt --output llama.gguf")]
 pub struct Quantize {
     /// GGUF file, or any shard of a split model
     #[arg(value_name = "IN.gguf")]
@@ -46,7 +48,7 @@ impl Run for Quantize {
         let calibrating = self.calibrate.of(&model)?;
         let options = QuantizeOptions {
             presets: self.output.presets(&self.types)?,
-            overrides: self.output.overrides()?,
+            overrides: self.output.overrides(&self.calibrate)?,
             imatrix: imatrix.as_ref(),
             calibration: calibrating.as_ref().map(Calibrating::described),
             allow_requantize: self.allow_requantize,

@@ -23,13 +23,15 @@ pub struct Summary<'a> {
     pub tokenizer: Option<Outcome>,
     /// How matrices were rounded, where a text was given for that.
     pub calibrated: Option<&'a Calibrated>,
+    /// Where the types that were chosen are written down.
+    pub recipe: Option<&'a Path>,
     /// Of a run that is done.
     pub seconds: Option<f64>,
 }
 
 impl<'a> Summary<'a> {
     pub fn new(source: &'a Path, plan: &'a Plan, files: &'a [PlannedFile]) -> Summary<'a> {
-        Summary { source, plan, files, tokenizer: None, calibrated: None, seconds: None }
+        Summary { source, plan, files, tokenizer: None, calibrated: None, recipe: None, seconds: None }
     }
 
     /// Every output of the plan with its number.
@@ -81,6 +83,9 @@ impl<'a> Summary<'a> {
         }
         text += &self.coverage_line();
         text += &self.calibrated.map_or(String::new(), |calibrated| format!("{}\n", calibrating::line(&calibrated.choices)));
+        let chosen = self.calibrated.and_then(|calibrated| calibrating::chosen_line(&calibrated.chosen));
+        text += &chosen.map_or(String::new(), |line| format!("{line}\n"));
+        text += &self.recipe.map_or(String::new(), |path| format!("{}: these types, for --recipe\n", shown(path)));
         text += &self.tokenizer_line();
         let _ = writeln!(text, "done in {:.1} s", self.seconds.unwrap_or(0.0));
         text
@@ -113,6 +118,7 @@ impl<'a> Summary<'a> {
             "warnings": self.plan.warnings,
             "imatrix": self.plan.coverage.as_ref().map(coverage_json),
             "calibration": self.calibrated.map(calibrating::as_json),
+            "recipe": self.recipe.map(Path::to_string_lossy),
             "tokenizer": self.tokenizer.as_ref().map(tokenizer_json),
             "outputs": outputs,
         }))

@@ -1,22 +1,10 @@
 //! Which type each matrix gets, so that all together take no more bytes than allowed and cost least.
 //!
 //! What a matrix costs at a type is known from held-out text. For one price of a byte every matrix has a best type of its own; the price
-//! at which the bytes are just enough is found by bisection, and what is left goes to those that gain most by it.
+//! at which the bytes are just enough is found by bisection. What is left goes to those that gain most by it, and to pairs of which one
+//! gains more than the other loses: so a model of few matrices uses its bytes, too.
 
 use crate::quant::Format;
-
-/// Types for matrices whose rows are whole super-blocks, and for others: every runtime reads these, and reads them fast.
-const SUPER_BLOCKS: &[Format] = &[Format::Q2_K, Format::Q3_K, Format::Q4_K, Format::Q5_K, Format::Q6_K, Format::Q8_0];
-const BLOCKS: &[Format] = &[Format::Q4_0, Format::Q5_0, Format::Q8_0];
-
-/// The types that a matrix with rows of `n_cols` may get, smallest first; none where its rows are no whole blocks.
-pub(super) fn menu(n_cols: usize) -> &'static [Format] {
-    match n_cols {
-        n if n.is_multiple_of(256) => SUPER_BLOCKS,
-        n if n.is_multiple_of(32) => BLOCKS,
-        _ => &[],
-    }
-}
 
 /// A type that a tensor may get.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,21 +51,82 @@ pub(super) fn choose(offers: &[Vec<Offer>], budget_bytes: u64) -> Option<Vec<usi
             }
         }
     }
-    // What is left, to whoever gains most for each byte.
+    let budget = Budget { offers, bytes: budget_bytes };
     loop {
-        let left = budget_bytes - bytes(&chosen);
-        let gains = chosen.iter().zip(offers).enumerate().flat_map(|(tensor, (&now, offers))| {
-            let gain = move |next: usize| {
-                let (from, to) = (&offers[now], &offers[next]);
-                (to.bytes > from.bytes && to.bytes - from.bytes <= left && to.cost < from.cost)
-                    .then(|| ((from.cost - to.cost) / (to.bytes - from.bytes) as f64, tensor, next))
-            };
-            (0..offers.len()).filter_map(gain)
-        });
-        match gains.max_by(|a, b| a.0.total_cmp(&b.0)) {
-            Some((_, tensor, next)) => chosen[tensor] = next,
-            None => return Some(chosen),
+        budget.fill(&mut chosen);
+        if !budget.exchange(&mut chosen) {
+            return Some(chosen);
         }
+    }
+}
+
+struct Budget<'o> {
+    offers: &'o [Vec<Offer>],
+    bytes: u64,
+}
+
+/// A tensor that gets another of its offers, and what comes of it.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    tensor: usize,
+    to: usize,
+    bytes: i64,
+    cost: f64,
+}
+
+/// Steps that are tried in pairs at most: with more, what is left is a small part of the bytes already.
+const STEPS_MAX: usize = 4000;
+
+impl Budget<'_> {
+    fn left(&self, chosen: &[usize]) -> i64 {
+        let bytes: u64 = chosen.iter().zip(self.offers).map(|(&at, offers)| offers[at].bytes).sum();
+        self.bytes as i64 - bytes as i64
+    }
+
+    fn steps(&self, chosen: &[usize]) -> Vec<Step> {
+        let of_tensor = |(tensor, (&now, offers)): (usize, (&usize, &Vec<Offer>))| -> Vec<Step> {
+            let from = offers[now];
+            let step = |(to, offer): (usize, &Offer)| Step {
+                tensor,
+                to,
+                bytes: offer.bytes as i64 - from.bytes as i64,
+                cost: offer.cost - from.cost,
+            };
+            offers.iter().enumerate().filter(|(to, _)| *to != now).map(step).collect()
+        };
+        chosen.iter().zip(self.offers).enumerate().flat_map(of_tensor).collect()
+    }
+
+    /// What is left, to whoever gains most for each byte.
+    fn fill(&self, chosen: &mut [usize]) {
+        loop {
+            let left = self.left(chosen);
+            let gains = self.steps(chosen).into_iter().filter(|step| step.bytes <= left && step.cost < 0.0);
+            let of_a_byte = |step: &Step| -step.cost / step.bytes.max(1) as f64;
+            let Some(best) = gains.max_by(|a, b| of_a_byte(a).total_cmp(&of_a_byte(b))) else { return };
+            chosen[best.tensor] = best.to;
+        }
+    }
+
+    /// One tensor gets fewer bytes and another more, where both together cost less; false where no pair does.
+    fn exchange(&self, chosen: &mut [usize]) -> bool {
+        let (left, steps) = (self.left(chosen), self.steps(chosen));
+        if steps.len() > STEPS_MAX {
+            return false;
+        }
+        let mut best: Option<(f64, Step, Step)> = None;
+        for up in steps.iter().filter(|step| step.cost < 0.0) {
+            for down in steps.iter().filter(|step| step.tensor != up.tensor && up.bytes + step.bytes <= left) {
+                let cost = up.cost + down.cost;
+                // By more than rounding, so that it comes to an end.
+                if cost < 1e-9 * up.cost && best.is_none_or(|(least, ..)| cost < least) {
+                    best = Some((cost, *up, *down));
+                }
+            }
+        }
+        let Some((_, up, down)) = best else { return false };
+        (chosen[up.tensor], chosen[down.tensor]) = (up.to, down.to);
+        true
     }
 }
 
@@ -101,6 +150,16 @@ mod tests {
         assert_eq!(choose(&tensors, 400), Some(vec![0, 0, 1]));
         assert_eq!(choose(&tensors, 700), Some(vec![1, 0, 2]));
         assert_eq!(choose(&tensors, 5000), Some(vec![2, 2, 2]));
+    }
+
+    /// Two tensors of which the larger cannot get more: it does when the other gives up what it hardly needs.
+    #[test]
+    fn pairs_exchange_bytes_where_both_together_gain() {
+        let offer = |format, bytes, cost| Offer { format, bytes, cost };
+        let small = vec![offer(Format::Q2_K, 10, 5.0), offer(Format::Q4_K, 40, 1.0)];
+        let large = vec![offer(Format::Q2_K, 100, 30.0), offer(Format::Q4_K, 190, 20.0)];
+        assert_eq!(choose(&[small.clone(), large.clone()], 229), Some(vec![0, 1]));
+        assert_eq!(choose(&[small, large], 199), Some(vec![1, 0]));
     }
 
     /// Never more than allowed, and no offer left that would fit and be better.

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 
-use super::aim::{Offer, choose, menu};
+use super::aim::Offer;
 use super::experts::{Experts, Reached};
 use super::factor::Factor;
 use super::inputs::{Collector, Inputs};
+use super::offers::{Aim, Chosen, Offers, refuse_small_budget, take_offers};
 use super::overlay::{BlockFile, Overlay};
 use super::round::round;
 use crate::error::{Error, Result};
@@ -19,7 +20,8 @@ use crate::gguf::Model;
 use crate::matmul::Engine;
 use crate::memory::{copied, filled};
 use crate::model::{Backend, Batch, Blocks, Cpu, Matrix, Network, Output, StepMatrix, Sweep, Use};
-use crate::plan::{Origin, OutputPlan, Plan, PlannedTensor};
+use crate::names;
+use crate::plan::{Origin, Plan};
 use crate::quant::Format;
 use crate::simd::Level;
 use crate::source::TensorSource;
@@ -32,7 +34,7 @@ const HELD_OUT_MAX: usize = 8;
 pub(super) const LAMBDAS: [f32; 2] = [0.05, 0.5];
 
 /// Rows that a worker rounds at a time as ggml does.
-const ROWS_AT_ONCE: usize = 64;
+pub(super) const ROWS_AT_ONCE: usize = 64;
 
 /// What became of a tensor, or of the part of one that has inputs of its own.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,27 +74,28 @@ pub struct Calibrated {
     pub left_out: Vec<String>,
     /// Experts of mixtures whose tensors were calibrated.
     pub reached: Reached,
+    /// The types that were chosen, in the order of the file; empty where none were to be.
+    pub chosen: Vec<Chosen>,
 }
 
 /// Makes blocks of all matrices that `plan` quantizes, by what goes into them while the model reads `windows`. Blocks are kept in a file
 /// without a name in `folder` until the plan is carried out.
 ///
-/// With `budget_bytes` the types of the layers' matrices are chosen anew, so that all tensors of the only output take no more bytes and
-/// held-out text loses least.
+/// With an `aim` the types of matrices are chosen anew, so that the only output keeps within its bound and held-out text loses least.
 ///
 /// # Errors
-/// What running the model can meet; `Usage` for a text of one window, and for a budget that is less than the smallest types take; `Io`;
+/// What running the model can meet; `Usage` for a text of one window, and for a bound that is less than the smallest types take; `Io`;
 /// `Interrupted`.
 ///
 /// # Panics
-/// When there is a budget and not one output.
+/// When there is an aim and not one output.
 pub fn calibrate(
     network: &Network<'_, Cpu>,
     model: &Model,
     plan: &mut Plan,
     windows: &Windows,
     folder: &Path,
-    budget_bytes: Option<u64>,
+    aim: Option<&Aim>,
     watch: Watch<'_>,
 ) -> Result<Calibrated> {
     if windows.len() < 2 {
@@ -116,28 +119,30 @@ pub fn calibrate(
         wanted: wanted(plan, model),
         ends: None,
         offers: BTreeMap::new(),
+        typical_bits: aim.map_or(0.0, |aim| aim.typical_bits(&plan.outputs[0])),
         file: BlockFile::create(folder)?,
         choices: Vec::new(),
         reached: Reached::default(),
         watch,
     };
-    if let Some(budget_bytes) = budget_bytes {
-        assert_eq!(plan.outputs.len(), 1, "a budget is that of one output");
-        pass.offer_types();
-        refuse_small_budget(&plan.outputs[0], &pass.wanted, &pass.offers, budget_bytes)?;
+    if let Some(aim) = aim {
+        assert_eq!(plan.outputs.len(), 1, "types are chosen for one output");
+        pass.offer_types(aim, model);
+        refuse_small_budget(&plan.outputs[0], &pass.wanted, &pass.offers, aim)?;
     }
     network.backend().install(|| pass.run(model, windows.n_tokens() as u64))?;
     let Pass { file, mut choices, wanted, offers, reached, .. } = pass;
-    if let Some(budget_bytes) = budget_bytes {
-        let chosen = take_offers(plan, offers, budget_bytes)?;
-        choices.retain(|choice| chosen.get(&choice.name).is_none_or(|format| *format == choice.format));
-    }
+    let chosen = match aim {
+        None => Vec::new(),
+        Some(aim) => take_offers(plan, offers, aim, held_out.len() * held_out.ctx())?,
+    };
+    choices.retain(|choice| chosen.iter().all(|chosen| chosen.name != choice.name || chosen.format == choice.format));
     let is_left_out = |(tensor, formats): (&usize, &Vec<Format>)| {
         let name = &model.tensors()[*tensor].name;
         (!formats.is_empty() && choices.iter().all(|choice| choice.name != *name)).then(|| name.clone())
     };
     let left_out = wanted.iter().filter_map(is_left_out).collect();
-    Ok(Calibrated { source: file.finish(model, plan)?, choices, left_out, reached })
+    Ok(Calibrated { source: file.finish(model, plan)?, choices, left_out, reached, chosen })
 }
 
 /// The formats that each tensor is quantized to, by its index in the model.
@@ -155,56 +160,23 @@ fn wanted(plan: &Plan, model: &Model) -> BTreeMap<usize, Vec<Format>> {
     wanted
 }
 
-/// Bytes of the tensors whose types are not chosen.
-fn fixed_bytes(output: &OutputPlan, offers: &BTreeMap<usize, Vec<Offer>>) -> u64 {
-    let is_offered = |planned: &&PlannedTensor| planned.origin.tensors().next().is_some_and(|tensor| offers.contains_key(&tensor));
-    let bytes = |planned: &PlannedTensor| planned.format.tensor_bytes(&planned.shape).unwrap_or(u64::MAX);
-    output.tensors.iter().filter(|planned| !is_offered(planned)).map(bytes).fold(0, u64::saturating_add)
-}
-
-/// Before the work: what even the smallest types do not fit into.
-fn refuse_small_budget(
-    output: &OutputPlan,
-    wanted: &BTreeMap<usize, Vec<Format>>,
-    offers: &BTreeMap<usize, Vec<Offer>>,
-    budget_bytes: u64,
-) -> Result<()> {
-    let smallest = |planned: &PlannedTensor| {
-        let tensor = planned.origin.tensors().next().filter(|tensor| offers.contains_key(tensor))?;
-        wanted[&tensor].iter().filter_map(|format| format.tensor_bytes(&planned.shape).ok()).min()
-    };
-    let least = output.tensors.iter().filter_map(smallest).fold(fixed_bytes(output, offers), u64::saturating_add);
-    if least <= budget_bytes { Ok(()) } else { Err(too_small(budget_bytes, least)) }
-}
-
-fn too_small(budget_bytes: u64, least: u64) -> Error {
-    Error::usage(format!("{budget_bytes} bytes for all tensors, but the smallest types take {least}; allow more"))
-}
-
-/// Gives every tensor one of its types, so that the output takes no more than `budget_bytes`; returns them by name.
-fn take_offers(plan: &mut Plan, offers: BTreeMap<usize, Vec<Offer>>, budget_bytes: u64) -> Result<BTreeMap<String, Format>> {
-    let offers: BTreeMap<usize, Vec<Offer>> = offers.into_iter().filter(|(_, list)| !list.is_empty()).collect();
-    let output = &mut plan.outputs[0];
-    let fixed_bytes = fixed_bytes(output, &offers);
-    let (tensors, lists): (Vec<usize>, Vec<Vec<Offer>>) = offers.into_iter().unzip();
-    let chosen = choose(&lists, budget_bytes.saturating_sub(fixed_bytes))
-        .ok_or_else(|| too_small(budget_bytes, fixed_bytes + lists.iter().map(|list| list[0].bytes).sum::<u64>()))?;
-    let formats: BTreeMap<usize, Format> =
-        tensors.iter().zip(lists.iter().zip(chosen)).map(|(tensor, (list, at))| (*tensor, list[at].format)).collect();
-    let mut named = BTreeMap::new();
-    for planned in &mut output.tensors {
-        if let Some(format) = planned.origin.tensors().next().and_then(|tensor| formats.get(&tensor)) {
-            planned.format = *format;
-            planned.reason = Some("chosen by what held-out text loses".to_owned());
-            named.insert(planned.name.clone(), *format);
-        }
-    }
-    Ok(named)
+/// All rows of a tensor of two dimensions.
+pub(super) fn whole_matrix(model: &Model, name: &str) -> Option<StepMatrix> {
+    let tensor = model.tensors().iter().position(|tensor| tensor.name == name)?;
+    let [.., n_rows, n_cols] = model.tensors()[tensor].shape[..] else { return None };
+    Some(StepMatrix {
+        name: name.to_owned(),
+        tensor,
+        takes: Use::Result,
+        rows: 0..n_rows as usize,
+        n_cols: n_cols as usize,
+        n_stacked: 1,
+    })
 }
 
 pub(super) struct Pass<'p, 'a> {
     pub engine: Engine,
-    network: &'p Network<'a, Cpu>,
+    pub network: &'p Network<'a, Cpu>,
     pub sweep: Sweep<'p, 'a, Cpu>,
     pub batches: &'p [Batch<'p>],
     /// Batches that are seen; the others are held out.
@@ -212,9 +184,11 @@ pub(super) struct Pass<'p, 'a> {
     /// The formats that each tensor is quantized to.
     pub wanted: BTreeMap<usize, Vec<Format>>,
     /// What the scores of each held-out batch are made of, where types are to be chosen.
-    ends: Option<Vec<<Cpu as Backend>::Operand>>,
+    pub ends: Option<Vec<<Cpu as Backend>::Operand>>,
     /// By tensor, where types are to be chosen.
-    offers: BTreeMap<usize, Vec<Offer>>,
+    pub offers: Offers,
+    /// Of a weight, where they are.
+    pub typical_bits: f64,
     file: BlockFile,
     choices: Vec<Choice>,
     pub reached: Reached,
@@ -265,49 +239,14 @@ impl Known {
 }
 
 /// What is multiplied with an output matrix, and that.
-type Scores<'s> = (&'s <Cpu as Backend>::Operand, Output<'s, <Cpu as Backend>::Weight>);
+pub(super) type Scores<'s> = (&'s <Cpu as Backend>::Operand, Output<'s, <Cpu as Backend>::Weight>);
 
 /// What held-out text loses by blocks of a matrix.
 type LossOf<'l> = dyn Fn(Format, &[u8]) -> Result<f64> + 'l;
 
 impl Pass<'_, '_> {
-    /// Every matrix of the layers that is quantized may get any type of its menu.
-    fn offer_types(&mut self) {
-        for layer in 0..self.sweep.n_layers() {
-            for step in 0..self.sweep.n_steps(layer) {
-                for matrix in self.sweep.matrices(layer, step) {
-                    let menu = menu(matrix.n_cols);
-                    let formats = self.wanted.get_mut(&matrix.tensor).filter(|formats| !formats.is_empty() && !menu.is_empty());
-                    if let Some(formats) = formats {
-                        *formats = menu.to_vec();
-                        self.offers.insert(matrix.tensor, Vec::new());
-                    }
-                }
-            }
-        }
-    }
-
-    /// By how much the scores of held-out text diverge when a step is computed with these blocks, in nats over all of its tokens.
-    fn divergence(&mut self, layer: usize, step: usize, others: &[(&StepMatrix, Format, &[u8])]) -> Result<f64> {
-        let held_out = self.n_seen..self.batches.len();
-        if self.ends.is_none() {
-            let ends = held_out.clone().map(|index| self.sweep.finish((layer, step), index, self.sweep.states(index)?));
-            self.ends = Some(ends.collect::<Result<_>>()?);
-        }
-        let loaded = self.sweep.load_with(layer, step, others)?;
-        let mut sum = 0.0;
-        for (index, end) in held_out.zip(self.ends.iter().flatten()) {
-            self.check_stop()?;
-            let states = self.sweep.run(&loaded, index, &mut ())?;
-            let other_end = self.sweep.finish((layer, step + 1), index, states)?;
-            let output = self.network.output();
-            sum += self.kld(index, (end, output), (&other_end, output))?;
-        }
-        Ok(sum)
-    }
-
     /// The divergence of a batch's scores, added up over its tokens: what was to come does not matter to it.
-    fn kld(&self, batch: usize, a: Scores<'_>, b: Scores<'_>) -> Result<f64> {
+    pub fn kld(&self, batch: usize, a: Scores<'_>, b: Scores<'_>) -> Result<f64> {
         let divergences = self.network.backend().compare(a, b, &vec![0; self.batches[batch].tokens.len()])?;
         Ok(divergences.iter().map(|divergence| divergence.kld).sum())
     }
@@ -322,6 +261,7 @@ impl Pass<'_, '_> {
             (self.watch.progress)(Progress { done_tokens, total_tokens, ppl: None });
         }
         self.head(model)?;
+        self.embedding(model)?;
         (self.watch.progress)(Progress { done_tokens: total_tokens, total_tokens, ppl: None });
         Ok(())
     }
@@ -404,50 +344,10 @@ impl Pass<'_, '_> {
         Ok(sum)
     }
 
-    /// What each type of a step's tensors costs. How much the scores diverge for an error at the step's output is found with all of its
-    /// matrices in the type in the middle of the menu; since the divergence grows as the squared error does, it follows for the others.
-    fn add_offers(
-        &mut self,
-        layer: usize,
-        step: usize,
-        matrices: &[StepMatrix],
-        made: &BTreeMap<(usize, Format), Vec<Made>>,
-    ) -> Result<()> {
-        let mut others: Vec<(&StepMatrix, Format, &[u8])> = Vec::new();
-        let mut error = 0.0;
-        for matrix in matrices.iter().filter(|matrix| self.offers.contains_key(&matrix.tensor)) {
-            let menu = menu(matrix.n_cols);
-            let format = menu[menu.len() / 2];
-            let parts = made.get(&(matrix.tensor, format));
-            if let Some(part) = parts.into_iter().flatten().find(|part| part.first_row == matrix.rows.start) {
-                others.push((matrix, format, &part.blocks));
-                error += part.choice.error;
-            }
-        }
-        if others.is_empty() {
-            return Ok(());
-        }
-        let divergence = self.divergence(layer, step, &others)?;
-        let per_error = if error > 0.0 { divergence / error } else { 0.0 };
-        for ((tensor, format), parts) in made {
-            let is_whole = parts.len() == matrices.iter().filter(|matrix| matrix.tensor == *tensor).count();
-            if let Some(offers) = self.offers.get_mut(tensor).filter(|_| is_whole) {
-                let bytes = parts.iter().map(|part| part.blocks.len() as u64).sum();
-                let cost = per_error * parts.iter().map(|part| part.choice.error).sum::<f64>();
-                offers.push(Offer { format: *format, bytes, cost });
-                offers.sort_by_key(|offer| offer.bytes);
-            }
-        }
-        Ok(())
-    }
-
     /// The matrix that makes scores of the vocabulary: what is lost is the divergence.
     fn head(&mut self, model: &Model) -> Result<()> {
-        let name = self.network.output_name();
-        let Some(tensor) = model.tensors().iter().position(|tensor| tensor.name == name) else { return Ok(()) };
-        let [.., n_rows, n_cols] = model.tensors()[tensor].shape[..] else { return Ok(()) };
-        let (rows, n_cols) = (0..n_rows as usize, n_cols as usize);
-        let matrix = StepMatrix { name: name.to_owned(), tensor, takes: Use::Result, rows, n_cols, n_stacked: 1 };
+        let Some(matrix) = whole_matrix(model, self.network.output_name()) else { return Ok(()) };
+        let tensor = matrix.tensor;
         let formats = self.wanted.get(&tensor).cloned().unwrap_or_default();
         if formats.is_empty() {
             return Ok(());
@@ -459,6 +359,8 @@ impl Pass<'_, '_> {
             inputs.add_result(x.values(), matrix.n_cols)?;
         }
         let known = Known::new(self.engine, &inputs, Use::Result)?;
+        let (is_offered, is_embedding) = (self.offers.contains_key(&tensor), matrix.name == names::TOKEN_EMBD);
+        let mut offers = Vec::new();
         for format in formats {
             let loss = |format, blocks: &[u8]| {
                 let backend = self.network.backend();
@@ -474,9 +376,16 @@ impl Pass<'_, '_> {
                 Ok(sum)
             };
             if let Some((blocks, choice)) = self.blocks(&matrix, format, &known, &loss)? {
+                if is_offered {
+                    let as_table = if is_embedding { self.embedding_loss(&matrix, format, &blocks)? } else { 0.0 };
+                    offers.push(Offer { format, bytes: blocks.len() as u64, cost: choice.error + as_table });
+                }
                 self.file.push(tensor, format, &blocks)?;
                 self.choices.push(choice);
             }
+        }
+        if is_offered {
+            self.add(tensor, offers);
         }
         Ok(())
     }

@@ -5,9 +5,10 @@
 //! ```
 //!
 //! [`calibrate`] takes a whole model through a text, a layer at a time (`layers`): what goes into each matrix (`inputs`), the blocks of it,
-//! and whether held-out text says that they are better. The matrices of experts have inputs of
-//! their own (`experts`), and are judged together (`stacks`). Where the types themselves are to be chosen, every matrix is made in several, and
-//! `aim` picks one of each for a number of bytes. The result is an [`Overlay`]: the pipeline copies its blocks as it copies any tensor.
+//! and whether held-out text says that they are better. The matrices of experts have inputs of their own (`experts`), and are judged
+//! together (`stacks`). Where the types themselves are to be chosen (`offers`), every matrix is made in several, `costs` finds by how much
+//! scores diverge for each, and `aim` picks one of each for a number of bytes. The result is an [`Overlay`]: the pipeline copies its blocks
+//! as it copies any tensor.
 //!
 //! A format's blocks keep their layout, so whatever reads the format reads them; only which of its values stand for a weight is chosen
 //! otherwise. What a format can hold is its [`Lattice`](crate::quant::Lattice).
@@ -16,6 +17,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod aim;
+mod costs;
 mod experts;
 mod factor;
 mod fit;
@@ -24,6 +26,7 @@ mod group;
 mod inputs;
 mod layers;
 mod moments;
+mod offers;
 mod overlay;
 mod round;
 mod stacks;
@@ -32,5 +35,6 @@ pub use experts::Reached;
 pub use factor::Factor;
 pub use layers::{Calibrated, Choice, Method, calibrate};
 pub use moments::{Moments, balanced, blended};
+pub use offers::{Aim, Bound, Chosen};
 pub use overlay::Overlay;
 pub use round::round;

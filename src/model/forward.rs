@@ -61,6 +61,19 @@ pub struct Batch<'t> {
     pub sequences: &'t [Range<usize>],
 }
 
+impl Batch<'_> {
+    /// Of every token, in its sequence.
+    fn positions(&self) -> Vec<u32> {
+        let mut positions = vec![0; self.tokens.len()];
+        for sequence in self.sequences {
+            for (position, at) in positions[sequence.clone()].iter_mut().zip(0..) {
+                *position = at;
+            }
+        }
+        positions
+    }
+}
+
 /// Keys and values of all tokens that a sequence has so far.
 pub struct Cache<B: Backend> {
     /// Keys and values of each layer: `[n_ctx, n_head_kv * head_dim]`.
@@ -192,16 +205,16 @@ impl<'a, B: Backend> Network<'a, B> {
     /// The states of whole sequences before the first layer.
     pub(super) fn begin(&self, batch: Batch<'_>) -> Result<(B::Rows, Pass<B>)> {
         self.check_tokens(batch.tokens)?;
-        let mut positions = vec![0; batch.tokens.len()];
-        for sequence in batch.sequences {
-            self.check_length(sequence.len())?;
-            for (position, at) in positions[sequence.clone()].iter_mut().zip(0..) {
-                *position = at;
-            }
-        }
+        batch.sequences.iter().try_for_each(|sequence| self.check_length(sequence.len()))?;
+        let positions = batch.positions();
         let spans: Vec<_> = batch.sequences.iter().map(|rows| Span { q: rows.clone(), kv: rows.clone() }).collect();
-        let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: None, kept_step: 1 })?;
+        let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: None })?;
         Ok((self.embed(batch.tokens, &positions)?, Pass { n_rows: batch.tokens.len(), places }))
+    }
+
+    /// The same states with another table of embeddings.
+    pub(super) fn embedded(&self, batch: Batch<'_>, table: &B::Weight) -> Result<B::Rows> {
+        self.embed_from(table, batch.tokens, &batch.positions())
     }
 
     /// Where its weights are.
@@ -230,8 +243,7 @@ impl<'a, B: Backend> Network<'a, B> {
         let positions: Vec<u32> = (cache.len as u32..n_kv as u32).collect();
         let spans = [Span { q: 0..tokens.len(), kv: 0..n_kv }];
         self.backend.chain(|| {
-            let places =
-                self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: Some(cache.len), kept_step: 1 })?;
+            let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: Some(cache.len) })?;
             let pass = Pass { n_rows: tokens.len(), places };
             let mut x = self.embed(tokens, &positions)?;
             self.for_each_layer(|index, layer| {
@@ -253,9 +265,13 @@ impl<'a, B: Backend> Network<'a, B> {
         self.running().norm(&chosen, &self.output_norm)
     }
 
-    pub(super) fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
+    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
+        self.embed_from(&self.token_embd, tokens, positions)
+    }
+
+    fn embed_from(&self, table: &B::Weight, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
         let backend = self.backend;
-        let mut x = backend.embed(&self.token_embd, tokens)?;
+        let mut x = backend.embed(table, tokens)?;
         if self.hparams.embedding_scale != 1.0 {
             x = backend.scaled(&x, self.hparams.embedding_scale)?;
         }
@@ -270,7 +286,7 @@ impl<'a, B: Backend> Network<'a, B> {
         Running { backend: self.backend, hparams: &self.hparams, rope_tables: &self.rope_tables }
     }
 
-    pub(super) fn layer(
+    fn layer(
         &self,
         index: usize,
         layer: &LayerOf<B>,
@@ -337,7 +353,7 @@ impl<'a, B: Backend> Network<'a, B> {
         self.running().add_bias(linear, out)
     }
 
-    pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
         match tokens.iter().find(|&&token| token as usize >= self.hparams.n_vocab) {
             None => Ok(()),
             Some(token) => Err(Error::usage(format!("token {token}, but the vocabulary has {} tokens", self.hparams.n_vocab))),
@@ -362,7 +378,7 @@ impl<'a, B: Backend> Network<'a, B> {
     }
 
     /// Calls `run` with every layer in order. A layer that is streamed is brought while the one before it is computed.
-    pub(super) fn for_each_layer(&self, mut run: impl FnMut(usize, &LayerOf<B>) -> Result<()>) -> Result<()> {
+    fn for_each_layer(&self, mut run: impl FnMut(usize, &LayerOf<B>) -> Result<()>) -> Result<()> {
         if !self.layers.is_empty() {
             return self.layers.iter().enumerate().try_for_each(|(index, layer)| run(index, layer));
         }

@@ -76,6 +76,14 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
         Ok(Sweep { network, batches: batches.iter().map(|batch| network.begin(*batch)).collect::<Result<_>>()? })
     }
 
+    /// The states of a batch before the first layer, as rows of another table of embeddings.
+    ///
+    /// # Errors
+    /// What the backend can meet.
+    pub fn begin_with(&self, batch: Batch<'_>, table: &B::Weight) -> Result<B::Rows> {
+        self.network.embedded(batch, table)
+    }
+
     /// Layers of the model.
     pub fn n_layers(&self) -> usize {
         self.network.plan().layers.len()

@@ -55,17 +55,14 @@ impl NameOverride {
         Ok(NameOverride { pattern, format: parse_format(format)? })
     }
 
-    /// Reads any number of `REGEX=T` with white space between: a file for `--tensor-type-file`.
-    ///
-    /// # Errors
-    /// As [`NameOverride::parse`].
-    pub fn parse_list(text: &str) -> Result<Vec<NameOverride>> {
-        text.split_whitespace().map(NameOverride::parse).collect()
-    }
-
     /// The regular expression as given.
     pub fn pattern(&self) -> &str {
         self.pattern.as_str()
+    }
+
+    /// True for a tensor of this name.
+    pub fn is_for(&self, name: &str) -> bool {
+        self.pattern.is_match(name)
     }
 }
 
@@ -171,7 +168,7 @@ fn decider(tensor: &Candidate, preset: &Preset, overrides: &Overrides, facts: &F
         return Decider::Kept(reason);
     }
     let role = Role::of(tensor.name);
-    let named = overrides.by_name.iter().position(|rule| rule.pattern.is_match(tensor.name));
+    let named = overrides.by_name.iter().position(|rule| rule.is_for(tensor.name));
     match (role, named) {
         (Role::Output, _) if overrides.keep_output => Decider::Kept("left as it is"),
         // The table per layer is a tensor of its own kind: an override that names it is meant for it.
@@ -331,10 +328,6 @@ mod tests {
             assert!(matches!(NameOverride::parse(text), Err(Error::Usage(_))), "{text:?}");
         }
         assert_eq!(NameOverride::parse("a=b=F16").unwrap().pattern(), "a=b");
-        let list = NameOverride::parse_list("\tattn_v=Q8_0\r\nffn_.*=IQ4_XS  x=F16\n").unwrap();
-        assert_eq!(list.iter().map(NameOverride::pattern).collect::<Vec<_>>(), ["attn_v", "ffn_.*", "x"]);
-        assert!(NameOverride::parse_list("").unwrap().is_empty());
-        assert!(matches!(NameOverride::parse_list("attn_v=Q8_0 attn_k"), Err(Error::Usage(_))));
     }
 
     #[test]

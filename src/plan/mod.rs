@@ -17,6 +17,8 @@ mod facts;
 mod importance;
 mod kept;
 mod likeness;
+mod list;
+mod menu;
 mod naming;
 mod quantize;
 pub mod recipe;
@@ -32,6 +34,8 @@ pub use crate::rows::Origin;
 pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, Source, choose, parse_format};
 pub use convert::{ConvertOptions, convert, convert_as, open_folder};
 pub use facts::read_facts;
+pub use list::{parse_list, write_list};
+pub use menu::Menu;
 pub use naming::{convention_name, paths_by_name, paths_in_folder};
 pub use quantize::{QuantizeOptions, quantize};
 pub use summary::{FormatTotal, Summary};
@@ -47,33 +51,15 @@ pub struct Plan {
     pub coverage: Option<Coverage>,
 }
 
-/// What a file says of how its blocks were calibrated.
+/// A text that blocks will be calibrated on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calibration {
-    /// By which texts.
-    pub texts: Vec<CalibrationText>,
-    /// Chunks of all of them.
+    /// What the file calls the text.
+    pub dataset: String,
+    /// Chunks of it.
     pub chunk_count: u32,
     /// Tokens per chunk.
     pub chunk_size: u32,
-}
-
-/// A text that blocks are calibrated on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CalibrationText {
-    /// What the file calls it.
-    pub name: String,
-    /// Of its bytes, in hexadecimal digits.
-    pub sha256: String,
-    /// How many of its tokens the model has seen.
-    pub n_tokens: u32,
-}
-
-impl Calibration {
-    /// Replaces what `metadata` says of a calibration.
-    pub fn describe(&self, metadata: &mut Metadata) {
-        importance::describe_calibration(self, metadata);
-    }
 }
 
 /// One GGUF model to write (one file, or several shards).
