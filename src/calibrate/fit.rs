@@ -9,7 +9,8 @@
 //! ```
 
 use super::grid::Grid;
-use crate::quant::{Lattice, Mins};
+use super::scales::{nearest, neighbour, whole};
+use crate::quant::{Lattice, Mins, SubScales};
 use crate::simd::{F32x16, Simd, Sixteen};
 
 /// Sub-blocks of a block at most.
@@ -52,13 +53,13 @@ impl<'a, G: Grid> Fit<'a, G> {
         let (low, high) = grid.ends();
         // Coarse levels gain from cutting the range off, fine ones do not: what won on trained models.
         let trials = match high - low {
+            // Lists of sixteen: from -127 to 113, and 4-bit floats.
+            240.0 | 24.0 => (0.7, 1.12, 13),
             0.0..=4.0 => (0.5, 1.15, 14),
             0.0..=8.0 => (0.65, 1.2, 13),
             0.0..=16.0 => (0.7, 1.12, 13),
             0.0..=32.0 => (0.82, 1.05, 12),
             0.0..=64.0 => (0.9, 1.04, 11),
-            // The sixteen levels from -127 to 113.
-            240.0 => (0.7, 1.12, 13),
             _ => (0.975, 1.01, 8),
         };
         Fit { lattice, grid, trials }
@@ -78,16 +79,20 @@ impl<'a, G: Grid> Fit<'a, G> {
                 _ => self.affine(simd, x, cost),
             };
         }
-        if self.lattice.scales == (1, 1) {
-            let one = F32x16::splat(simd, 1.0);
-            return Scales {
-                d: half(simd, scale[0]),
-                dmin: half(simd, min[0]),
-                sc: [one; SUB_BLOCKS_MAX],
-                m: [one; SUB_BLOCKS_MAX],
-            };
+        let one = F32x16::splat(simd, 1.0);
+        let ones = Scales { d: one, dmin: zero, sc: [one; SUB_BLOCKS_MAX], m: [one; SUB_BLOCKS_MAX] };
+        match self.lattice.scales {
+            SubScales::One => Scales { d: half(simd, scale[0]), dmin: half(simd, min[0]), ..ones },
+            SubScales::Floats(_) => {
+                let mut now = ones;
+                for j in 0..n_sub_blocks {
+                    now.sc[j] = nearest(simd, self.lattice.scales, scale[j]);
+                    self.neighbours(simd, x, cost, &mut now, j);
+                }
+                now
+            }
+            SubScales::Integers(low, high) => self.super_block(simd, x, cost, (low, high), &scale, &min),
         }
-        self.super_block(simd, x, cost, &scale, &min)
     }
 
     /// The best scale without a minimum.
@@ -184,11 +189,11 @@ impl<'a, G: Grid> Fit<'a, G> {
         simd: S,
         x: &[Sixteen],
         cost: &[f32],
+        (low, high): (i32, i32),
         scale: &[F32x16<S>; SUB_BLOCKS_MAX],
         min: &[F32x16<S>; SUB_BLOCKS_MAX],
     ) -> Scales<S> {
         let zero = F32x16::splat(simd, 0.0);
-        let (low, high) = self.lattice.scales;
         let n_sub_blocks = self.lattice.block_len / self.lattice.sub_block_len;
         let (mut largest, mut largest_min) = (zero, zero);
         for j in 0..n_sub_blocks {
@@ -214,7 +219,7 @@ impl<'a, G: Grid> Fit<'a, G> {
             now.dmin = half(simd, dmin * F32x16::splat(simd, of_dmin));
             let (per_d, per_dmin) = (inverse(simd, now.d), inverse(simd, now.dmin));
             for j in 0..n_sub_blocks {
-                now.sc[j] = whole(simd, scale[j] * per_d, low, high);
+                now.sc[j] = nearest(simd, self.lattice.scales, scale[j] * per_d);
                 now.m[j] = whole(simd, min[j] * per_dmin, 0, min_max);
             }
             for _ in 0..TURNS {
@@ -241,7 +246,7 @@ impl<'a, G: Grid> Fit<'a, G> {
     fn neighbours<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32], now: &mut Scales<S>, j: usize) -> F32x16<S> {
         let len = self.lattice.sub_block_len;
         let (x, cost) = (&x[j * len..][..len], &cost[j * len..][..len]);
-        let ((low, high), min_max) = (self.lattice.scales, self.min_max());
+        let min_max = self.min_max();
         let (sc, m) = (now.sc[j], now.m[j]);
         let mut best_error = F32x16::splat(simd, f32::INFINITY);
         for a in [0, 1, -1] {
@@ -249,7 +254,7 @@ impl<'a, G: Grid> Fit<'a, G> {
                 if b != 0 && min_max == 0 {
                     continue;
                 }
-                let tried_sc = whole(simd, sc + F32x16::splat(simd, a as f32), low, high);
+                let tried_sc = neighbour(simd, self.lattice.scales, sc, a);
                 let tried_m = whole(simd, m + F32x16::splat(simd, b as f32), 0, min_max);
                 let error = self.error(simd, x, cost, (now.d * tried_sc, now.dmin * tried_m));
                 let better = error.lt(best_error);
@@ -353,10 +358,4 @@ pub(super) fn inverse<S: Simd>(simd: S, x: F32x16<S>) -> F32x16<S> {
 #[inline(always)]
 pub(super) fn half<S: Simd>(simd: S, x: F32x16<S>) -> F32x16<S> {
     F32x16::load_f16(simd, &x.to_f16())
-}
-
-/// The nearest whole number from `low` to `high`.
-#[inline(always)]
-pub(super) fn whole<S: Simd>(simd: S, x: F32x16<S>, low: i32, high: i32) -> F32x16<S> {
-    x.max(F32x16::splat(simd, low as f32)).min(F32x16::splat(simd, high as f32)).nearest_int_in(low, high)
 }

@@ -7,9 +7,10 @@
 use std::ops::Range;
 
 use super::factor::Factor;
-use super::fit::{Fit, SUB_BLOCKS_MAX, Scales, half, inverse, whole};
+use super::fit::{Fit, SUB_BLOCKS_MAX, Scales, half, inverse};
 use super::grid::Grid;
-use crate::quant::{Lattice, Mins, Parts};
+use super::scales::{neighbour, whole};
+use crate::quant::{Lattice, Mins, Parts, SubScales};
 use crate::simd::{F32x16, Simd, Sixteen, Task};
 
 /// Columns of a panel at most.
@@ -56,11 +57,11 @@ impl Group {
 
     /// The parts of block `block` of row `lane`.
     pub fn parts<G: Grid>(&self, fit: &Fit<'_, G>, block: usize, lane: usize) -> Parts {
-        let Lattice { block_len, sub_block_len, mins, .. } = *fit.lattice;
+        let Lattice { block_len, sub_block_len, scales, mins, .. } = *fit.lattice;
         let n_sub_blocks = block_len / sub_block_len;
         let mut parts = Parts { d: self.d[block].0[lane], dmin: self.dmin[block].0[lane], ..Parts::ZERO };
         for j in 0..n_sub_blocks {
-            parts.scales[j] = self.scales[block * n_sub_blocks + j].0[lane] as i32;
+            parts.scales[j] = scales.number(self.scales[block * n_sub_blocks + j].0[lane]);
             parts.mins[j] = if mins == Mins::None { 0 } else { self.mins[block * n_sub_blocks + j].0[lane] as i32 };
         }
         for (quant, level) in parts.quants.iter_mut().zip(&self.levels[block * block_len..][..block_len]) {
@@ -176,13 +177,16 @@ impl<G: Grid> Task for Descend<'_, G> {
     fn run<S: Simd>(mut self, simd: S) {
         let n_blocks = self.columns.len() / self.fit.lattice.block_len;
         self.codes(simd);
-        if self.fit.lattice.scales != (1, 1) {
-            for block in 0..n_blocks {
+        let scales = self.fit.lattice.scales;
+        for block in 0..n_blocks {
+            if scales != SubScales::One {
                 self.scales(simd, block);
             }
         }
         for block in 0..n_blocks {
-            self.scale_of_block(simd, block);
+            if !matches!(scales, SubScales::Floats(_)) {
+                self.scale_of_block(simd, block);
+            }
         }
         self.codes(simd);
     }
@@ -243,7 +247,7 @@ impl<G: Grid> Descend<'_, G> {
     /// Each sub-block's scale and minimum one up, one down or as they are, with the codes that suit each.
     #[inline(always)]
     fn scales<S: Simd>(&mut self, simd: S, block: usize) {
-        let Lattice { block_len, sub_block_len, scales: (low, high), .. } = *self.fit.lattice;
+        let Lattice { block_len, sub_block_len, .. } = *self.fit.lattice;
         let n_sub_blocks = block_len / sub_block_len;
         let index = self.index(block);
         let zero = F32x16::splat(simd, 0.0);
@@ -257,7 +261,7 @@ impl<G: Grid> Descend<'_, G> {
                     if b != 0 && self.fit.min_max() == 0 {
                         continue;
                     }
-                    scales.sc[j] = whole(simd, sc + F32x16::splat(simd, a as f32), low, high);
+                    scales.sc[j] = neighbour(simd, self.fit.lattice.scales, sc, a);
                     scales.m[j] = whole(simd, m + F32x16::splat(simd, b as f32), 0, self.fit.min_max());
                     let tried = self.tried(simd, first, scales.of(j));
                     let better = tried.loss.lt(best.loss);

@@ -29,6 +29,7 @@ mod moments;
 mod offers;
 mod overlay;
 mod round;
+mod scales;
 mod stacks;
 
 pub use experts::Reached;

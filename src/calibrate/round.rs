@@ -224,7 +224,7 @@ mod tests {
     fn every_level_and_any_split_of_rows_give_the_same_bytes() {
         let n_cols = 256;
         let weights = noise(7, 70 * n_cols);
-        for format in [Format::Q4_K, Format::Q3_K, Format::IQ4_XS, Format::Q5_0] {
+        for format in [Format::Q4_K, Format::Q3_K, Format::IQ4_XS, Format::Q5_0, Format::NVFP4, Format::Q2_0] {
             let row_bytes = format.row_bytes(n_cols as u64).expect("whole blocks") as usize;
             let made = |level: Level| {
                 let engine = Engine::new(level);

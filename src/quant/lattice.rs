@@ -17,8 +17,8 @@ pub struct Lattice {
     pub sub_block_len: usize,
     /// Values of `level(q)`.
     pub levels: Levels,
-    /// Values of `sc`, in whole numbers from the first to the second; both 1 where `d` is the only scale.
-    pub scales: (i32, i32),
+    /// Values of `sc`.
+    pub scales: SubScales,
     /// Values of `m`.
     pub mins: Mins,
 }
@@ -30,6 +30,78 @@ pub enum Levels {
     Integers(i32, i32),
     /// An entry of this list, in ascending order.
     Listed(&'static [f32; 16]),
+}
+
+/// What the scale of a sub-block can be, in units of `d`. [`Parts`] hold its number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SubScales {
+    /// 1, since `d` is the only scale.
+    One,
+    /// A whole number from the first to the second, which is its own number.
+    Integers(i32, i32),
+    /// A float of few bits. There is no other scale: `d` is 1.
+    Floats(Floats),
+}
+
+/// Floats of few bits, of which none is negative. Numbers count them from 0 upwards.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Floats {
+    /// Bits behind the point.
+    pub mantissa_bits: u32,
+    /// The least above zero, which subnormal ones are multiples of.
+    pub least: f32,
+    /// The largest.
+    pub most: f32,
+}
+
+impl SubScales {
+    /// What a number stands for.
+    pub fn value(self, number: i32) -> f32 {
+        match self {
+            SubScales::One => 1.0,
+            SubScales::Integers(..) => number as f32,
+            SubScales::Floats(Floats { mantissa_bits, least, .. }) => {
+                let (octave, mantissa) = (number >> mantissa_bits, number & ((1 << mantissa_bits) - 1));
+                let multiple = if octave == 0 { mantissa } else { mantissa + (1 << mantissa_bits) };
+                (f64::from(multiple) * f64::from(least) * 2.0f64.powi((octave - 1).max(0))) as f32
+            }
+        }
+    }
+
+    /// Undoes [`SubScales::value`].
+    pub fn number(self, value: f32) -> i32 {
+        match self {
+            SubScales::One => 1,
+            SubScales::Integers(..) => value as i32,
+            SubScales::Floats(Floats { mantissa_bits, least, .. }) => {
+                let first_normal = least * (1 << mantissa_bits) as f32;
+                if value < first_normal {
+                    return (value / least) as i32;
+                }
+                // Exponent and mantissa are neighbours in a float, so that its upper bits count, too.
+                let upper = |value: f32| (value.to_bits() >> (f32::MANTISSA_DIGITS - 1 - mantissa_bits)) as i32;
+                upper(value) - upper(first_normal) + (1 << mantissa_bits)
+            }
+        }
+    }
+
+    /// The least number.
+    pub fn number_min(self) -> i32 {
+        match self {
+            SubScales::One => 1,
+            SubScales::Integers(low, _) => low,
+            SubScales::Floats(_) => 0,
+        }
+    }
+
+    /// The largest number.
+    pub fn number_max(self) -> i32 {
+        match self {
+            SubScales::One => 1,
+            SubScales::Integers(_, high) => high,
+            SubScales::Floats(Floats { most, .. }) => self.number(most),
+        }
+    }
 }
 
 /// What is taken off the weights of a sub-block.
@@ -46,11 +118,11 @@ pub enum Mins {
 /// What a block is made of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parts {
-    /// The scale of all, rounded to half precision when the block is made.
+    /// The scale of all, rounded to half precision when the block is made; 1 where sub-blocks have floats for scales.
     pub d: f32,
     /// The scale of the minimums, likewise.
     pub dmin: f32,
-    /// Of each sub-block.
+    /// Of each sub-block, by number.
     pub scales: [i32; LEN_MAX / 16],
     /// Of each sub-block.
     pub mins: [i32; LEN_MAX / 16],
@@ -94,9 +166,12 @@ mod tests {
             let lattice = format.lattice().expect("one that has it");
             let within = |(low, high): (i32, i32), below: &mut dyn FnMut(i32) -> i32| low + below(high - low + 1);
             for _ in 0..50 {
-                let mut parts = Parts { d: 0.25 + below(64) as f32 / 256.0, dmin: 0.125 + below(64) as f32 / 512.0, ..Parts::ZERO };
+                let d = if matches!(lattice.scales, SubScales::Floats(_)) { 1.0 } else { 0.25 + below(64) as f32 / 256.0 };
+                let mut parts = Parts { d, dmin: 0.125 + below(64) as f32 / 512.0, ..Parts::ZERO };
                 for j in 0..lattice.block_len / lattice.sub_block_len {
-                    parts.scales[j] = within(lattice.scales, &mut below);
+                    let (low, high) = (lattice.scales.number_min(), lattice.scales.number_max());
+                    parts.scales[j] = within((low, high), &mut below);
+                    assert_eq!(lattice.scales.number(lattice.scales.value(parts.scales[j])), parts.scales[j], "{format}");
                     parts.mins[j] = match lattice.mins {
                         Mins::None => 0,
                         Mins::Multiples(max) => within((0, max), &mut below),
@@ -122,7 +197,7 @@ mod tests {
                             Levels::Listed(levels) => levels[quant as usize],
                         };
                         let min = if lattice.mins == Mins::None { 0.0 } else { parts.dmin * parts.mins[j] as f32 };
-                        let expected = parts.d * parts.scales[j] as f32 * value - min;
+                        let expected = parts.d * lattice.scales.value(parts.scales[j]) * value - min;
                         assert!((w - expected).abs() <= 1e-5 * (1.0 + expected.abs()), "{format}, weight {i}: {w} for {expected}");
                     }
                 }

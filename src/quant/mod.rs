@@ -67,7 +67,7 @@ mod traits;
 
 use crate::simd::Level;
 pub use dot::Factors;
-pub use lattice::{Lattice, Levels, Mins, Parts};
+pub use lattice::{Floats, Lattice, Levels, Mins, Parts, SubScales};
 use traits::Traits;
 
 /// Why a block could not be quantized.
@@ -170,12 +170,12 @@ formats! {
     28 F64 Traits::readable::<[plain::F64; 16]>(1);
     29 IQ1_M Traits::of::<iq::IQ1_M>();
     30 BF16 Traits::floats::<plain::BF16>();
-    34 TQ1_0 Traits::of::<ternary::TQ1_0>();
-    35 TQ2_0 Traits::of::<ternary::TQ2_0>();
-    39 MXFP4 Traits::of::<fp4::MXFP4>();
-    40 NVFP4 Traits::of::<fp4::NVFP4>();
-    41 Q1_0 Traits::of::<ternary::Q1_0>();
-    42 Q2_0 Traits::of::<ternary::Q2_0>();
+    34 TQ1_0 Traits::assembled::<ternary::TQ1_0>();
+    35 TQ2_0 Traits::assembled::<ternary::TQ2_0>();
+    39 MXFP4 Traits::assembled::<fp4::MXFP4>();
+    40 NVFP4 Traits::assembled::<fp4::NVFP4>();
+    41 Q1_0 Traits::assembled::<ternary::Q1_0>();
+    42 Q2_0 Traits::assembled::<ternary::Q2_0>();
 }
 
 impl Format {

@@ -9,10 +9,27 @@ mod nvfp4;
 pub(super) use mxfp4::MXFP4;
 pub(super) use nvfp4::NVFP4;
 
+use super::lattice::Parts;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// Twice the value of each code. The negative zero reads as zero.
 const VALUES: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
+
+/// The values in ascending order, zero twice.
+const LEVELS: [f32; 16] = [-12.0, -8.0, -6.0, -4.0, -3.0, -2.0, -1.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0];
+
+/// The code of each of these; the negative zero is not written.
+const CODES: [u8; 16] = [15, 14, 13, 12, 11, 10, 9, 0, 0, 1, 2, 3, 4, 5, 6, 7];
+
+/// The codes of weights `16 * at` and the fifteen after it.
+#[inline(always)]
+fn codes_of_parts(parts: &Parts, at: usize) -> [u8; 16] {
+    let mut codes = [0; 16];
+    for (code, place) in codes.iter_mut().zip(&parts.quants[16 * at..]) {
+        *code = CODES[usize::from(*place as u8 & 15)];
+    }
+    codes
+}
 
 /// What lies between the values: a magnitude has the code of the number of bounds that it exceeds.
 struct Bounds<S: Simd>([F32x16<S>; 7]);

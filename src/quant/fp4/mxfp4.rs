@@ -9,11 +9,12 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Bounds, VALUES, weights};
+use super::{Bounds, LEVELS, VALUES, codes_of_parts, weights};
 use crate::quant::block::{Block, Dequantize, Quantize, magnitude};
+use crate::quant::lattice::{Assemble, Floats, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::simple::{from_nibbles, halves, nibbles};
 use crate::quant::sink::Sink;
-use crate::simd::{F32x16, Simd};
+use crate::simd::{F32x16, I32x16, Simd};
 
 /// The bytes of a block.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -64,8 +65,8 @@ impl Quantize for MXFP4 {
 
 /// `2^(e-128)`, half the scale; the first two are subnormal.
 #[inline(always)]
-fn half_scale(e: u8) -> f32 {
-    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
+const fn half_scale(e: u8) -> f32 {
+    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e as u32 - 1) << 23 })
 }
 
 /// The scale that stands for NaN. ggml writes it with blocks of zeros, see [`exponent`], and then refuses to load them; 0 is written
@@ -97,4 +98,23 @@ fn floor_log2_near_next(floor: i32, below: u32) -> i32 {
     // Floats just nearer to 0 than `next` are 2^-23 apart times this; a whole number is even, so half of that still rounds to it.
     let octave = (if next > 0 { next - 1 } else { -next }).checked_ilog2().map_or(0.0, |log2| f64::from(1 << log2));
     if f64::from(below) <= octave * std::f64::consts::LN_2 { next } else { floor }
+}
+
+impl Assemble for MXFP4 {
+    /// Powers of two from the first that is a normal float to the last with which all weights are finite.
+    const LATTICE: Lattice = Lattice {
+        block_len: 32,
+        sub_block_len: 32,
+        levels: Levels::Listed(&LEVELS),
+        scales: SubScales::Floats(Floats { mantissa_bits: 0, least: f32::MIN_POSITIVE, most: half_scale(NAN - 3) }),
+        mins: Mins::None,
+    };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> MXFP4 {
+        // Number 1 is `half_scale(2)`; where the scale is 0, 0 stands for all.
+        let [low, high] = [codes_of_parts(parts, 0), codes_of_parts(parts, 1)];
+        let [low, high] = if parts.scales[0] == 0 { [[0; 16]; 2] } else { [low, high] };
+        MXFP4 { e: (parts.scales[0] + 1) as u8, qs: nibbles(I32x16::load_u8(simd, &low), I32x16::load_u8(simd, &high)) }
+    }
 }

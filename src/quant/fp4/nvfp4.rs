@@ -11,8 +11,9 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Bounds, VALUES, weights};
+use super::{Bounds, LEVELS, VALUES, codes_of_parts, weights};
 use crate::quant::block::{Block, Dequantize, Quantize, magnitude};
+use crate::quant::lattice::{Assemble, Floats, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -101,5 +102,27 @@ fn scale(x: f32) -> u8 {
         let rounded = (x.to_bits() + (1 << 19)) >> 20;
         let biased = (rounded - ((127 - 7) << 3)) as u8;
         if biased < 15 << 3 { biased } else { 0x7e }
+    }
+}
+
+impl Assemble for NVFP4 {
+    /// Scales between 240 and 448, which ggml does not make, are read like the others.
+    const LATTICE: Lattice = Lattice {
+        block_len: 64,
+        sub_block_len: 16,
+        levels: Levels::Listed(&LEVELS),
+        scales: SubScales::Floats(Floats { mantissa_bits: 3, least: HALF_SCALES[1], most: HALF_SCALES[NAN as usize - 1] }),
+        mins: Mins::None,
+    };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(_simd: S, parts: &Parts) -> NVFP4 {
+        let mut block = NVFP4 { d: [0; 4], qs: [[0; 8]; 4] };
+        for j in 0..4 {
+            block.d[j] = parts.scales[j] as u8;
+            let codes = u128::from_le_bytes(codes_of_parts(parts, j));
+            block.qs[j] = ((codes | codes >> 60) as u64).to_le_bytes();
+        }
+        block
     }
 }

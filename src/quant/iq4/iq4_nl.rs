@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{LEVEL_MAX, LEVELS, Nearest, inverse, pack, padded, search, unpack, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::search::lanes_of_sub_blocks;
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
@@ -82,7 +82,7 @@ fn scales<S: Simd>(simd: S, weights: &[f32], importance: Option<&[f32]>) -> [f32
 
 impl Assemble for IQ4_NL {
     const LATTICE: Lattice =
-        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Listed(&LEVELS), scales: (1, 1), mins: Mins::None };
+        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Listed(&LEVELS), scales: SubScales::One, mins: Mins::None };
 
     #[inline(always)]
     fn assemble<S: Simd>(simd: S, parts: &Parts) -> IQ4_NL {

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{LEVEL_MAX, LEVELS, Nearest, inverse, pack, padded, search, unpack, weighting};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::search::{lanes_of_sub_blocks, nearest_int, sums_of_squares};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
@@ -131,8 +131,13 @@ fn quantize_super_block<S: Simd>(simd: S, weights: &[[f32; 16]; 16], scales: &[f
 }
 
 impl Assemble for IQ4_XS {
-    const LATTICE: Lattice =
-        Lattice { block_len: LEN, sub_block_len: 32, levels: Levels::Listed(&LEVELS), scales: (-32, 31), mins: Mins::None };
+    const LATTICE: Lattice = Lattice {
+        block_len: LEN,
+        sub_block_len: 32,
+        levels: Levels::Listed(&LEVELS),
+        scales: SubScales::Integers(-32, 31),
+        mins: Mins::None,
+    };
 
     #[inline(always)]
     fn assemble<S: Simd>(simd: S, parts: &Parts) -> IQ4_XS {

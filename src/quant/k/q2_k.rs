@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::affine::largest;
 use super::{LEN, TwoBits, pack_two_bits, unpack_two_bits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::search::affine::{Error, Fit, Trials, search};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, positive, sums_of_squares};
 use crate::quant::sink::Sink;
@@ -202,7 +202,7 @@ impl Assemble for Q2_K {
         block_len: LEN,
         sub_block_len: 16,
         levels: Levels::Integers(0, Q_MAX),
-        scales: (0, SCALE_MAX),
+        scales: SubScales::Integers(0, SCALE_MAX),
         mins: Mins::Multiples(SCALE_MAX),
     };
 

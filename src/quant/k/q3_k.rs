@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{LEN, TwoBits, pack_two_bits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::search::symmetric::{self, refine};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks, nearest_int, sums_of_squares};
 use crate::quant::sink::Sink;
@@ -248,7 +248,7 @@ impl Assemble for Q3_K {
         block_len: LEN,
         sub_block_len: 16,
         levels: Levels::Integers(-N, N - 1),
-        scales: (-N_SCALES, N_SCALES - 1),
+        scales: SubScales::Integers(-N_SCALES, N_SCALES - 1),
         mins: Mins::None,
     };
 

@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::affine::{self, Affine, Scales, SuperBlock};
 use crate::quant::block::{Block, Dequantize, Quantize};
 use crate::quant::dot::sum;
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::search::affine::{Error, Trials};
 use crate::quant::sink::{SUMS, Sink};
 use crate::simd::{F32x16, I32x16, Simd, Sixteen};
@@ -144,7 +144,7 @@ impl Assemble for Q4_K {
         block_len: super::LEN,
         sub_block_len: 32,
         levels: Levels::Integers(0, 15),
-        scales: (0, 63),
+        scales: SubScales::Integers(0, 63),
         mins: Mins::Multiples(63),
     };
 

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::affine::{self, Affine, Scales, SuperBlock};
 use crate::quant::block::{Block, Dequantize, Quantize};
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::search::affine::{Error, Trials};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
@@ -93,7 +93,7 @@ impl Assemble for Q5_K {
         block_len: super::LEN,
         sub_block_len: 32,
         levels: Levels::Integers(0, 31),
-        scales: (0, 63),
+        scales: SubScales::Integers(0, 63),
         mins: Mins::Multiples(63),
     };
 

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::LEN;
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
 use crate::quant::dot::sum;
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::search::symmetric::{Fit, search};
 use crate::quant::search::{ALL_ZERO, lanes_of_sub_blocks, nearest_int};
 use crate::quant::sink::{SUMS, Sink};
@@ -214,8 +214,13 @@ fn pack<S: Simd>(quants: &[I32x16<S>; 16], block: &mut Q6_K) {
 }
 
 impl Assemble for Q6_K {
-    const LATTICE: Lattice =
-        Lattice { block_len: LEN, sub_block_len: 16, levels: Levels::Integers(-32, 31), scales: (-128, 127), mins: Mins::None };
+    const LATTICE: Lattice = Lattice {
+        block_len: LEN,
+        sub_block_len: 16,
+        levels: Levels::Integers(-32, 31),
+        scales: SubScales::Integers(-128, 127),
+        mins: Mins::None,
+    };
 
     #[inline(always)]
     fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q6_K {

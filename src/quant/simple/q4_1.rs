@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::weighted::{Affine, Row};
 use super::{affine_bound, from_nibbles, halves, inverse, nibbles, range, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -77,7 +77,7 @@ impl Affine for Q4_1 {
 
 impl Assemble for Q4_1 {
     const LATTICE: Lattice =
-        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Integers(0, 15), scales: (1, 1), mins: Mins::Free };
+        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Integers(0, 15), scales: SubScales::One, mins: Mins::Free };
 
     #[inline(always)]
     fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q4_1 {

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::weighted::{Row, Symmetric};
 use super::{fifth_bits, from_fifth_bits, from_nibbles, halves, inverse, largest, nibbles, to_byte};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -77,7 +77,7 @@ impl Symmetric for Q5_0 {
 
 impl Assemble for Q5_0 {
     const LATTICE: Lattice =
-        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Integers(-16, 15), scales: (1, 1), mins: Mins::None };
+        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Integers(-16, 15), scales: SubScales::One, mins: Mins::None };
 
     #[inline(always)]
     fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q5_0 {

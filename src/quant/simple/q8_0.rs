@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{halves, inverse};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
-use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -60,7 +60,7 @@ impl Quantize for Q8_0 {
 
 impl Assemble for Q8_0 {
     const LATTICE: Lattice =
-        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Integers(-127, 127), scales: (1, 1), mins: Mins::None };
+        Lattice { block_len: 32, sub_block_len: 32, levels: Levels::Integers(-127, 127), scales: SubScales::One, mins: Mins::None };
 
     #[inline(always)]
     fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q8_0 {

@@ -10,6 +10,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -85,4 +86,21 @@ fn mean_magnitudes<S: Simd>(simd: S, weights: &[f32]) -> F32x16<S> {
         }
     }
     sum / F32x16::splat(simd, LEN as f32)
+}
+
+/// Both levels, as a list of sixteen.
+const LEVELS: [f32; 16] = [-1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+
+impl Assemble for Q1_0 {
+    const LATTICE: Lattice =
+        Lattice { block_len: LEN, sub_block_len: LEN, levels: Levels::Listed(&LEVELS), scales: SubScales::One, mins: Mins::None };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q1_0 {
+        let mut block = Q1_0 { d: Half::new(simd, parts.d), signs: [[0; 2]; PARTS] };
+        for j in 0..PARTS {
+            block.signs[j] = parts.sixteen(simd, j).has(8).bits().to_le_bytes();
+        }
+        block
+    }
 }

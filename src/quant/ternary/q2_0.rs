@@ -5,12 +5,13 @@
 //! | d: f16 | qs: 16 x four of 2 bits  |
 //! ```
 //!
-//! `d` is the largest magnitude, so quantizing makes trits only; q = 3 is for files from elsewhere.
+//! `d` is the largest magnitude, so quantizing as ggml does makes trits only; calibrated rounding uses all four, and `d` of either sign.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{largest_quant, scale};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -58,6 +59,20 @@ impl Quantize for Q2_0 {
     #[inline(always)]
     fn is_sound(&self) -> bool {
         self.d.is_finite()
+    }
+}
+
+impl Assemble for Q2_0 {
+    const LATTICE: Lattice =
+        Lattice { block_len: 64, sub_block_len: 64, levels: Levels::Integers(-1, 2), scales: SubScales::One, mins: Mins::None };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> Q2_0 {
+        let mut block = Q2_0 { d: Half::new(simd, parts.d), qs: [[0; 4]; 4] };
+        for j in 0..4 {
+            block.qs[j] = packed((parts.sixteen(simd, j) + 1).to_u8());
+        }
+        block
     }
 }
 

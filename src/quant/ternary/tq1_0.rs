@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{scale, trits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -66,27 +67,51 @@ impl Quantize for TQ1_0 {
     fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [TQ1_0]) {
         for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<256>().0) {
             let (d, inverse) = scale(simd, weights);
-            block.d = Half::new(simd, d);
-            let (chunks, _) = weights.as_chunks::<16>();
-            for (qs, (first, apart)) in block.qs.iter_mut().zip(CHUNKS) {
-                let mut number = I32x16::splat(simd, 0);
-                for n in 0..5 {
-                    number = number + number + number + trits(F32x16::load(simd, &chunks[first + n * apart]), inverse);
-                }
-                *qs = fraction(simd, number).to_u8();
+            let mut digits = [I32x16::splat(simd, 0); 16];
+            for (digits, chunk) in digits.iter_mut().zip(weights.as_chunks::<16>().0) {
+                *digits = trits(F32x16::load(simd, chunk), inverse);
             }
-            let t = trits(F32x16::load(simd, &chunks[15]), inverse).to_u8();
-            let mut numbers = [0; 16];
-            for j in 0..4 {
-                numbers[j] = 81 * t[j] + 27 * t[4 + j] + 9 * t[8 + j] + 3 * t[12 + j];
-            }
-            block.qh = *fraction(simd, I32x16::load_u8(simd, &numbers)).to_u8().first_chunk().expect("4 of 16");
+            *block = pack(simd, d, &digits);
         }
     }
 
     #[inline(always)]
     fn is_sound(&self) -> bool {
         self.d.is_finite()
+    }
+}
+
+/// `digits`: of each weight, `t + 1`.
+#[inline(always)]
+fn pack<S: Simd>(simd: S, d: f32, digits: &[I32x16<S>; 16]) -> TQ1_0 {
+    let mut block = TQ1_0 { qs: [[0; 16]; 3], qh: [0; 4], d: Half::new(simd, d) };
+    for (qs, (first, apart)) in block.qs.iter_mut().zip(CHUNKS) {
+        let mut number = I32x16::splat(simd, 0);
+        for n in 0..5 {
+            number = number + number + number + digits[first + n * apart];
+        }
+        *qs = fraction(simd, number).to_u8();
+    }
+    let t = digits[15].to_u8();
+    let mut numbers = [0; 16];
+    for j in 0..4 {
+        numbers[j] = 81 * t[j] + 27 * t[4 + j] + 9 * t[8 + j] + 3 * t[12 + j];
+    }
+    block.qh = *fraction(simd, I32x16::load_u8(simd, &numbers)).to_u8().first_chunk().expect("4 of 16");
+    block
+}
+
+impl Assemble for TQ1_0 {
+    const LATTICE: Lattice =
+        Lattice { block_len: 256, sub_block_len: 256, levels: Levels::Integers(-1, 1), scales: SubScales::One, mins: Mins::None };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> TQ1_0 {
+        let mut digits = [I32x16::splat(simd, 0); 16];
+        for j in 0..16 {
+            digits[j] = parts.sixteen(simd, j) + 1;
+        }
+        pack(simd, parts.d, &digits)
     }
 }
 

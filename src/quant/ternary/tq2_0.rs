@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{largest_quant, scale, trits};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Levels, Mins, Parts, SubScales};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, I32x16, Simd};
 
@@ -53,22 +54,45 @@ impl Quantize for TQ2_0 {
     fn quantize<S: Simd>(simd: S, weights: &[f32], _importance: Option<&[f32]>, blocks: &mut [TQ2_0]) {
         for (block, weights) in blocks.iter_mut().zip(weights.as_chunks::<256>().0) {
             let (d, inverse) = scale(simd, weights);
-            block.d = Half::new(simd, d);
-            let (chunks, _) = weights.as_chunks::<16>();
-            for half in 0..2 {
-                for part in 0..2 {
-                    let mut q = I32x16::splat(simd, 0);
-                    for run in (0..4).rev() {
-                        q = q.shl::<2>() | trits(F32x16::load(simd, &chunks[8 * half + 2 * run + part]), inverse);
-                    }
-                    block.qs[half][part] = q.to_u8();
-                }
+            let mut quants = [I32x16::splat(simd, 0); 16];
+            for (quants, chunk) in quants.iter_mut().zip(weights.as_chunks::<16>().0) {
+                *quants = trits(F32x16::load(simd, chunk), inverse);
             }
+            *block = pack(simd, d, &quants);
         }
     }
 
     #[inline(always)]
     fn is_sound(&self) -> bool {
         self.d.is_finite()
+    }
+}
+
+#[inline(always)]
+fn pack<S: Simd>(simd: S, d: f32, quants: &[I32x16<S>; 16]) -> TQ2_0 {
+    let mut block = TQ2_0 { qs: [[[0; 16]; 2]; 2], d: Half::new(simd, d) };
+    for half in 0..2 {
+        for part in 0..2 {
+            let mut q = I32x16::splat(simd, 0);
+            for run in (0..4).rev() {
+                q = q.shl::<2>() | quants[8 * half + 2 * run + part];
+            }
+            block.qs[half][part] = q.to_u8();
+        }
+    }
+    block
+}
+
+impl Assemble for TQ2_0 {
+    const LATTICE: Lattice =
+        Lattice { block_len: 256, sub_block_len: 256, levels: Levels::Integers(-1, 1), scales: SubScales::One, mins: Mins::None };
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> TQ2_0 {
+        let mut quants = [I32x16::splat(simd, 0); 16];
+        for j in 0..16 {
+            quants[j] = parts.sixteen(simd, j) + 1;
+        }
+        pack(simd, parts.d, &quants)
     }
 }
