@@ -1,6 +1,6 @@
 //! The scales of a block: those by which its weights, each with its own cost, are met best.
 //!
-//! Sixteen rows at a time, one in each lane; a column costs the same in all of them.
+//! Sixteen rows at a time, one in each lane; a column costs the same in all of them. Columns whose levels are chosen together are a run.
 //!
 //! ```text
 //! each sub-block:  S, M  from a few trials of the range, each refitted by least squares
@@ -9,6 +9,7 @@
 //! ```
 
 use super::grid::Grid;
+use super::metric::{RUN_MAX, Run};
 use super::scales::{nearest, neighbour, whole};
 use crate::quant::{Lattice, Mins, SubScales};
 use crate::simd::{F32x16, Simd, Sixteen};
@@ -50,19 +51,7 @@ pub(super) struct Fit<'a, G> {
 
 impl<'a, G: Grid> Fit<'a, G> {
     pub fn new(lattice: &'a Lattice, grid: G) -> Fit<'a, G> {
-        let (low, high) = grid.ends();
-        // Coarse levels gain from cutting the range off, fine ones do not: what won on trained models.
-        let trials = match high - low {
-            // Lists of sixteen: from -127 to 113, and 4-bit floats.
-            240.0 | 24.0 => (0.7, 1.12, 13),
-            0.0..=4.0 => (0.5, 1.15, 14),
-            0.0..=8.0 => (0.65, 1.2, 13),
-            0.0..=16.0 => (0.7, 1.12, 13),
-            0.0..=32.0 => (0.82, 1.05, 12),
-            0.0..=64.0 => (0.9, 1.04, 11),
-            _ => (0.975, 1.01, 8),
-        };
-        Fit { lattice, grid, trials }
+        Fit { lattice, grid, trials: grid.trials() }
     }
 
     /// The scales of a block. `x`, `cost`: of each of its columns.
@@ -92,6 +81,7 @@ impl<'a, G: Grid> Fit<'a, G> {
                 now
             }
             SubScales::Integers(low, high) => self.super_block(simd, x, cost, (low, high), &scale, &min),
+            SubScales::Odd(n) => self.super_block(simd, x, cost, (0, 2 * n + 1), &scale, &min),
         }
     }
 
@@ -114,12 +104,13 @@ impl<'a, G: Grid> Fit<'a, G> {
                 for _ in 0..REFITS {
                     let inverse = inverse(simd, scale);
                     let (mut xg, mut gg) = (zero, zero);
-                    for (x, cost) in x.iter().zip(cost) {
-                        let x = x.load(simd);
-                        let level = self.grid.nearest(simd, x * inverse);
-                        let weighted = level * F32x16::splat(simd, *cost);
-                        xg = weighted.fma(x, xg);
-                        gg = weighted.fma(level, gg);
+                    for (x, cost) in self.runs(x, cost) {
+                        let levels = self.levels(simd, x, cost, zero, inverse);
+                        for k in 0..x.len() {
+                            let weighted = levels[k] * F32x16::splat(simd, cost[k]);
+                            xg = weighted.fma(x[k].load(simd), xg);
+                            gg = weighted.fma(levels[k], gg);
+                        }
                     }
                     scale = xg * self::inverse(simd, gg);
                     // What the squares of the weights lose by it.
@@ -159,13 +150,14 @@ impl<'a, G: Grid> Fit<'a, G> {
             for _ in 0..REFITS {
                 let inverse = inverse(simd, scale);
                 let (mut g, mut gg, mut xg) = (zero, zero, zero);
-                for (x, cost) in x.iter().zip(cost) {
-                    let x = x.load(simd);
-                    let level = self.grid.nearest(simd, (x + min) * inverse);
-                    let weighted = level * F32x16::splat(simd, *cost);
-                    g = g + weighted;
-                    gg = weighted.fma(level, gg);
-                    xg = weighted.fma(x, xg);
+                for (x, cost) in self.runs(x, cost) {
+                    let levels = self.levels(simd, x, cost, min, inverse);
+                    for k in 0..x.len() {
+                        let weighted = levels[k] * F32x16::splat(simd, cost[k]);
+                        g = g + weighted;
+                        gg = weighted.fma(levels[k], gg);
+                        xg = weighted.fma(x[k].load(simd), xg);
+                    }
                 }
                 let determinant = sum_w * gg - g * g;
                 let fitted = (sum_w * xg - sum_x * g) * self::inverse(simd, determinant);
@@ -275,14 +267,17 @@ impl<'a, G: Grid> Fit<'a, G> {
         for j in 0..self.lattice.block_len / len {
             let (scale, min) = now.of(j);
             let inverse = inverse(simd, scale);
-            for (x, cost) in x[j * len..][..len].iter().zip(&cost[j * len..]) {
-                let (x, w) = (x.load(simd), F32x16::splat(simd, *cost));
-                let of_d = now.sc[j] * self.grid.nearest(simd, (x + min) * inverse);
-                ss = (w * of_d).fma(of_d, ss);
-                sm = (w * of_d).fma(now.m[j], sm);
-                mm = (w * now.m[j]).fma(now.m[j], mm);
-                xs = (w * of_d).fma(x, xs);
-                xm = (w * now.m[j]).fma(x, xm);
+            for (x, cost) in self.runs(&x[j * len..][..len], &cost[j * len..][..len]) {
+                let levels = self.levels(simd, x, cost, min, inverse);
+                for k in 0..x.len() {
+                    let (x, w) = (x[k].load(simd), F32x16::splat(simd, cost[k]));
+                    let of_d = now.sc[j] * levels[k];
+                    ss = (w * of_d).fma(of_d, ss);
+                    sm = (w * of_d).fma(now.m[j], sm);
+                    mm = (w * now.m[j]).fma(now.m[j], mm);
+                    xs = (w * of_d).fma(x, xs);
+                    xm = (w * now.m[j]).fma(x, xm);
+                }
             }
         }
         if self.min_max() == 0 {
@@ -310,12 +305,30 @@ impl<'a, G: Grid> Fit<'a, G> {
     fn error<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32], (scale, min): (F32x16<S>, F32x16<S>)) -> F32x16<S> {
         let inverse = inverse(simd, scale);
         let mut error = F32x16::splat(simd, 0.0);
-        for (x, cost) in x.iter().zip(cost) {
-            let x = x.load(simd) + min;
-            let rest = x - scale * self.grid.nearest(simd, x * inverse);
-            error = (rest * F32x16::splat(simd, *cost)).fma(rest, error);
+        for (x, cost) in self.runs(x, cost) {
+            let levels = self.levels(simd, x, cost, min, inverse);
+            for k in 0..x.len() {
+                let rest = x[k].load(simd) + min - scale * levels[k];
+                error = (rest * F32x16::splat(simd, cost[k])).fma(rest, error);
+            }
         }
         error
+    }
+
+    /// The columns that are chosen together.
+    #[inline(always)]
+    fn runs<'x>(&self, x: &'x [Sixteen], cost: &'x [f32]) -> impl Iterator<Item = (&'x [Sixteen], &'x [f32])> + use<'x, G> {
+        x.chunks_exact(self.grid.run_len()).zip(cost.chunks_exact(self.grid.run_len()))
+    }
+
+    /// The levels nearest to a run.
+    #[inline(always)]
+    fn levels<S: Simd>(&self, simd: S, x: &[Sixteen], cost: &[f32], min: F32x16<S>, inverse: F32x16<S>) -> Run<S> {
+        let mut t = [F32x16::splat(simd, 0.0); RUN_MAX];
+        for k in 0..x.len() {
+            t[k] = (x[k].load(simd) + min) * inverse;
+        }
+        self.grid.nearest(simd, &t, cost)
     }
 
     /// Of the ranges that are tried.

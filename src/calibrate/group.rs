@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::factor::Factor;
 use super::fit::{Fit, SUB_BLOCKS_MAX, Scales, half, inverse};
 use super::grid::Grid;
+use super::metric::{Metric, RUN_MAX, Run};
 use super::scales::{neighbour, whole};
 use crate::quant::{Lattice, Mins, Parts, SubScales};
 use crate::simd::{F32x16, Simd, Sixteen, Task};
@@ -129,14 +130,25 @@ impl<G: Grid> Task for Round<'_, G> {
             for j in 0..n_sub_blocks {
                 let (scale, min) = scales.of(j);
                 let inverse = inverse(simd, scale);
-                for k in first + j * sub_block_len..first + (j + 1) * sub_block_len {
-                    let column = columns.start + k;
-                    let x = fed_back(simd, &errors[first..k], &feedback(column)[first..k], base[k].load(simd));
-                    let level = fit.grid.nearest(simd, (x + min) * inverse);
-                    let value = scale * level - min;
-                    level.store(&mut group.levels[column].0);
-                    value.store(&mut group.values[column].0);
-                    (group.weights[column].load(simd) - value).store(&mut errors[k].0);
+                let of_sub_block = first + j * sub_block_len..first + (j + 1) * sub_block_len;
+                for run in of_sub_block.step_by(fit.grid.run_len()) {
+                    let zeros = [F32x16::splat(simd, 0.0); RUN_MAX];
+                    let (mut x, mut t) = (zeros, zeros);
+                    for i in 0..fit.grid.run_len() {
+                        let column = columns.start + run + i;
+                        let factors = &feedback(column)[first..run];
+                        x[i] = (fed_back(simd, &errors[first..run], factors, base[run + i].load(simd)) + min) * inverse;
+                        t[i] = (group.weights[column].load(simd) + min) * inverse;
+                    }
+                    let metric = Metric::of_factor(factor, columns.start + run, fit.grid.run_len());
+                    let levels = fit.grid.best(simd, &x, &t, &metric, None);
+                    for i in 0..fit.grid.run_len() {
+                        let column = columns.start + run + i;
+                        let value = scale * levels[i] - min;
+                        levels[i].store(&mut group.levels[column].0);
+                        value.store(&mut group.values[column].0);
+                        (group.weights[column].load(simd) - value).store(&mut errors[run + i].0);
+                    }
                 }
             }
         }
@@ -214,7 +226,7 @@ impl<G: Grid> Descend<'_, G> {
         }
     }
 
-    /// Each code in turn goes to the level that lowers the loss most.
+    /// Each code in turn, or run of codes, goes to the levels that lower the loss most.
     #[inline(always)]
     fn codes<S: Simd>(&mut self, simd: S) {
         let Lattice { block_len, sub_block_len, .. } = *self.fit.lattice;
@@ -224,24 +236,61 @@ impl<G: Grid> Descend<'_, G> {
             let scales = self.group.scales_of(simd, block, block_len / sub_block_len);
             let (scale, min) = scales.of(first % block_len / sub_block_len);
             let inverse = inverse(simd, scale);
-            for k in first..first + sub_block_len {
-                let column = self.columns.start + k;
-                let h = self.moments(column)[k];
-                let (value, gradient) = (self.group.values[column].load(simd), self.gradient[k].load(simd));
-                let target = value - gradient * F32x16::splat(simd, 1.0 / h);
-                let level = self.fit.grid.nearest(simd, (target + min) * inverse);
-                let change = scale * level - min - value;
-                let gain = change * (gradient + gradient + change * F32x16::splat(simd, h));
+            for run in (first..first + sub_block_len).step_by(self.fit.grid.run_len()) {
+                let run_len = self.fit.grid.run_len();
+                let (mut values, mut gradient, mut levels) = ([zero; RUN_MAX], [zero; RUN_MAX], [zero; RUN_MAX]);
+                for i in 0..run_len {
+                    let column = self.columns.start + run + i;
+                    values[i] = self.group.values[column].load(simd);
+                    levels[i] = self.group.levels[column].load(simd);
+                    gradient[i] = self.gradient[run + i].load(simd);
+                }
+                let best = self.best_levels(simd, run, (&values, &gradient, &levels), min, inverse);
+                let (mut changes, mut gain) = ([zero; RUN_MAX], zero);
+                for i in 0..run_len {
+                    changes[i] = scale * best[i] - min - values[i];
+                }
+                for i in 0..run_len {
+                    let row = &self.moments(self.columns.start + run + i)[run..run + run_len];
+                    let mut along = gradient[i] + gradient[i];
+                    for k in 0..run_len {
+                        along = changes[k].fma(F32x16::splat(simd, row[k]), along);
+                    }
+                    gain = changes[i].fma(along, gain);
+                }
                 let better = gain.lt(zero);
                 if better.bits() == 0 {
                     continue;
                 }
-                let change = better.select(change, zero);
-                (value + change).store(&mut self.group.values[column].0);
-                better.select(level, self.group.levels[column].load(simd)).store(&mut self.group.levels[column].0);
-                self.follow(simd, k, change);
+                for i in 0..run_len {
+                    let column = self.columns.start + run + i;
+                    let change = better.select(changes[i], zero);
+                    (values[i] + change).store(&mut self.group.values[column].0);
+                    better.select(best[i], levels[i]).store(&mut self.group.levels[column].0);
+                    self.follow(simd, run + i, change);
+                }
             }
         }
+    }
+
+    /// The best levels of the run from `run` on by what its values, gradients and levels are.
+    #[inline(always)]
+    fn best_levels<S: Simd>(
+        &self,
+        simd: S,
+        run: usize,
+        (values, gradient, levels): (&Run<S>, &Run<S>, &Run<S>),
+        min: F32x16<S>,
+        inverse: F32x16<S>,
+    ) -> Run<S> {
+        let run_len = self.fit.grid.run_len();
+        let metric = Metric::of_moments(self.factor, self.columns.start + run, run_len);
+        let step = metric.step(simd, gradient, run_len);
+        let mut t = *values;
+        for i in 0..run_len {
+            t[i] = (values[i] - step[i] + min) * inverse;
+        }
+        self.fit.grid.best(simd, &t, &t, &metric, Some(levels))
     }
 
     /// Each sub-block's scale and minimum one up, one down or as they are, with the codes that suit each.
@@ -258,7 +307,8 @@ impl<G: Grid> Descend<'_, G> {
             let mut best = Tried::none(simd);
             for a in [-1, 0, 1] {
                 for b in [-1, 0, 1] {
-                    if b != 0 && self.fit.min_max() == 0 {
+                    // Of a run the best levels with the scale as it is are found already.
+                    if b != 0 && self.fit.min_max() == 0 || a == 0 && self.fit.grid.run_len() > 1 {
                         continue;
                     }
                     scales.sc[j] = neighbour(simd, self.fit.lattice.scales, sc, a);
@@ -312,19 +362,26 @@ impl<G: Grid> Descend<'_, G> {
                 gradient[i] = tried.changes[k].fma(F32x16::splat(simd, row[i]), gradient[i]);
             }
         }
-        for _ in 0..2 {
-            for k in 0..len {
-                let column = self.columns.start + first + k;
-                let row = &self.moments(column)[first..first + len];
-                let before = self.group.values[column].load(simd);
-                let value = before + tried.changes[k];
-                let target = value - gradient[k] * F32x16::splat(simd, 1.0 / row[k]);
-                let level = self.fit.grid.nearest(simd, (target + min) * inverse);
-                let changed = scale * level - min - before;
-                let step = changed - tried.changes[k];
-                (tried.levels[k], tried.changes[k]) = (level, changed);
-                for i in 0..len {
-                    gradient[i] = step.fma(F32x16::splat(simd, row[i]), gradient[i]);
+        let run_len = self.fit.grid.run_len();
+        for _ in 0..if run_len > 1 { 1 } else { 2 } {
+            for run in (0..len).step_by(run_len) {
+                let (mut values, mut of_run, mut levels) = ([zero; RUN_MAX], [zero; RUN_MAX], [zero; RUN_MAX]);
+                for i in 0..run_len {
+                    let before = self.group.values[self.columns.start + first + run + i].load(simd);
+                    values[i] = before + tried.changes[run + i];
+                    of_run[i] = gradient[run + i];
+                    levels[i] = tried.levels[run + i];
+                }
+                let best = self.best_levels(simd, first + run, (&values, &of_run, &levels), min, inverse);
+                for i in 0..run_len {
+                    let column = self.columns.start + first + run + i;
+                    let changed = scale * best[i] - min - self.group.values[column].load(simd);
+                    let step = changed - tried.changes[run + i];
+                    (tried.levels[run + i], tried.changes[run + i]) = (best[i], changed);
+                    let row = &self.moments(column)[first..first + len];
+                    for k in 0..len {
+                        gradient[k] = step.fma(F32x16::splat(simd, row[k]), gradient[k]);
+                    }
                 }
             }
         }

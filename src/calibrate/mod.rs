@@ -11,7 +11,8 @@
 //! as it copies any tensor.
 //!
 //! A format's blocks keep their layout, so whatever reads the format reads them; only which of its values stand for a weight is chosen
-//! otherwise. What a format can hold is its [`Lattice`](crate::quant::Lattice).
+//! otherwise. What a format can hold is its [`Lattice`](crate::quant::Lattice): levels of each weight (`grid`), or the points of a grid for
+//! four or eight weights together (`points`). IQ1_S and IQ1_M have none: they keep ggml's rounding, by the importance of the same text.
 
 // The index is a column, and often indexes several arrays.
 #![allow(clippy::needless_range_loop)]
@@ -25,9 +26,11 @@ mod grid;
 mod group;
 mod inputs;
 mod layers;
+mod metric;
 mod moments;
 mod offers;
 mod overlay;
+mod points;
 mod round;
 mod scales;
 mod stacks;

@@ -12,10 +12,11 @@ use rayon::prelude::*;
 
 use super::factor::Factor;
 use super::fit::Fit;
-use super::grid::{Grid, WithGrid, with_grid};
+use super::grid::{Grid, Integers, Listed};
 use super::group::{Descend, Group, PANEL, ROWS, Round};
+use super::points::{Points, Table};
 use crate::matmul::{Accumulate, Activations, Engine, Right, Rows};
-use crate::quant::{Format, Lattice};
+use crate::quant::{Format, Lattice, Levels};
 use crate::simd::Sixteen;
 
 /// Rows that a worker takes at a time.
@@ -32,7 +33,18 @@ const DESCENTS: usize = 3;
 /// When the format has no lattice, or lengths disagree.
 pub fn round(engine: Engine, format: Format, factor: &Factor, weights: &[f32], blocks: &mut [u8]) -> bool {
     let lattice = format.lattice().unwrap_or_else(|| panic!("{format} has no lattice"));
-    with_grid(&lattice, Rounding { engine, format, lattice: &lattice, factor, weights, blocks })
+    let rounding = Rounding { engine, format, lattice: &lattice, factor, weights, blocks };
+    match lattice.levels {
+        Levels::Integers(low, high) => rounding.run(Integers { low, high }),
+        Levels::Listed(levels) => rounding.run(Listed { levels }),
+        Levels::Points(points) => {
+            let table = Table::new(&points);
+            match points.len {
+                4 => rounding.run(Points::<4> { table: &table, level: engine.level() }),
+                _ => rounding.run(Points::<8> { table: &table, level: engine.level() }),
+            }
+        }
+    }
 }
 
 struct Rounding<'a> {
@@ -44,9 +56,7 @@ struct Rounding<'a> {
     blocks: &'a mut [u8],
 }
 
-impl WithGrid for Rounding<'_> {
-    type Output = bool;
-
+impl Rounding<'_> {
     fn run<G: Grid>(self, grid: G) -> bool {
         let n_cols = self.factor.n();
         let row_bytes = self.format.row_bytes(n_cols as u64).expect("rows of whole blocks") as usize;
@@ -224,7 +234,18 @@ mod tests {
     fn every_level_and_any_split_of_rows_give_the_same_bytes() {
         let n_cols = 256;
         let weights = noise(7, 70 * n_cols);
-        for format in [Format::Q4_K, Format::Q3_K, Format::IQ4_XS, Format::Q5_0, Format::NVFP4, Format::Q2_0] {
+        for format in [
+            Format::Q4_K,
+            Format::Q3_K,
+            Format::IQ4_XS,
+            Format::Q5_0,
+            Format::NVFP4,
+            Format::Q2_0,
+            Format::IQ3_S,
+            Format::IQ3_XXS,
+            Format::IQ2_S,
+            Format::IQ2_XS,
+        ] {
             let row_bytes = format.row_bytes(n_cols as u64).expect("whole blocks") as usize;
             let made = |level: Level| {
                 let engine = Engine::new(level);

@@ -9,6 +9,11 @@ pub(super) fn nearest<S: Simd>(simd: S, scales: SubScales, x: F32x16<S>) -> F32x
     match scales {
         SubScales::One => F32x16::splat(simd, 1.0),
         SubScales::Integers(low, high) => whole(simd, x, low, high),
+        SubScales::Odd(n) => {
+            let two = F32x16::splat(simd, 2.0);
+            let one = F32x16::splat(simd, 1.0);
+            whole(simd, (x - one) / two, 0, n) * two + one
+        }
         SubScales::Floats(floats) => {
             let x = x.max(F32x16::splat(simd, 0.0)).min(F32x16::splat(simd, floats.most));
             let spacing = spacing(simd, floats, x);
@@ -30,6 +35,7 @@ pub(super) fn neighbour<S: Simd>(simd: S, scales: SubScales, sc: F32x16<S>, step
                 (sc - spacing(simd, floats, below)).max(F32x16::splat(simd, 0.0))
             }
         },
+        SubScales::Odd(_) => nearest(simd, scales, sc + F32x16::splat(simd, 2.0 * step as f32)),
         _ => nearest(simd, scales, sc + F32x16::splat(simd, step as f32)),
     }
 }

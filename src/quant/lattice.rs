@@ -30,6 +30,29 @@ pub enum Levels {
     Integers(i32, i32),
     /// An entry of this list, in ascending order.
     Listed(&'static [f32; 16]),
+    /// A magnitude with a sign, such that those of several weights are a point of a grid.
+    Points(Points),
+}
+
+/// A grid: which magnitudes go together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Points {
+    /// Weights of a point: four or eight.
+    pub len: usize,
+    /// What each weight can be: eight magnitudes where a point has four weights, three where it has eight.
+    pub magnitudes: &'static [f32],
+    /// The magnitudes of each point by number, in three bits or two, the first weight's lowest.
+    pub points: &'static [u16],
+    /// The number of minus signs of eight weights must be even.
+    pub even_signs: bool,
+}
+
+impl Points {
+    /// The number of the magnitude of a point's weight `i`.
+    pub fn number(&self, point: u16, i: usize) -> usize {
+        let bits = if self.len == 4 { 3 } else { 2 };
+        usize::from(point >> (bits * i) & ((1 << bits) - 1))
+    }
 }
 
 /// What the scale of a sub-block can be, in units of `d`. [`Parts`] hold its number.
@@ -39,6 +62,8 @@ pub enum SubScales {
     One,
     /// A whole number from the first to the second, which is its own number.
     Integers(i32, i32),
+    /// An odd number from 1 on, which is twice its number and 1; this is the largest number.
+    Odd(i32),
     /// A float of few bits. There is no other scale: `d` is 1.
     Floats(Floats),
 }
@@ -60,6 +85,7 @@ impl SubScales {
         match self {
             SubScales::One => 1.0,
             SubScales::Integers(..) => number as f32,
+            SubScales::Odd(_) => (2 * number + 1) as f32,
             SubScales::Floats(Floats { mantissa_bits, least, .. }) => {
                 let (octave, mantissa) = (number >> mantissa_bits, number & ((1 << mantissa_bits) - 1));
                 let multiple = if octave == 0 { mantissa } else { mantissa + (1 << mantissa_bits) };
@@ -73,6 +99,7 @@ impl SubScales {
         match self {
             SubScales::One => 1,
             SubScales::Integers(..) => value as i32,
+            SubScales::Odd(_) => value as i32 / 2,
             SubScales::Floats(Floats { mantissa_bits, least, .. }) => {
                 let first_normal = least * (1 << mantissa_bits) as f32;
                 if value < first_normal {
@@ -90,7 +117,7 @@ impl SubScales {
         match self {
             SubScales::One => 1,
             SubScales::Integers(low, _) => low,
-            SubScales::Floats(_) => 0,
+            SubScales::Odd(_) | SubScales::Floats(_) => 0,
         }
     }
 
@@ -98,7 +125,7 @@ impl SubScales {
     pub fn number_max(self) -> i32 {
         match self {
             SubScales::One => 1,
-            SubScales::Integers(_, high) => high,
+            SubScales::Integers(_, high) | SubScales::Odd(high) => high,
             SubScales::Floats(Floats { most, .. }) => self.number(most),
         }
     }
@@ -126,7 +153,7 @@ pub struct Parts {
     pub scales: [i32; LEN_MAX / 16],
     /// Of each sub-block.
     pub mins: [i32; LEN_MAX / 16],
-    /// Of each weight: the level itself, or its place in the list.
+    /// Of each weight: the level itself, its place in the list, or the number of its magnitude counted from 1, negative with a minus sign.
     pub quants: [i8; LEN_MAX],
 }
 
@@ -178,12 +205,25 @@ mod tests {
                         Mins::Free => 1,
                     };
                 }
-                for quant in &mut parts.quants[..lattice.block_len] {
-                    *quant = match lattice.levels {
-                        Levels::Integers(low, high) => within((low, high), &mut below),
-                        Levels::Listed(_) => below(16),
-                    } as i8;
+                let mut quants = Vec::new();
+                while quants.len() < lattice.block_len {
+                    match lattice.levels {
+                        Levels::Integers(low, high) => quants.push(within((low, high), &mut below) as i8),
+                        Levels::Listed(_) => quants.push(below(16) as i8),
+                        Levels::Points(points) => {
+                            for _ in 0..8 / points.len {
+                                let point = points.points[below(points.points.len() as i32) as usize];
+                                let number = |i| points.number(point, i) as i8 + 1;
+                                quants.extend((0..points.len).map(|i| if below(2) == 0 { number(i) } else { -number(i) }));
+                            }
+                            let eight = quants.last_chunk_mut::<8>().expect("eight");
+                            if points.even_signs && eight.iter().filter(|&&quant| quant < 0).count() % 2 == 1 {
+                                eight[3] = -eight[3];
+                            }
+                        }
+                    }
                 }
+                parts.quants[..lattice.block_len].copy_from_slice(&quants);
                 for level in Level::available() {
                     let mut block = vec![0; format.block_bytes()];
                     format.assemble(level, &parts, &mut block);
@@ -195,6 +235,9 @@ mod tests {
                         let value = match lattice.levels {
                             Levels::Integers(..) => f32::from(quant),
                             Levels::Listed(levels) => levels[quant as usize],
+                            Levels::Points(points) => {
+                                points.magnitudes[usize::from(quant.unsigned_abs()) - 1] * f32::from(quant.signum())
+                            }
                         };
                         let min = if lattice.mins == Mins::None { 0.0 } else { parts.dmin * parts.mins[j] as f32 };
                         let expected = parts.d * lattice.scales.value(parts.scales[j]) * value - min;

@@ -67,7 +67,7 @@ mod traits;
 
 use crate::simd::Level;
 pub use dot::Factors;
-pub use lattice::{Floats, Lattice, Levels, Mins, Parts, SubScales};
+pub use lattice::{Floats, Lattice, Levels, Mins, Parts, Points, SubScales};
 use traits::Traits;
 
 /// Why a block could not be quantized.
@@ -155,13 +155,13 @@ formats! {
     13 Q5_K Traits::assembled::<k::Q5_K>();
     14 Q6_K Traits::assembled::<k::Q6_K>();
     15 Q8_K Traits::activations::<k::Q8_K>();
-    16 IQ2_XXS Traits::of::<iq::IQ2_XXS>();
-    17 IQ2_XS Traits::of::<iq::IQ2_XS>();
-    18 IQ3_XXS Traits::of::<iq::IQ3_XXS>();
+    16 IQ2_XXS Traits::assembled::<iq::IQ2_XXS>();
+    17 IQ2_XS Traits::assembled::<iq::IQ2_XS>();
+    18 IQ3_XXS Traits::assembled::<iq::IQ3_XXS>();
     19 IQ1_S Traits::of::<iq::IQ1_S>();
     20 IQ4_NL Traits::assembled::<iq4::IQ4_NL>();
-    21 IQ3_S Traits::of::<iq::IQ3_S>();
-    22 IQ2_S Traits::of::<iq::IQ2_S>();
+    21 IQ3_S Traits::assembled::<iq::IQ3_S>();
+    22 IQ2_S Traits::assembled::<iq::IQ2_S>();
     23 IQ4_XS Traits::assembled::<iq4::IQ4_XS>();
     24 I8 Traits::stored::<[u8; 1]>(1);
     25 I16 Traits::stored::<[u8; 2]>(1);

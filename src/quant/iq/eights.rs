@@ -1,6 +1,7 @@
 //! The best grid point for eight weights, as the IQ1 and IQ2 formats have them: every weight on one of three levels.
 
 use super::candidates::{Candidates, first_cheapest};
+use crate::quant::lattice::Parts;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// Levels of a weight.
@@ -41,6 +42,16 @@ impl Eights {
     #[inline(always)]
     pub fn index(&self, place: usize) -> Option<u16> {
         self.candidates.index(place)
+    }
+
+    /// Of each eight of a block: the index in a file of its point, and the bits of its minus signs.
+    #[inline(always)]
+    pub fn of_parts(&self, parts: &Parts) -> [(u16, u8); 32] {
+        parts.quants.as_chunks::<8>().0.first_chunk::<32>().expect("256 quants").map(|eight| {
+            let place = eight.iter().fold(0, |place, quant| place * LEVELS + usize::from(quant.unsigned_abs()) - 1);
+            let point = self.index(place).expect("parts are of points");
+            (point, super::minus_signs(&eight))
+        })
     }
 
     /// The candidate with the least weighted distance to eight weights, bits as in `grids.rs`; `values` is what the levels stand for.

@@ -3,6 +3,7 @@
 //! Of the 4096 lists of candidates 97 % have up to 16 candidates; a place on the grid has itself.
 
 use super::candidates::{Candidates, first_cheapest};
+use crate::quant::lattice::Parts;
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// Places: three bits for each of four levels, the first weight's lowest, as in `grids.rs`.
@@ -52,6 +53,19 @@ impl Fours {
     #[inline(always)]
     pub fn index(&self, point: Point) -> u16 {
         self.candidates.index(place(point)).expect("every candidate is on the grid")
+    }
+
+    /// Of each sub-block of 32: the indices in a file of its points, and the bits of its minus signs.
+    #[inline(always)]
+    pub fn of_parts(&self, parts: &Parts) -> [([u16; 8], [u8; 4]); 8] {
+        parts.quants.as_chunks::<32>().0.first_chunk::<8>().expect("256 quants").map(|quants| {
+            let points = quants.as_chunks::<4>().0.first_chunk::<8>().expect("32 quants").map(|four| {
+                let place = four.iter().rev().fold(0, |place, quant| place << 3 | (usize::from(quant.unsigned_abs()) - 1));
+                self.candidates.index(place).expect("parts are of points")
+            });
+            let eights = quants.as_chunks::<8>().0.first_chunk::<4>().expect("32 quants");
+            (points, eights.map(|eight| super::minus_signs(&eight)))
+        })
     }
 
     /// The candidate at the least weighted distance.

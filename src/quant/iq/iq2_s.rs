@@ -14,8 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::eights::Eights;
 use super::iq2::{Found, MAX_Q, Search, SubBlocks, pack_nibbles};
-use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, sums_of_squares};
+use super::{IQ2_VALUES, batches, expand, grids, lattice_of_eights, scales_of_super_block, signed, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Parts};
 use crate::quant::search::{Lanes, lanes_of_sub_blocks};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
@@ -122,4 +123,20 @@ fn pack<S: Simd>(simd: S, found: &Found) -> IQ2_S {
         block.scales = pack_nibbles(&scales);
     }
     block
+}
+
+impl Assemble for IQ2_S {
+    const LATTICE: Lattice = lattice_of_eights(16, &grids::IQ2_S, false);
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> IQ2_S {
+        let scales = pack_nibbles(&parts.scales.map(|sc| sc as u8));
+        let mut block = IQ2_S { d: Half::new(simd, parts.d), points: [[0; 2]; 16], signs: [[0; 2]; 16], qh: [0; 8], scales };
+        for (i, (point, signs)) in GRID.of_parts(parts).into_iter().enumerate() {
+            block.points.as_flattened_mut()[i] = point as u8;
+            block.signs.as_flattened_mut()[i] = signs;
+            block.qh[i / 4] |= ((point >> 8) as u8) << (2 * (i % 4));
+        }
+        block
+    }
 }

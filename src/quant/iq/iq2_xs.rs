@@ -14,8 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::eights::Eights;
 use super::iq2::{Found, MAX_Q, Search, SubBlocks, pack_nibbles};
-use super::{IQ2_VALUES, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares};
+use super::{IQ2_VALUES, batches, expand, grids, lattice_of_eights, scales_of_super_block, signed, signs, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Parts};
 use crate::quant::search::Lanes;
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
@@ -108,4 +109,19 @@ fn pack<S: Simd>(simd: S, found: &Found) -> IQ2_XS {
         }
     }
     block
+}
+
+impl Assemble for IQ2_XS {
+    const LATTICE: Lattice = lattice_of_eights(16, &grids::IQ2_XS, true);
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> IQ2_XS {
+        let scales = pack_nibbles(&parts.scales.map(|sc| sc as u8));
+        let mut block = IQ2_XS { d: Half::new(simd, parts.d), points_and_signs: [[[0; 2]; 2]; 16], scales };
+        let both = block.points_and_signs.as_flattened_mut();
+        for (both, (point, signs)) in both.iter_mut().zip(GRID.of_parts(parts)) {
+            *both = (point | u16::from(signs & 127) << 9).to_le_bytes();
+        }
+        block
+    }
 }

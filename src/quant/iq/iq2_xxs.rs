@@ -14,8 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::eights::Eights;
 use super::iq2::{Found, Search, SubBlocks};
-use super::{IQ2_VALUES, LEN, batches, expand, grids, scales_of_super_block, signed, signs, sums_of_squares};
+use super::{IQ2_VALUES, LEN, batches, expand, grids, lattice_of_eights, scales_of_super_block, signed, signs, sums_of_squares};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Parts};
 use crate::quant::search::{Lanes, positive};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
@@ -128,4 +129,24 @@ fn pack<S: Simd>(simd: S, found: &Found, first: usize) -> IQ2_XXS {
         sub_block.signs_and_scale = bits.to_le_bytes();
     }
     block
+}
+
+impl Assemble for IQ2_XXS {
+    const LATTICE: Lattice = lattice_of_eights(32, &grids::IQ2_XXS, true);
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> IQ2_XXS {
+        let empty = SubBlock { points: [0; 4], signs_and_scale: [0; 4] };
+        let mut block = IQ2_XXS { d: Half::new(simd, parts.d), sub_blocks: [empty; 8] };
+        let eights = GRID.of_parts(parts);
+        for (j, eights) in eights.as_chunks::<4>().0.iter().enumerate() {
+            let mut bits = (parts.scales[j] as u32) << 28;
+            for (k, (point, signs)) in eights.iter().enumerate() {
+                block.sub_blocks[j].points[k] = *point as u8;
+                bits |= u32::from(signs & 127) << (7 * k);
+            }
+            block.sub_blocks[j].signs_and_scale = bits.to_le_bytes();
+        }
+        block
+    }
 }

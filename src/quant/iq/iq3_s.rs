@@ -15,8 +15,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::fours::Fours;
 use super::iq3::{self, Found, Search, Searched, pairs};
-use super::{expand, grids, scales_of_super_block, signed};
+use super::{expand, grids, lattice_of_fours, scales_of_super_block, signed};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Parts};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
@@ -107,6 +108,23 @@ impl Searched for IQ3_S {
             for c in 0..4 {
                 block.scales[c] = sc[2 * c] | sc[2 * c + 1] << 4;
             }
+        }
+        block
+    }
+}
+
+impl Assemble for IQ3_S {
+    const LATTICE: Lattice = lattice_of_fours(&[1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0], &grids::IQ3_S, false);
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> IQ3_S {
+        let d = Half::new(simd, parts.d);
+        let mut block = IQ3_S { d, points: [[0; 8]; 8], qh: [0; 8], signs: [[0; 4]; 8], scales: [0; 4] };
+        for (j, (points, signs)) in SEARCH.grid.of_parts(parts).into_iter().enumerate() {
+            block.points[j] = points.map(|point| point as u8);
+            block.qh[j] = (0..8).fold(0, |qh, i| qh | ((points[i] >> 8) as u8) << i);
+            block.signs[j] = signs;
+            block.scales[j / 2] |= (parts.scales[j] as u8) << (4 * (j % 2));
         }
         block
     }

@@ -14,8 +14,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::fours::Fours;
 use super::iq3::{self, Found, Search, Searched, pairs};
-use super::{expand, grids, scales_of_super_block, signed, signs};
+use super::{expand, grids, lattice_of_fours, scales_of_super_block, signed, signs};
 use crate::quant::block::{Block, Dequantize, Half, Quantize};
+use crate::quant::lattice::{Assemble, Lattice, Parts};
 use crate::quant::sink::Sink;
 use crate::simd::{F32x16, Simd};
 
@@ -96,6 +97,26 @@ impl Searched for IQ3_XXS {
                 for k in 0..4 {
                     bits |= u32::from(found.signs[first + j][k] & 127) << (7 * k);
                 }
+            }
+            block.signs_and_scales[j] = bits.to_le_bytes();
+        }
+        block
+    }
+}
+
+impl Assemble for IQ3_XXS {
+    const LATTICE: Lattice = lattice_of_fours(&[1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.5], &grids::IQ3_XXS, true);
+
+    #[inline(always)]
+    fn assemble<S: Simd>(simd: S, parts: &Parts) -> IQ3_XXS {
+        let mut block = IQ3_XXS { d: Half::new(simd, parts.d), points: [[[0; 4]; 2]; 8], signs_and_scales: [[0; 4]; 8] };
+        for (j, (points, signs)) in SEARCH.grid.of_parts(parts).into_iter().enumerate() {
+            let mut bits = (parts.scales[j] as u32) << 28;
+            for i in 0..8 {
+                block.points[j][i / 4][i % 4] = points[i] as u8;
+            }
+            for (k, signs) in signs.iter().enumerate() {
+                bits |= u32::from(signs & 127) << (7 * k);
             }
             block.signs_and_scales[j] = bits.to_le_bytes();
         }

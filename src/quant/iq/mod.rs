@@ -27,11 +27,15 @@ pub(super) use iq2_xxs::IQ2_XXS;
 pub(super) use iq3_s::IQ3_S;
 pub(super) use iq3_xxs::IQ3_XXS;
 
+use super::lattice::{Lattice, Levels, Mins, Points, SubScales};
 use super::search::{SUPER_BLOCK_LEN as LEN, nearest_int, sums_of_squares};
 use crate::simd::{F32x16, I32x16, Simd};
 
 /// The magnitudes of the three levels of the IQ2 grids.
 const IQ2_VALUES: [u8; 3] = [8, 25, 43];
+
+/// In units of which `w = d*(2*sc + 1) * +-magnitude`.
+const IQ2_MAGNITUDES: [f32; 3] = [1.0, 3.125, 5.375];
 
 /// The values (`i8`) of the three levels of the IQ1 grid.
 const IQ1_VALUES: [u8; 3] = [-1i8 as u8, 0, 1];
@@ -74,6 +78,34 @@ fn shifted<S: Simd>(simd: S, scale: F32x16<S>, points: [[u8; 8]; 2], shifts: [bo
     let down = u16::from_le_bytes(shifts.map(|down| if down { 0xff } else { 0 }));
     let shift = I32x16::spread(simd, down, i32::MIN) | IQ1_SHIFT.to_bits() as i32;
     scale * (values + shift.to_float_bits())
+}
+
+/// Bit `i` is set where quant `i` is negative.
+#[inline(always)]
+fn minus_signs(eight: &[i8; 8]) -> u8 {
+    eight.iter().rev().fold(0, |signs, quant| signs << 1 | u8::from(*quant < 0))
+}
+
+/// Of formats whose points give eight weights.
+const fn lattice_of_eights(sub_block_len: usize, points: &'static [u16], even_signs: bool) -> Lattice {
+    Lattice {
+        block_len: LEN,
+        sub_block_len,
+        levels: Levels::Points(Points { len: 8, magnitudes: &IQ2_MAGNITUDES, points, even_signs }),
+        scales: SubScales::Odd(15),
+        mins: Mins::None,
+    }
+}
+
+/// Of formats whose points give four weights.
+const fn lattice_of_fours(magnitudes: &'static [f32; 8], points: &'static [u16], even_signs: bool) -> Lattice {
+    Lattice {
+        block_len: LEN,
+        sub_block_len: 32,
+        levels: Levels::Points(Points { len: 4, magnitudes, points, even_signs }),
+        scales: SubScales::Odd(15),
+        mins: Mins::None,
+    }
 }
 
 /// Sixteen super-blocks or fewer, with the importance of their weights.
