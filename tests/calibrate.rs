@@ -6,8 +6,8 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ggforge::gguf::File;
-use serde_json::Value;
+use ggforge::gguf::{Array, File, Model, Value};
+use serde_json::Value as Json;
 
 fn forge_3m() -> PathBuf {
     common::fixture("hf/forge-3m")
@@ -30,8 +30,17 @@ fn quantize(base: &Path, types: &str, to: &Path) -> Command {
     command
 }
 
-fn json(output: std::process::Output) -> Value {
+fn json(output: std::process::Output) -> Json {
     serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// What a file says of its calibration, by the last part of the key.
+fn entries_of(path: &Path) -> impl Fn(&str) -> Value + use<> {
+    let metadata = Model::open(path).expect("a file that was just made").to_metadata();
+    move |name| {
+        let key = format!("ggforge.calibration.{name}");
+        metadata.iter().find(|(found, _)| *found == key).unwrap_or_else(|| panic!("{key}")).1.clone()
+    }
 }
 
 /// The mean divergences of files from the base, on a text.
@@ -39,7 +48,7 @@ fn divergences(base: &Path, files: &[PathBuf], text: &Path) -> Vec<f64> {
     let mut command = common::ggforge();
     command.arg("compare").arg(base).args(files).args(["--json", "--chunks", "8", "--file"]).arg(text);
     let compared = json(common::succeeds(&mut command));
-    let of = |file: &Value| file["kld"]["mean"]["value"].as_f64().unwrap_or_else(|| panic!("a mean divergence: {file}"));
+    let of = |file: &Json| file["kld"]["mean"]["value"].as_f64().unwrap_or_else(|| panic!("a mean divergence: {file}"));
     compared["files"].as_array().expect("files").iter().map(of).collect()
 }
 
@@ -83,9 +92,13 @@ fn calibrated_files_lose_less_on_another_text() {
         };
         assert_eq!(tensors(before), tensors(after), "the same types");
     }
-    let file = File::open(&paths("calibrated")[0]).expect("a file that was just made");
-    let text_of = |key: &str| file.get(key).and_then(|value| value.as_str()).map(str::to_owned);
-    assert_eq!(text_of("ggforge.calibration.dataset").as_deref(), Some("calibration.txt"));
+    let entry = entries_of(&paths("calibrated")[0]);
+    let hash = common::described::sha256(&std::fs::read(&text).expect("the text"));
+    let strings = |text: &str| Value::Array(Array::String(vec![text.as_bytes().to_vec()]));
+    assert_eq!(entry("texts"), strings("calibration.txt"));
+    assert_eq!(entry("sha256"), strings(&hash));
+    assert_eq!(entry("tokens"), Value::Array(Array::U32(vec![12 * 512])));
+    assert_eq!(entry("chunk_count"), Value::U32(12));
 }
 
 #[test]
@@ -138,7 +151,7 @@ fn what_cannot_be_written_is_refused_before_the_text_is_read_by_the_model() {
     let planned = json(common::succeeds(
         quantize(&base, "Q4_0", &folder.path().join("new.gguf")).args(["--dry-run", "--calibrate"]).arg(prose()),
     ));
-    assert_eq!(planned["calibration"], Value::Null);
+    assert_eq!(planned["calibration"], Json::Null);
     let mut sized = common::ggforge();
     sized.arg("convert").arg(forge_3m()).args(["--type", "Q4_0", "--dry-run", "--bpw", "5", "--calibrate"]).arg(prose());
     let said = common::succeeds(&mut sized).stderr;
@@ -268,4 +281,35 @@ fn a_ratio_is_the_share_of_weights_with_4_bits() {
     let output = with_text(quantize(&base, "Q6_K", &path).args(["--force", "--ratio", "0.6"]), &prose(), "2").output();
     let message = String::from_utf8(output.expect("a program that starts").stderr).expect("UTF-8");
     assert!(message.contains("a type of 4 bits"), "{message}");
+}
+
+/// Text that the model writes: the same whatever computes it, in turn with a file's, and better than none on a text that it has not seen.
+#[test]
+fn the_model_writes_the_text_itself() {
+    let folder = common::scratch();
+    let base = base(folder.path());
+    let to = |name: &str| folder.path().join(name);
+    let with_self = |name: &str, threads: &str, level: &str, chunks: &str, texts: &[&Path]| {
+        let mut command = quantize(&base, "Q4_0", &to(name));
+        command.args(["--calibrate-chunks", chunks, "--threads", threads]).env("GGFORGE_SIMD", level);
+        for text in texts {
+            command.arg("--calibrate").arg(text);
+        }
+        common::succeeds(&mut command);
+        std::fs::read(to(name)).expect("the file")
+    };
+    let itself = Path::new("self");
+    let one = with_self("one.gguf", "1", "avx2", "8", &[itself]);
+    assert!(one == with_self("three.gguf", "3", "amx", "8", &[itself]), "one thread, three threads at the best level");
+    common::succeeds(&mut quantize(&base, "Q4_0", &to("plain.gguf")));
+    let [before, after] = divergences(&base, &[to("plain.gguf"), to("one.gguf")], &prose())[..] else { panic!("two files") };
+    println!("{after} by its own text, {before} without");
+    assert!(after < 0.6 * before, "{after} by its own text, {before} without");
+    with_self("both.gguf", "2", "amx", "3", &[&prose(), itself]);
+    let entry = entries_of(&to("both.gguf"));
+    let names = [&b"prose.txt"[..], b"self"].map(<[u8]>::to_vec).to_vec();
+    assert_eq!(entry("texts"), Value::Array(Array::String(names)));
+    assert_eq!(entry("tokens"), Value::Array(Array::U32(vec![1024, 512])));
+    let Value::Array(Array::String(hashes)) = entry("sha256") else { panic!("hashes") };
+    assert!(hashes.len() == 2 && hashes.iter().all(|hash| hash.len() == 64 && hash.iter().any(|digit| *digit != b'0')));
 }

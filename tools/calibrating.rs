@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ggforge::Error;
 use ggforge::calibrate::{self, Aim, Bound, Calibrated, Choice, Chosen, Method, Reached};
-use ggforge::eval::{Cut, Windows, read_text};
 use ggforge::gguf::{Header, Model};
 use ggforge::matmul::Engine;
 use ggforge::model::fit::{self, Running};
@@ -23,17 +22,19 @@ use ggforge::tokenizer::encode::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::exit::{Failure, named};
-use crate::measuring::{dataset, timed};
+use crate::measuring::timed;
 use crate::signals::Stop;
+use crate::texts::Texts;
 use crate::{Session, size};
 
 /// Options of calibration.
 #[derive(Debug, Args)]
 pub struct CalibrateOptions {
-    /// Round by what this text puts into each matrix: better files of the same size, in minutes instead of seconds
+    /// Round by what this text puts into each matrix: better files of the same size, in minutes instead of seconds. May be repeated, then
+    /// texts give their chunks in turn; self is text that the model writes itself
     #[arg(long, value_name = "TEXT", conflicts_with = "imatrix")]
-    pub calibrate: Option<PathBuf>,
-    /// Chunks of 512 tokens of that text to use at most
+    pub calibrate: Vec<PathBuf>,
+    /// Chunks of 512 tokens to use at most, of all texts together
     #[arg(long, value_name = "N", default_value_t = 100, requires = "calibrate")]
     pub calibrate_chunks: usize,
     /// Choose the types of matrices so that all tensors take this many bits per weight at most, and lose least
@@ -120,8 +121,7 @@ const CTX: usize = 512;
 /// A model and the text that it is calibrated on.
 pub struct Calibrating<'a> {
     model: &'a Model,
-    pub text: PathBuf,
-    windows: Windows,
+    texts: Texts,
     goal: Option<Goal>,
     menu: Menu,
     running: Running,
@@ -160,30 +160,32 @@ impl CalibrateOptions {
         }
     }
 
-    /// The text in the tokens of `model`, where one was given.
+    /// The texts in the tokens of `model`, where any were given.
     ///
     /// # Errors
     /// Those of the text and of the vocabulary.
     pub fn of<'a>(&self, model: &'a Model) -> Result<Option<Calibrating<'a>>, Failure> {
-        let Some(text) = &self.calibrate else { return Ok(None) };
+        if self.calibrate.is_empty() {
+            return Ok(None);
+        }
         model.check_has_weights()?;
         let tokenizer = Tokenizer::from_metadata(&model.shards()[0]).map_err(named(model.files()[0].path()))?;
         let ctx = CTX.min(Hparams::read(model)?.n_ctx_train);
-        let cut = Cut { ctx, stride: None, windows_max: Some(self.calibrate_chunks) };
-        let windows = Windows::of_text(text, &read_text(text)?, &tokenizer, &cut)?;
+        let texts = Texts::read(&self.calibrate, tokenizer, ctx, self.calibrate_chunks)?;
         let (goal, menu, running) = (self.goal(), self.menu.clone().unwrap_or_default(), self.running.running());
-        Ok(Some(Calibrating { model, text: text.clone(), windows, goal, menu, running }))
+        Ok(Some(Calibrating { model, texts, goal, menu, running }))
     }
 }
 
 impl Calibrating<'_> {
-    /// What the files will say of it.
+    /// What the files will say of it, but for the hash of what the model has yet to write.
     pub fn described(&self) -> Calibration {
-        Calibration {
-            dataset: dataset(&self.text),
-            chunk_count: u32::try_from(self.windows.len()).unwrap_or(u32::MAX),
-            chunk_size: u32::try_from(self.windows.ctx()).unwrap_or(u32::MAX),
-        }
+        self.texts.described()
+    }
+
+    /// The files of the texts.
+    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.texts.paths()
     }
 
     /// What the choice of types is bound by. `kept`: roles of tensors whose types were given.
@@ -202,7 +204,11 @@ impl Calibrating<'_> {
         let mut menu = self.menu.clone();
         let bound = match goal {
             Goal::BitsPerWeight(bpw) => Bound::Bytes((output.summary().n_weights as f64 * bpw / 8.0) as u64),
-            Goal::FileBytes(size) => Bound::Bytes(size.saturating_sub(around_tensors(plan, output)?)),
+            Goal::FileBytes(size) => {
+                // The hash of a text that the model has yet to write.
+                let hashes = self.described().texts.iter().filter(|text| text.sha256.is_empty()).count() as u64 * 64;
+                Bound::Bytes(size.saturating_sub(around_tensors(plan, output)?).saturating_sub(hashes))
+            }
             Goal::GpuBytes(size) => {
                 let away = fit::in_main_memory(&tensors);
                 let bytes = |is_counted: &dyn Fn(&str) -> bool| -> u64 {
@@ -251,10 +257,13 @@ impl Calibrating<'_> {
         stop: &Stop,
     ) -> Result<Calibrated, Failure> {
         let cpu = Cpu::new(Engine::detect(), session.n_threads(), Activations::F32)?;
-        let network = Network::open(&cpu, self.model, self.windows.ctx(), Residency::Streamed)
-            .map_err(named(self.model.files()[0].path()))?;
+        let windows = self.texts.windows(&cpu, self.model, session, stop)?;
+        plan.outputs.iter_mut().for_each(|output| windows.calibration.describe(&mut output.metadata));
+        let windows = windows.windows;
+        let network =
+            Network::open(&cpu, self.model, windows.ctx(), Residency::Streamed).map_err(named(self.model.files()[0].path()))?;
         let calibrated = timed("calibrating", session, stop.flag(), |watch| {
-            calibrate::calibrate(&network, self.model, plan, &self.windows, folder, aim, watch)
+            calibrate::calibrate(&network, self.model, plan, &windows, folder, aim, watch)
         });
         let (calibrated, _) = calibrated.map_err(|error| stop.ended(error))?;
         Ok(calibrated)

@@ -53,14 +53,7 @@ pub fn render(model: &Model, tokenizer: &Tokenizer, system: Option<&str>, questi
     let template = model.get(keys::TOKENIZER_CHAT_TEMPLATE).and_then(|value| value.as_str());
     let template = template.ok_or_else(|| fault("is missing; without --chat the prompt is used as it is".to_owned()))?;
     bounds::check(template).map_err(fault)?;
-    let tokens = special_tokens(|name, key| {
-        let id = match name {
-            "bos_token" => tokenizer.bos()?,
-            "eos_token" => tokenizer.eos()?,
-            _ => u32::try_from(model.get(key)?.as_u64()?).ok()?,
-        };
-        Some(String::from_utf8_lossy(tokenizer.token_text(id)?).into_owned())
-    });
+    let tokens = tokens_of(model, tokenizer);
     let system = system.map(|text| ("system", text));
     let messages: Vec<_> = system.into_iter().chain([("user", question)]).collect();
     let now = ZonedDateTime::now().datetime();
@@ -72,6 +65,31 @@ pub fn render(model: &Model, tokenizer: &Tokenizer, system: Option<&str>, questi
         Err(NoAnswer::NotStarted(error)) => Err(Error::io("a process to render the chat template", "start", error)),
         Err(why) => Err(fault(format!("cannot be rendered: {why}"))),
     }
+}
+
+/// Every question as the text of a conversation of it alone, up to where the answer starts; at the same time always. None where the
+/// model has no template that works.
+pub fn questions(model: &Model, tokenizer: &Tokenizer, questions: &[&str]) -> Vec<String> {
+    let Some(template) = model.get(keys::TOKENIZER_CHAT_TEMPLATE).and_then(|value| value.as_str()) else { return Vec::new() };
+    if bounds::check(template).is_err() {
+        return Vec::new();
+    }
+    let conversations: Vec<[(&str, &str); 1]> = questions.iter().map(|question| [("user", *question)]).collect();
+    let conversations: Vec<&[(&str, &str)]> = conversations.iter().map(|messages| &messages[..]).collect();
+    let texts = rendered(template, &tokens_of(model, tokenizer), &conversations, FIXED_TIME).unwrap_or_default();
+    texts.into_iter().filter_map(Result::ok).filter(|text| text.len() <= CONVERSATION_BYTES_MAX).collect()
+}
+
+/// The texts of a model's special tokens.
+fn tokens_of(model: &Model, tokenizer: &Tokenizer) -> Map<String, Value> {
+    special_tokens(|name, key| {
+        let id = match name {
+            "bos_token" => tokenizer.bos()?,
+            "eos_token" => tokenizer.eos()?,
+            _ => u32::try_from(model.get(key)?.as_u64()?).ok()?,
+        };
+        Some(String::from_utf8_lossy(tokenizer.token_text(id)?).into_owned())
+    })
 }
 
 /// A template of a conversion, with what it needs.
@@ -86,6 +104,9 @@ const CONVERSATIONS: &[&[(&str, &str)]] = &[
     &[("system", "Answer in one sentence."), ("user", " Who wrote \"Emma\"?\n")],
     &[("user", "Name a prime."), ("assistant", "7"), ("user", "Another one, without 漢字 or 😀!")],
 ];
+
+/// What time it is for templates whose text must not depend on it.
+const FIXED_TIME: DateTime = DateTime::constant(2026, 3, 5, 7, 8, 9, 0);
 
 /// Bytes of a short conversation, with all that a template puts around it: those of tools are some thousand.
 const CONVERSATION_BYTES_MAX: usize = 1 << 16;
@@ -112,7 +133,7 @@ impl Template {
     /// Why it renders none.
     pub fn conversations(&self) -> Result<Vec<String>, String> {
         bounds::check(&self.text)?;
-        let texts = rendered(&self.text, &self.tokens, CONVERSATIONS, DateTime::constant(2026, 3, 5, 7, 8, 9, 0));
+        let texts = rendered(&self.text, &self.tokens, CONVERSATIONS, FIXED_TIME);
         let texts = texts.map_err(|why| why.to_string())?;
         let first_error = texts.iter().find_map(|text| text.as_ref().err()).cloned();
         let is_short = |text: &String| text.len() <= CONVERSATION_BYTES_MAX;

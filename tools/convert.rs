@@ -79,7 +79,7 @@ impl Run for Convert {
         };
         let folder = plan::open_folder(&self.source)?;
         let protected = files_in(&self.source);
-        if self.calibrate.calibrate.is_some() {
+        if !self.calibrate.calibrate.is_empty() {
             return calibrated(
                 folder,
                 options,

@@ -27,6 +27,7 @@ mod made;
 mod measuring;
 mod model;
 mod npy;
+mod openings;
 mod output;
 mod page;
 mod perplexity;
@@ -37,6 +38,7 @@ mod size;
 mod stops;
 mod summary;
 mod terminal;
+mod texts;
 mod tokenize;
 
 use std::num::NonZeroUsize;

@@ -154,7 +154,7 @@ impl OutputOptions {
     pub fn carry_out(&self, prepared: Prepared, session: &Session) -> Result<(), Failure> {
         let Prepared { source_path, source, mut plan, proof, mut protected, calibrating } = prepared;
         protected.extend([&self.imatrix, &self.tensor_type_file].into_iter().flatten().cloned());
-        protected.extend(calibrating.iter().map(|calibrating| calibrating.text.clone()));
+        protected.extend(calibrating.iter().flat_map(Calibrating::paths));
         let aim = calibrating.as_ref().map(|calibrating| calibrating.aim(&plan, &self.given())).transpose()?.flatten();
         let recipe_to_write = self.recipe.as_ref().filter(|_| aim.is_some());
         protected.extend(self.recipe.iter().filter(|_| aim.is_none()).cloned());

@@ -147,6 +147,41 @@ impl Windows {
         })
     }
 
+    /// The windows of several texts in turn, the first of each, then the second of each, as long as there are any: `shares` of each text,
+    /// by [`Windows::shares`].
+    ///
+    /// # Errors
+    /// `Usage` where there are none.
+    ///
+    /// # Panics
+    /// When texts have windows of several lengths or overlapping ones.
+    pub fn in_turn(texts: &[Windows], shares: &[usize]) -> Result<Windows> {
+        let Some(first) = texts.first() else { return Err(Error::usage("no text")) };
+        let mut tokens = Vec::new();
+        for index in 0..shares.iter().copied().max().unwrap_or(0) {
+            for (text, _) in texts.iter().zip(shares).filter(|(_, share)| index < **share) {
+                assert!(text.ctx == first.ctx && text.step == text.ctx, "windows of one length");
+                tokens.extend(text.batch(text.windows.start + index..text.windows.start + index + 1).tokens);
+            }
+        }
+        Windows::of_tokens(&first.path, tokens, None, &Cut { ctx: first.ctx, stride: None, windows_max: None })
+    }
+
+    /// How many windows each of several texts gives that have so many, when they give them in turn up to `windows_max`.
+    pub fn shares(lens: &[usize], windows_max: usize) -> Vec<usize> {
+        let mut shares = vec![0; lens.len()];
+        let mut left = windows_max;
+        while left > 0 && shares.iter().zip(lens).any(|(share, len)| share < len) {
+            for (share, _) in shares.iter_mut().zip(lens).filter(|(share, len)| **share < **len) {
+                if left > 0 {
+                    *share += 1;
+                    left -= 1;
+                }
+            }
+        }
+        shares
+    }
+
     /// What the text was read from.
     pub fn path(&self) -> &Path {
         &self.path
@@ -248,6 +283,21 @@ mod tests {
         assert_eq!(batches[0].scored, [5, 6, 7, 8, 15, 16, 17, 18], "the last position foretells a token of the next window");
         assert_eq!(batches[0].targets, [6, 7, 8, 9, 16, 17, 18, 19]);
         assert_eq!((&batches[1].tokens[1..3], &batches[1].targets[..]), (&[21, 22][..], &[26, 27, 28, 29][..]));
+    }
+
+    #[test]
+    fn texts_give_windows_in_turn() {
+        assert_eq!(Windows::shares(&[2, 9, 4], 10), [2, 4, 4]);
+        assert_eq!(Windows::shares(&[2, 1], 10), [2, 1]);
+        assert_eq!(Windows::shares(&[5, 5], 3), [2, 1]);
+        let texts = [cut(35, 10, None, None).expect("long enough"), cut(20, 10, None, None).expect("long enough")];
+        let windows = Windows::in_turn(&texts, &[3, 1]).expect("four windows");
+        assert_eq!(windows.len(), 4);
+        let batch = windows.batches(4).next().expect("one batch");
+        let firsts: Vec<u32> = batch.sequences.iter().map(|window| batch.tokens[window.start + 1]).collect();
+        assert_eq!(firsts, [1, 1, 11, 21]);
+        assert!(batch.sequences.iter().all(|window| batch.tokens[window.start] == BOS));
+        assert_eq!(Windows::in_turn(&texts[..1], &[3]).expect("three").batches(3).next(), texts[0].batches(3).next());
     }
 
     #[test]

@@ -311,9 +311,15 @@ keys! {
 
 // How a model was calibrated: ours, since ggml knows no such thing.
 keys! {
-    /// The text that went through the model: a string.
-    CALIBRATION_DATASET = "ggforge.calibration.dataset";
-    /// Chunks of it, those held out included: a u32.
+    /// How blocks were made: a string.
+    CALIBRATION_METHOD = "ggforge.calibration.method";
+    /// The texts that went through the model, `self` for what it wrote: strings.
+    CALIBRATION_TEXTS = "ggforge.calibration.texts";
+    /// The SHA-256 of each text, of `self` that of its tokens as little-endian u32: strings of hexadecimal digits.
+    CALIBRATION_SHA256 = "ggforge.calibration.sha256";
+    /// Tokens of each text that went through: u32 each.
+    CALIBRATION_N_TOKENS = "ggforge.calibration.tokens";
+    /// Chunks of all texts, those held out included: a u32.
     CALIBRATION_CHUNK_COUNT = "ggforge.calibration.chunk_count";
     /// Tokens per chunk: a u32.
     CALIBRATION_CHUNK_SIZE = "ggforge.calibration.chunk_size";

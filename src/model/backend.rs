@@ -372,6 +372,9 @@ pub struct Places<'a> {
     /// Where the pass goes on with a sequence whose keys and values are kept: the row of its first token among them. Its sums may have
     /// another order than those of whole sequences, but no other bits the next time.
     pub kept_from: Option<usize>,
+    /// Rows from the place of one row of the pass to that of the next: 1 for those of one sequence. Another number, where every row goes on
+    /// with a sequence of its own, the CPU alone can do.
+    pub kept_step: usize,
 }
 
 /// Heads of an attention.

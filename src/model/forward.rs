@@ -208,7 +208,7 @@ impl<'a, B: Backend> Network<'a, B> {
         batch.sequences.iter().try_for_each(|sequence| self.check_length(sequence.len()))?;
         let positions = batch.positions();
         let spans: Vec<_> = batch.sequences.iter().map(|rows| Span { q: rows.clone(), kv: rows.clone() }).collect();
-        let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: None })?;
+        let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: None, kept_step: 1 })?;
         Ok((self.embed(batch.tokens, &positions)?, Pass { n_rows: batch.tokens.len(), places }))
     }
 
@@ -243,7 +243,8 @@ impl<'a, B: Backend> Network<'a, B> {
         let positions: Vec<u32> = (cache.len as u32..n_kv as u32).collect();
         let spans = [Span { q: 0..tokens.len(), kv: 0..n_kv }];
         self.backend.chain(|| {
-            let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: Some(cache.len) })?;
+            let places =
+                self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: Some(cache.len), kept_step: 1 })?;
             let pass = Pass { n_rows: tokens.len(), places };
             let mut x = self.embed(tokens, &positions)?;
             self.for_each_layer(|index, layer| {
@@ -265,7 +266,7 @@ impl<'a, B: Backend> Network<'a, B> {
         self.running().norm(&chosen, &self.output_norm)
     }
 
-    fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
+    pub(super) fn embed(&self, tokens: &[u32], positions: &[u32]) -> Result<B::Rows> {
         self.embed_from(&self.token_embd, tokens, positions)
     }
 
@@ -286,7 +287,7 @@ impl<'a, B: Backend> Network<'a, B> {
         Running { backend: self.backend, hparams: &self.hparams, rope_tables: &self.rope_tables }
     }
 
-    fn layer(
+    pub(super) fn layer(
         &self,
         index: usize,
         layer: &LayerOf<B>,
@@ -353,7 +354,7 @@ impl<'a, B: Backend> Network<'a, B> {
         self.running().add_bias(linear, out)
     }
 
-    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+    pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
         match tokens.iter().find(|&&token| token as usize >= self.hparams.n_vocab) {
             None => Ok(()),
             Some(token) => Err(Error::usage(format!("token {token}, but the vocabulary has {} tokens", self.hparams.n_vocab))),
@@ -378,7 +379,7 @@ impl<'a, B: Backend> Network<'a, B> {
     }
 
     /// Calls `run` with every layer in order. A layer that is streamed is brought while the one before it is computed.
-    fn for_each_layer(&self, mut run: impl FnMut(usize, &LayerOf<B>) -> Result<()>) -> Result<()> {
+    pub(super) fn for_each_layer(&self, mut run: impl FnMut(usize, &LayerOf<B>) -> Result<()>) -> Result<()> {
         if !self.layers.is_empty() {
             return self.layers.iter().enumerate().try_for_each(|(index, layer)| run(index, layer));
         }

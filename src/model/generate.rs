@@ -1,8 +1,10 @@
-//! Continuing a text, token by token.
+//! Continuing a text, token by token; or several texts side by side.
 
-use super::backend::Backend;
+use super::backend::{Backend, Places, Span};
+use super::cpu::Cpu;
 use super::forward::{Cache, Network};
 use super::needs::PROMPT_BATCH;
+use super::pass::Pass;
 use super::sample::Sampler;
 use crate::error::{Error, Fault, Place, Result};
 
@@ -39,10 +41,7 @@ impl<'n, 'a, B: Backend> Generation<'n, 'a, B> {
         if self.logits.is_empty() {
             return Err(Error::usage(format!("the context of {} tokens is full", self.network.n_ctx())));
         }
-        let Some(token) = self.sampler.choose(&self.logits) else {
-            let detail = "the scores of the next token are not numbers: some weight is NaN or infinite";
-            return Err(Error::malformed(self.network.path(), Place::File, Fault::NonFinite, detail));
-        };
+        let token = self.sampler.choose(&self.logits).ok_or_else(|| not_numbers(self.network.path()))?;
         if self.cache.len() < self.network.n_ctx() {
             self.read(&[token])?;
         } else {
@@ -56,5 +55,86 @@ impl<'n, 'a, B: Backend> Generation<'n, 'a, B> {
         let last = self.network.normalised(&states, &[tokens.len() as u32 - 1])?;
         self.logits = self.network.backend().logits(&last, self.network.output())?;
         Ok(())
+    }
+}
+
+fn not_numbers(path: &std::path::Path) -> Error {
+    let detail = "the scores of the next token are not numbers: some weight is NaN or infinite";
+    Error::malformed(path, Place::File, Fault::NonFinite, detail)
+}
+
+/// Several sequences side by side, a token of each at a time, so that weights are read once for all of them. Each has up to
+/// [`Network::n_ctx`] tokens, and may hold several texts, one after the other.
+pub struct SideBySide<'n, 'a> {
+    network: &'n Network<'a, Cpu>,
+    /// Keys and values of each layer, of one sequence after the other: `[n_sequences * n_ctx, n_head_kv * head_dim]`.
+    kept: Vec<[<Cpu as Backend>::Rows; 2]>,
+    /// Where the last text of each sequence begins.
+    starts: Vec<usize>,
+    len: usize,
+}
+
+impl<'n, 'a> SideBySide<'n, 'a> {
+    /// Sequences without tokens.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(network: &'n Network<'a, Cpu>, n_sequences: usize) -> Result<SideBySide<'n, 'a>> {
+        let n_rows = n_sequences.saturating_mul(network.n_ctx());
+        let rows = |n_cols: usize| network.backend().kept_rows(n_rows, n_cols);
+        let layers = network.hparams().layers.iter().map(|layer| layer.n_head_kv * layer.key_dim);
+        let kept = layers.map(|n_cols| Ok([rows(n_cols)?, rows(n_cols)?])).collect::<Result<_>>()?;
+        Ok(SideBySide { network, kept, starts: vec![0; n_sequences], len: 0 })
+    }
+
+    /// Bytes of keys and values that a sequence takes.
+    pub fn bytes_per_sequence(network: &Network<'_, Cpu>) -> usize {
+        let widths = network.hparams().layers.iter().map(|layer| layer.n_head_kv * layer.key_dim);
+        widths.sum::<usize>().saturating_mul(network.n_ctx()).saturating_mul(2 * size_of::<f32>())
+    }
+
+    /// The next token of a sequence will begin a text: it sees nothing of what was before.
+    pub fn begin_text(&mut self, sequence: usize) {
+        self.starts[sequence] = self.len;
+    }
+
+    /// Reads a token of every sequence. Returns the scores of what follows in the sequences that `wanted` names, `[wanted.len(), n_vocab]`.
+    ///
+    /// # Errors
+    /// `Usage` where the sequences are full, and as [`Network::extend`].
+    ///
+    /// # Panics
+    /// When there is not a token for each sequence.
+    pub fn read(&mut self, tokens: &[u32], wanted: &[u32]) -> Result<Vec<f32>> {
+        let (network, n_ctx) = (self.network, self.network.n_ctx());
+        assert_eq!(tokens.len(), self.starts.len(), "a token of every sequence");
+        if self.len == n_ctx {
+            return Err(Error::usage(format!("the context of {n_ctx} tokens is full")));
+        }
+        network.check_tokens(tokens)?;
+        let positions: Vec<u32> = self.starts.iter().map(|start| (self.len - start) as u32).collect();
+        let span = |(row, start): (usize, &usize)| Span { q: row..row + 1, kv: row * n_ctx + start..row * n_ctx + self.len + 1 };
+        let spans: Vec<Span> = self.starts.iter().enumerate().map(span).collect();
+        let backend = network.backend();
+        backend.chain(|| {
+            let places = Places { positions: &positions, spans: &spans, kept_from: Some(self.len), kept_step: n_ctx };
+            let pass = Pass { n_rows: tokens.len(), places: backend.begin(&places)? };
+            let mut x = network.embed(tokens, &positions)?;
+            network
+                .for_each_layer(|index, layer| network.layer(index, layer, &mut x, &pass, Some(&mut self.kept[index]), &mut ()))?;
+            self.len += 1;
+            if wanted.is_empty() {
+                return Ok(Vec::new());
+            }
+            backend.logits(&network.normalised(&x, wanted)?, network.output())
+        })
+    }
+
+    /// Chooses a token by scores.
+    ///
+    /// # Errors
+    /// `NonFinite` where they are not numbers.
+    pub fn choose(&self, sampler: &mut Sampler, logits: &[f32]) -> Result<u32> {
+        sampler.choose(logits).ok_or_else(|| not_numbers(self.network.path()))
     }
 }

@@ -42,7 +42,7 @@ pub use backend::{
 pub use counting::operations;
 pub use cpu::{Activations, Ceilings, Cpu};
 pub use forward::{Batch, Cache, Network};
-pub use generate::Generation;
+pub use generate::{Generation, SideBySide};
 pub use matrix::{Blocks, Matrix};
 pub use needs::{MatrixShape, Needs, Operation, Residency, WeightBytes, Work, Workload, activations_per_token};
 pub use pass::{Observed, Observer};

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::Calibration;
 use super::choose::Choice;
 use super::draft::{Draft, add_warning};
+use super::{Calibration, CalibrationText};
 use crate::error::{Error, Result};
-use crate::gguf::{Metadata, Value, keys};
+use crate::gguf::{Array, Metadata, Value, keys};
 use crate::imatrix::{Coverage, Imatrix, Importance, Wanted};
 use crate::quant::Format;
 
@@ -104,12 +104,22 @@ fn check_weighted(draft: &Draft, choice: &Choice) -> Result<()> {
 /// Bytes of a string that llama.cpp can read back: its buffer of 128 holds a NUL too.
 const STRING_BYTES_MAX: usize = 127;
 
+/// What `calibrate` does.
+const CALIBRATION_METHOD: &str = "error feedback and descent by second moments, chosen by held-out text";
+
 /// Adds the keys by which a file says how it was calibrated.
 pub(super) fn describe_calibration(calibration: &Calibration, metadata: &mut Metadata) {
     metadata.retain(|(key, _)| !key.starts_with("ggforge.calibration."));
-    let Calibration { dataset, chunk_count, chunk_size } = calibration;
+    let Calibration { texts, chunk_count, chunk_size } = calibration;
+    let strings = |of: fn(&CalibrationText) -> &str| {
+        Value::Array(Array::String(texts.iter().map(|text| of(text).as_bytes().to_vec()).collect()))
+    };
+    let n_tokens = Value::Array(Array::U32(texts.iter().map(|text| text.n_tokens).collect()));
     metadata.extend([
-        (keys::CALIBRATION_DATASET.to_owned(), Value::from(dataset.as_str())),
+        (keys::CALIBRATION_METHOD.to_owned(), Value::from(CALIBRATION_METHOD)),
+        (keys::CALIBRATION_TEXTS.to_owned(), strings(|text| &text.name)),
+        (keys::CALIBRATION_SHA256.to_owned(), strings(|text| &text.sha256)),
+        (keys::CALIBRATION_N_TOKENS.to_owned(), n_tokens),
         (keys::CALIBRATION_CHUNK_COUNT.to_owned(), Value::U32(*chunk_count)),
         (keys::CALIBRATION_CHUNK_SIZE.to_owned(), Value::U32(*chunk_size)),
     ]);

@@ -51,15 +51,33 @@ pub struct Plan {
     pub coverage: Option<Coverage>,
 }
 
-/// A text that blocks will be calibrated on.
+/// What a file says of how its blocks were calibrated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calibration {
-    /// What the file calls the text.
-    pub dataset: String,
-    /// Chunks of it.
+    /// By which texts.
+    pub texts: Vec<CalibrationText>,
+    /// Chunks of all of them.
     pub chunk_count: u32,
     /// Tokens per chunk.
     pub chunk_size: u32,
+}
+
+/// A text that blocks are calibrated on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CalibrationText {
+    /// What the file calls it.
+    pub name: String,
+    /// Of its bytes, in hexadecimal digits.
+    pub sha256: String,
+    /// How many of its tokens the model has seen.
+    pub n_tokens: u32,
+}
+
+impl Calibration {
+    /// Replaces what `metadata` says of a calibration.
+    pub fn describe(&self, metadata: &mut Metadata) {
+        importance::describe_calibration(self, metadata);
+    }
 }
 
 /// One GGUF model to write (one file, or several shards).

@@ -46,7 +46,10 @@ impl Pass {
 
 impl Cuda {
     pub(super) fn begin_pass(&self, places: &Places<'_>) -> Result<Pass> {
-        let Places { positions, spans, kept_from } = *places;
+        let Places { positions, spans, kept_from, kept_step } = *places;
+        if kept_step != 1 {
+            return Err(Error::unsupported("several texts at once on a GPU", "use the CPU"));
+        }
         assert!(
             spans.iter().all(|span| span.q.len() <= span.kv.len() && span.q.end <= positions.len()),
             "sequences within the rows"

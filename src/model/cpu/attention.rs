@@ -335,7 +335,7 @@ mod tests {
             for engine in Engine::available() {
                 let cpu = Cpu::new(engine, 2, Activations::F32).unwrap();
                 let rows = [cpu.upload(&xq, q).unwrap(), cpu.upload(&xk, kv).unwrap(), cpu.upload(&xv, kv).unwrap()];
-                let pass = cpu.begin(&Places { positions: &[0; 78], spans: &spans, kept_from: None }).unwrap();
+                let pass = cpu.begin(&Places { positions: &[0; 78], spans: &spans, kept_from: None, kept_step: 1 }).unwrap();
                 let uploaded = sinks.as_ref().map(|sinks| cpu.upload(sinks, n_head).unwrap());
                 let out = cpu.attention(&rows[0], [&rows[1], &rows[2]], uploaded.as_ref(), &shape, &pass).unwrap();
                 for span in &spans {

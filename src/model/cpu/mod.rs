@@ -82,6 +82,7 @@ pub struct Pass {
     positions: Vec<u32>,
     spans: Vec<Span>,
     kept_from: Option<usize>,
+    kept_step: usize,
 }
 
 impl Operand {
@@ -244,8 +245,8 @@ impl Backend for Cpu {
     }
 
     fn begin(&self, places: &Places<'_>) -> Result<Pass> {
-        let Places { positions, spans, kept_from } = *places;
-        Ok(Pass { positions: positions.to_vec(), spans: spans.to_vec(), kept_from })
+        let Places { positions, spans, kept_from, kept_step } = *places;
+        Ok(Pass { positions: positions.to_vec(), spans: spans.to_vec(), kept_from, kept_step })
     }
 
     fn rms_norm(&self, x: &Rows, gain: &Rows, eps: f32) -> Result<Operand> {
@@ -366,8 +367,10 @@ impl Backend for Cpu {
             }
             if let Some(kept) = kept {
                 assert_eq!(rows.n_cols, kept.n_cols, "rows of one length");
-                let first = pass.kept_from.expect("a pass that keeps") * rows.n_cols;
-                kept.values[first..][..rows.values.len()].copy_from_slice(&rows.values);
+                let first = pass.kept_from.expect("a pass that keeps");
+                for (index, row) in rows.values.chunks_exact(rows.n_cols).enumerate() {
+                    kept.values[(first + index * pass.kept_step) * rows.n_cols..][..rows.n_cols].copy_from_slice(row);
+                }
             }
         }
         Ok(())
