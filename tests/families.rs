@@ -247,6 +247,41 @@ fn published_blocks_stay() {
     }
 }
 
+/// Gemma 4 was published with other names for what its layers have of their own.
+#[test]
+fn layers_of_their_own_are_said_in_either_way() {
+    let scratch = common::scratch();
+    for (case, published) in [
+        ("gemma4", json!({"global_head_dim": 32, "num_global_key_value_heads": null})),
+        ("gemma4-large", json!({"global_head_dim": 32, "num_global_key_value_heads": 1})),
+    ] {
+        let cases = checkpoint::cases();
+        let case = cases.iter().find(|own| own.name == case).expect("a case");
+        let as_saved = converted(&case.write(&case.layouts()[0], &scratch.path().join("saved"))).expect("a file");
+        let folder = scratch.path().join("published").join(&case.name);
+        case.write_changed(&case.layouts()[0], &folder, |config, _| {
+            config.remove("per_layer_config").expect("what transformers 5 saves");
+            config.extend(published.as_object().expect("fields").clone());
+        });
+        let as_published = converted(&folder).expect("a file");
+        assert!(std::fs::read(as_saved).expect("a file") == std::fs::read(as_published).expect("a file"), "{}", case.name);
+    }
+}
+
+/// Text becomes the tokens that tokenizer.json makes of it: the program compares them after a conversion, and says how many differ.
+#[test]
+fn merges_of_characters_split_text_as_tokenizer_json_does() {
+    let scratch = common::scratch();
+    let cases = checkpoint::cases();
+    let case = cases.iter().find(|case| case.name == "gemma4").expect("a case");
+    let folder = case.write(&case.layouts()[0], scratch.path());
+    let mut command = common::ggforge();
+    command.arg("convert").arg(&folder).args(["--type", "F32", "--output"]).arg(scratch.path().join("model.gguf"));
+    let output = command.output().expect("a program that starts");
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success() && said.contains("are split as tokenizer.json splits them"), "{said}");
+}
+
 struct Scores {
     /// Of the recorded positions of the first chunk.
     logits: Vec<(String, Vec<f32>)>,
@@ -272,6 +307,27 @@ fn scores(path: &Path, case: &Case) -> Result<Scores, Error> {
         logits.push((position.clone(), cpu.logits(&network.normalised(&states, &[row])?, network.output())?));
     }
     Ok(Scores { logits, nll })
+}
+
+/// A prompt in two pieces and tokens one by one give what the whole text gives: keys are kept, shared between layers, and forgotten.
+#[test]
+fn generation_goes_on_where_the_prompt_ended() {
+    let scratch = common::scratch();
+    let mut faults = String::new();
+    for case in checkpoint::cases().iter().filter(|case| case.name.starts_with("gemma4") || case.name.starts_with("gpt-oss")) {
+        let path = converted(&case.write(&case.layouts()[0], scratch.path())).expect("a file");
+        let model = Model::open(&path).expect("a model");
+        let cpu = Cpu::new(Engine::detect(), 2, Activations::F32).expect("threads");
+        let network = Network::open(&cpu, &model, N_CTX, Residency::Resident).expect("a network");
+        let tokens = &case.tokens()[..N_CTX];
+        let mut cache = network.cache().expect("memory");
+        let pieces = [&tokens[..20], &tokens[20..50]].into_iter().chain(tokens[50..].chunks(1));
+        let states = pieces.map(|piece| network.extend(piece, &mut cache).expect("states")).last().expect("pieces");
+        let found = cpu.logits(&network.normalised(&states, &[0]).expect("states"), network.output()).expect("scores");
+        let difference = largest_difference(&found, &case.json["logits"][(N_CTX - 1).to_string()]);
+        check(&mut faults, difference < LOGITS_TOLERANCE, format_args!("{}: {difference}", case.name));
+    }
+    assert!(faults.is_empty(), "\n{faults}");
 }
 
 fn largest_difference(found: &[f32], expected: &Json) -> f64 {

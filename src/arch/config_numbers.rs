@@ -86,6 +86,12 @@ impl<'a> InConfig<'a> {
 
     /// A number by one of its names, or what the class assumes.
     fn number(&self, number: &Number) -> Result<Option<f64>> {
+        if number.key == keys::EXPERT_COUNT && self.config.bool("enable_moe_block")? == Some(false) {
+            return Ok(None);
+        }
+        if let Some(x) = number.config.iter().find_map(|field| self.of_some_layer(field)) {
+            return Ok(Some(x));
+        }
         let is_read = |field: &&&str| self.assumed(field) != Some(Assumed::Ignored);
         let fields = || number.config.iter().filter(is_read);
         if let Some(field) = fields().find(|field| self.config.value(field).is_some()) {
@@ -109,6 +115,43 @@ impl<'a> InConfig<'a> {
             Some(Assumed::Share) => Ok(self.share()?.map(|share| share as f64)),
             _ => Ok(None),
         }
+    }
+
+    /// A number that config.json has for single layers, which are all of one kind: `per_layer_config.*.head_dim`.
+    fn of_some_layer(&self, field: &str) -> Option<f64> {
+        let (layers, field) = field.split_once(".*.")?;
+        self.config.value(layers)?.as_object()?.values().find_map(|layer| layer.get(field)?.as_u64()).map(|x| x as f64)
+    }
+
+    /// One number for each layer, where config.json has another for some of them.
+    fn of_layers(&self, number: &Number, usual: f64) -> Result<Option<Vec<u64>>> {
+        let n_layer = self.number(&numbers::BLOCK_COUNT)?.unwrap_or(0.0);
+        let n_layer = if n_layer <= numbers::LAYERS_MAX as f64 { n_layer as usize } else { 0 };
+        let mut counts = vec![usual as u64; n_layer];
+        let before = counts.clone();
+        let own = self.config.value("per_layer_config").and_then(Json::as_object);
+        for (layer, fields) in own.into_iter().flatten() {
+            let Some(count) = layer.parse().ok().and_then(|layer: usize| counts.get_mut(layer)) else { continue };
+            let stated = number.config.iter().find_map(|field| fields.get(*field)?.as_u64());
+            *count = stated.unwrap_or(*count);
+        }
+        match number.key {
+            keys::ATTENTION_HEAD_COUNT_KV if own.is_none() && self.config.bool("attention_k_eq_v")? == Some(true) => {
+                let global = self.config.u32("num_global_key_value_heads")?.map(u64::from);
+                let kinds = self.last_of_periods(n_layer, self.family.period())?;
+                counts
+                    .iter_mut()
+                    .zip(kinds)
+                    .filter(|(_, is_global)| *is_global)
+                    .for_each(|(count, _)| *count = global.unwrap_or(*count));
+            }
+            keys::FEED_FORWARD_LENGTH if self.config.bool("use_double_wide_mlp")? == Some(true) => {
+                let n_shared = self.config.u32("num_kv_shared_layers")?.unwrap_or(0) as usize;
+                counts.iter_mut().skip(n_layer.saturating_sub(n_shared)).for_each(|count| *count = count.saturating_mul(2));
+            }
+            _ => {}
+        }
+        Ok((counts != before).then_some(counts))
     }
 
     /// The embedding's share of a head.
@@ -160,6 +203,10 @@ impl<'a> InConfig<'a> {
                     }
                 }
             }
+            Scaling::Proportional { part } => match *part > 0.0 && *part <= 1.0 {
+                true => Ok(()),
+                false => Err(self.refuse("rope_parameters.partial_rotary_factor", part, "expected a part of 1")),
+            },
             // Only a family whose converter writes what goes with them has a place for the two sets.
             Scaling::Long { .. } if self.family.has_long_rope() => Ok(()),
             Scaling::Long { .. } => Err(self.unknown_scaling("su (longrope)")),
@@ -217,7 +264,11 @@ impl Numbers for InConfig<'_> {
         }
         let Some(x) = self.number(number)? else { return Ok(None) };
         Ok(Some(match number.kind {
-            Kind::Count(..) | Kind::PerLayer(..) => Stated::Count(x as u64),
+            Kind::PerLayer(..) => match self.of_layers(number, x)? {
+                Some(counts) => Stated::Counts(counts),
+                None => Stated::Count(x as u64),
+            },
+            Kind::Count(..) => Stated::Count(x as u64),
             // config.json has what to divide by the root of.
             _ if number.config == ["query_pre_attn_scalar"] && x > 0.0 => Stated::Float(1.0 / x.sqrt()),
             Kind::Positive | Kind::NotNegative => Stated::Float(x),
@@ -252,7 +303,9 @@ impl Numbers for InConfig<'_> {
                     attn_factor: self.long_attention_factor(n_ctx)?.unwrap_or(1.0),
                 }
             }
-            Scaling::None | Scaling::Dynamic | Scaling::Llama3 { .. } | Scaling::Other(_) => RopeScaling::None,
+            Scaling::None | Scaling::Dynamic | Scaling::Llama3 { .. } | Scaling::Proportional { .. } | Scaling::Other(_) => {
+                RopeScaling::None
+            }
         })
     }
 

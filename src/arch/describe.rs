@@ -14,7 +14,7 @@
 mod experts;
 mod number;
 
-pub use experts::{Experts, Order, Packed, SharedExpert, Stack, StackBias, Weighing};
+pub use experts::{Both, Experts, Order, Packed, SharedExpert, Stack, StackBias, Weighing};
 pub use number::{Default, Kind, Number};
 
 /// Everything that says what a model of an architecture is.
@@ -61,6 +61,8 @@ pub struct Family {
 pub enum AttentionWidth {
     /// The width of a key head.
     KeyDim,
+    /// Nothing: scores are products.
+    One,
     /// The same, but for models of so many layers, where it is the embedding's share of a head: llama.cpp knows Gemma 27B by that.
     EmbdShareAt(u32),
 }
@@ -72,6 +74,8 @@ pub enum Spaces {
     Stated,
     /// Never, whatever they say.
     None,
+    /// Never; and tokenizers with bytes to fall back on are written with their merges, as this kind of llama.cpp's tokenizers.
+    Merged(&'static str),
 }
 
 /// Rows of the embedding.
@@ -190,6 +194,21 @@ pub struct Step {
     pub body: Body,
     /// Norm of what comes out.
     pub after: Norm,
+    /// Of which models it is a part.
+    pub when: When,
+}
+
+/// Which models have a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// All.
+    Always,
+    /// Those with an input for each layer.
+    PerLayer,
+    /// Those with experts.
+    Experts,
+    /// Those without.
+    NoExperts,
 }
 
 /// What a step computes.
@@ -201,6 +220,30 @@ pub enum Body {
     Network(Network),
     /// A mixture of them.
     Experts(Experts),
+    /// A network and a mixture beside it.
+    Both(&'static Both),
+    /// A gated map of the layer's own input.
+    PerLayer(PerLayer),
+    /// Nothing that is added: the stream itself is multiplied with a number.
+    Scale(Weight),
+}
+
+/// `proj(activation(gate(x)) * own)`, with the layer's own input `own` made of the tokens and of the states before the first layer, `x_0`:
+/// `(norm(model(x_0) / sqrt(n_embd)) + table(tokens) * sqrt(n)) / sqrt(2)`, `n` being its width.
+#[derive(Debug, PartialEq)]
+pub struct PerLayer {
+    /// Of tokens, for all layers: `[n_vocab, n_layer * n]`.
+    pub table: Weight,
+    /// Of states, for all layers: `[n_layer * n, n_embd]`.
+    pub model: Linear,
+    /// Of what a layer gets of that.
+    pub norm: Norm,
+    /// `[n, n_embd]`.
+    pub gate: Linear,
+    /// Back to the width of states.
+    pub proj: Linear,
+    /// The function.
+    pub activation: Activation,
 }
 
 /// `out(softmax(rope(q) rope(k)^T * scale) v)`.
@@ -212,6 +255,10 @@ pub struct Attention {
     pub q_norm: Norm,
     /// Norm of each key head.
     pub k_norm: Norm,
+    /// Norm of each value head.
+    pub v_norm: Norm,
+    /// When values have a matrix. Without one they are the keys, as their matrix gives them.
+    pub values: Need,
     /// A score for each head that takes its share of the softmax and mixes nothing (a sink).
     pub sinks: Option<Weight>,
     /// How positions come in.
@@ -333,6 +380,8 @@ pub struct Weight {
 pub enum Norm {
     /// There is none.
     None,
+    /// `x / rms(x)`: of heads only.
+    RmsAlone,
     /// `x / rms(x) * gain`.
     Rms(Weight),
     /// `(x - mean(x)) / deviation(x) * gain + bias`.
@@ -368,6 +417,8 @@ pub enum Need {
     Required,
     /// When this flag of config.json is true; taken if it is there anyway.
     If(&'static str),
+    /// Unless this flag is true; taken if it is there anyway.
+    Unless(&'static str),
     /// Unless the output is the token embedding.
     UnlessTied,
     /// Taken where it is there.
@@ -405,8 +456,14 @@ pub enum Dim {
     Experts,
     /// Inner width of an expert.
     ExpertFf,
+    /// Gate and up of an expert.
+    ExpertGateUp,
     /// Inner width of the expert that every token uses.
     SharedFf,
+    /// The input that each layer has of its own.
+    PerLayer,
+    /// Those of all layers side by side.
+    AllPerLayer,
     /// Positions that are learned.
     Ctx,
     /// 1.
@@ -428,6 +485,14 @@ impl Family {
         match self.layers {
             Layers::Periodic { last, others, .. } => Some((last, others)),
             _ => None,
+        }
+    }
+
+    /// Layers of a period, where nothing is stated: 1 where all are alike.
+    pub fn period(&self) -> usize {
+        match self.layers {
+            Layers::Periodic { period, .. } => period as usize,
+            _ => 1,
         }
     }
 
@@ -466,6 +531,7 @@ impl Layer {
     pub fn experts(&self) -> Option<&Experts> {
         self.steps.iter().find_map(|step| match &step.body {
             Body::Experts(experts) => Some(experts),
+            Body::Both(both) => Some(&both.experts),
             _ => None,
         })
     }

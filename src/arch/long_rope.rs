@@ -12,7 +12,7 @@ use crate::names::{ROPE_FACTORS_LONG, ROPE_FACTORS_SHORT};
 /// `ConfigField` where they are not one for each pair of dimensions.
 pub(super) fn long_factors(numbers: &InConfig<'_>, hparams: &Hparams) -> Result<Vec<(&'static str, Vec<f32>)>> {
     let Scaling::Long { long_factors, short_factors, .. } = &numbers.rope.scaling else { return Ok(Vec::new()) };
-    let n_pairs = hparams.layers.iter().find_map(|layer| layer.rope).map_or(0, |rope| rope.n_rot / 2);
+    let n_pairs = hparams.rope().map_or(0, |rope| rope.n_rot / 2);
     for (field, factors) in [("long_factor", long_factors), ("short_factor", short_factors)] {
         if factors.len() != n_pairs {
             let detail = format!("{} factors for {n_pairs} pairs of dimensions", factors.len());

@@ -260,6 +260,7 @@ impl Mapping<'_> {
         let is_needed = match wanted.need {
             Need::Required => true,
             Need::If(flag) => self.config.bool(flag)?.unwrap_or_else(|| self.class.assumes(flag)),
+            Need::Unless(flag) => !self.config.bool(flag)?.unwrap_or_else(|| self.class.assumes(flag)),
             Need::UnlessTied => !self.is_tied && self.class.head == Head::Scores,
             Need::IfThere | Need::Never => false,
         };

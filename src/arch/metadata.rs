@@ -2,7 +2,7 @@
 //! mean another model.
 
 use super::config_numbers::InConfig;
-use super::describe::{AttentionWidth, Norm, Positions};
+use super::describe::{AttentionWidth, Norm, Number, Positions};
 use super::numbers;
 use super::sizes::{ExpertHparams, Hparams, LayerHparams, Numbers, Rope, RopeScaling, Stated};
 use crate::error::Result;
@@ -65,6 +65,9 @@ pub(super) fn pattern(numbers: &InConfig<'_>, hparams: &Hparams) -> Option<Vec<b
         return None;
     }
     let expected = is_last.iter().map(|is_last| if *is_last { last } else { others });
+    if numbers.family.writes(keys::ATTENTION_SLIDING_WINDOW_PATTERN) {
+        return Some(hparams.layers.iter().map(|layer| std::ptr::eq(layer.layer, others)).collect());
+    }
     let differs = hparams.layers.iter().zip(expected).any(|(layer, expected)| !std::ptr::eq(layer.layer, expected));
     differs.then(|| hparams.layers.iter().map(|layer| std::ptr::eq(layer.layer, others)).collect())
 }
@@ -87,6 +90,25 @@ impl Described<'_> {
     fn first(&self) -> &LayerHparams {
         // Hyperparameters without a layer are refused.
         &self.hparams.layers[0]
+    }
+
+    /// A layer that sees all.
+    fn global(&self) -> &LayerHparams {
+        self.hparams.layers.iter().find(|layer| !layer.layer.has_window()).unwrap_or(self.first())
+    }
+
+    /// A layer with a window.
+    fn local(&self) -> Option<&LayerHparams> {
+        self.hparams.layers.iter().find(|layer| layer.layer.has_window())
+    }
+
+    /// One number for all layers, or a list where config.json has several.
+    fn of_layers(&self, number: &Number, of: impl Fn(&LayerHparams) -> usize) -> Result<Value> {
+        let mut counts = self.hparams.layers.iter().map(|layer| i32::try_from(of(layer)).unwrap_or(i32::MAX));
+        Ok(match self.numbers.stated(number)? {
+            Some(Stated::Counts(_)) => Value::Array(Array::I32(counts.collect())),
+            _ => count(counts.next().unwrap_or(0).unsigned_abs() as usize),
+        })
     }
 
     fn experts(&self) -> Option<ExpertHparams> {
@@ -119,12 +141,16 @@ impl Described<'_> {
             keys::BLOCK_COUNT => Some(count(hparams.layers.len())),
             keys::CONTEXT_LENGTH => Some(count(hparams.n_ctx_train)),
             keys::EMBEDDING_LENGTH => Some(count(hparams.n_embd)),
-            keys::FEED_FORWARD_LENGTH => Some(count(first.n_ff)),
+            keys::FEED_FORWARD_LENGTH => Some(self.of_layers(&numbers::FEED_FORWARD_LENGTH, |layer| layer.n_ff)?),
             keys::VOCAB_SIZE => Some(count(hparams.n_vocab)),
             keys::ATTENTION_HEAD_COUNT => Some(count(first.n_head)),
-            keys::ATTENTION_HEAD_COUNT_KV => Some(count(first.n_head_kv)),
-            keys::ATTENTION_KEY_LENGTH if numbers.stated_head_dim()?.is_some() => Some(count(first.key_dim)),
-            keys::ATTENTION_VALUE_LENGTH if numbers.stated_head_dim()?.is_some() => Some(count(first.value_dim)),
+            keys::ATTENTION_HEAD_COUNT_KV => Some(self.of_layers(&numbers::HEAD_COUNT_KV, |layer| layer.n_head_kv)?),
+            keys::ATTENTION_KEY_LENGTH if numbers.stated_head_dim()?.is_some() => Some(count(self.global().key_dim)),
+            keys::ATTENTION_VALUE_LENGTH if numbers.stated_head_dim()?.is_some() => Some(count(self.global().value_dim)),
+            keys::ATTENTION_KEY_LENGTH_SWA => self.local().map(|layer| count(layer.key_dim)),
+            keys::ATTENTION_VALUE_LENGTH_SWA => self.local().map(|layer| count(layer.value_dim)),
+            keys::ATTENTION_SHARED_KV_LAYERS => Some(count(hparams.layers.iter().filter(|layer| layer.keys_of.is_some()).count())),
+            keys::EMBEDDING_LENGTH_PER_LAYER_INPUT => Some(count(hparams.n_per_layer)),
             keys::ATTENTION_LAYER_NORM_RMS_EPSILON => {
                 matches!(numbers.family.output_norm, Norm::Rms(_)).then_some(Value::F32(hparams.norm_eps))
             }
@@ -161,6 +187,7 @@ impl Described<'_> {
         let scaling = &numbers.rope.scaling;
         Ok(match key {
             keys::ROPE_DIMENSION_COUNT => Some(count(rope.n_rot)),
+            keys::ROPE_DIMENSION_COUNT_SWA => self.rope(Locality::Local).map(|rope| count(rope.n_rot)),
             keys::ROPE_FREQ_BASE => Some(float(rope.freq_base)),
             keys::ROPE_FREQ_BASE_SWA => self.rope(Locality::Local).map(|rope| float(rope.freq_base)),
             keys::ROPE_DIMENSION_SECTIONS => numbers.rope.sections.as_ref().map(|sections| {
@@ -232,6 +259,7 @@ impl Described<'_> {
             }
             keys::ATTENTION_SCALE => {
                 let width = match numbers.family.attention_width {
+                    AttentionWidth::One => 1,
                     AttentionWidth::EmbdShareAt(layers) if layers as usize == hparams.layers.len() => share,
                     _ => first.key_dim,
                 };

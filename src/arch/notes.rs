@@ -20,6 +20,11 @@ const ACTIVATION_FIELDS: &[&str] = &["hidden_activation", "hidden_act", "activat
 pub(super) fn notes(numbers: &InConfig<'_>, hparams: &Hparams) -> Result<Vec<String>> {
     check_activation(numbers, hparams)?;
     check_positions(numbers, hparams)?;
+    let direction = numbers.config.value("use_bidirectional_attention").and_then(|value| value.as_str());
+    if direction == Some("all") {
+        let what = format!("{}: use_bidirectional_attention is \"all\"", numbers.config.path().display());
+        return Err(Error::unsupported(what, "files of this architecture are of models that see what was before"));
+    }
     let mut notes = Vec::new();
     notes.extend(window(numbers, hparams));
     notes.extend(window_of_qwen(numbers)?);
@@ -29,9 +34,11 @@ pub(super) fn notes(numbers: &InConfig<'_>, hparams: &Hparams) -> Result<Vec<Str
             "truncate = false of YaRN is written as {key}, which llama.cpp does not read: it rounds the bounds, and scores differ by about 0.001"
         ));
     }
-    if metadata::pattern(numbers, hparams).is_some() {
+    if metadata::pattern(numbers, hparams).is_some() && !numbers.family.writes(keys::ATTENTION_SLIDING_WINDOW_PATTERN) {
         let key = keys::of(numbers.family.name, keys::ATTENTION_SLIDING_WINDOW_PATTERN);
-        notes.push(format!("which layers see all is written as {key}, which llama.cpp does not read for this architecture"));
+        notes.push(format!(
+            "which layers see all is written as {key}, which older versions of llama.cpp do not read for this architecture"
+        ));
     }
     notes.extend(attention_scale(numbers, hparams)?);
     Ok(notes)
@@ -42,7 +49,9 @@ fn activation(layers: &[&'static Layer]) -> Option<Activation> {
     layers.iter().flat_map(|layer| layer.steps).find_map(|step| match &step.body {
         Body::Network(network) => Some(network.activation),
         Body::Experts(experts) => Some(experts.activation),
-        Body::Attention(_) => None,
+        Body::Both(both) => Some(both.network.activation),
+        Body::PerLayer(per_layer) => Some(per_layer.activation),
+        Body::Attention(_) | Body::Scale(_) => None,
     })
 }
 

@@ -66,6 +66,19 @@ pub const LAYER_NORM_EPS: Number = number(
 pub const KEY_LENGTH: Number = number(keys::ATTENTION_KEY_LENGTH, &["head_dim"], Kind::Count(2, WIDTH_MAX), Default::Absent);
 /// Width of a value head.
 pub const VALUE_LENGTH: Number = number(keys::ATTENTION_VALUE_LENGTH, &["head_dim"], Kind::Count(2, WIDTH_MAX), Default::Absent);
+/// Width of a key head of layers with a window.
+pub const KEY_LENGTH_SWA: Number = number(keys::ATTENTION_KEY_LENGTH_SWA, &[], Kind::Count(2, WIDTH_MAX), Default::Required);
+/// Width of a value head of layers with a window.
+pub const VALUE_LENGTH_SWA: Number = number(keys::ATTENTION_VALUE_LENGTH_SWA, &[], Kind::Count(2, WIDTH_MAX), Default::Required);
+/// Layers at the end that use the keys and values of others.
+pub const SHARED_KV_LAYERS: Number =
+    number(keys::ATTENTION_SHARED_KV_LAYERS, &["num_kv_shared_layers"], Kind::Count(0, LAYERS_MAX), Default::Absent);
+/// Width of what each layer gets of the tokens.
+pub const PER_LAYER_INPUT: Number =
+    number(keys::EMBEDDING_LENGTH_PER_LAYER_INPUT, &["hidden_size_per_layer_input"], Kind::Count(0, WIDTH_MAX), Default::Absent);
+/// Dimensions of a head that are rotated, of layers with a window.
+pub const ROPE_DIMENSION_COUNT_SWA: Number =
+    number(keys::ROPE_DIMENSION_COUNT_SWA, &[], Kind::Count(2, WIDTH_MAX), Default::Absent);
 /// Dimensions of a head that are rotated.
 pub const ROPE_DIMENSION_COUNT: Number = number(keys::ROPE_DIMENSION_COUNT, &[], Kind::Count(2, WIDTH_MAX), Default::Absent);
 /// Base of the rotary frequencies.

@@ -1,11 +1,15 @@
-//! Llama 3.1's frequency factors, which GGUF stores as a tensor.
+//! Frequency factors, which GGUF stores as a tensor: Llama 3.1's, and those of heads of which only a part is turned.
 
 use super::config_numbers::InConfig;
 use super::sizes::Hparams;
 use crate::hf::Scaling;
 use crate::names::ROPE_FREQS;
 
-/// One divisor per rotary frequency, `head_dim / 2` of them; `None` unless the model stretches its frequencies Llama 3.1's way.
+/// The divisor of a pair that is not turned, as llama.cpp's converter writes it.
+const NOT_TURNED: f32 = 1e30;
+
+/// One divisor per rotary frequency, `head_dim / 2` of them; `None` unless the model stretches its frequencies Llama 3.1's way, or
+/// turns a part of each head: then 1 for its pairs.
 ///
 /// A wave shorter than `original / high` keeps its frequency (1), one longer than `original / low` is stretched by `factor`, and
 /// between them the two are blended by `smooth = (original / wave - low) / (high - low)`.
@@ -13,10 +17,16 @@ use crate::names::ROPE_FREQS;
 /// In f32, as llama.cpp's converter computes them. Its powers come from a vector library that is off by one unit in the last place
 /// here and there; ours are rounded correctly. For Llama 3's own base of 500 000 and heads of 64 and 128 the two agree bit for bit.
 pub(super) fn rope_freqs(numbers: &InConfig<'_>, hparams: &Hparams) -> Option<(&'static str, Vec<f32>)> {
+    if let Scaling::Proportional { part } = numbers.rope.scaling {
+        let rope = hparams.rope()?;
+        let n_pairs = rope.n_rot / 2;
+        let n_turned = (rope.n_rot as f64 * part / 2.0) as usize;
+        return Some((ROPE_FREQS, (0..n_pairs).map(|pair| if pair < n_turned { 1.0 } else { NOT_TURNED }).collect()));
+    }
     let Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_len } = numbers.rope.scaling else {
         return None;
     };
-    let rope = hparams.layers.iter().find_map(|layer| layer.rope)?;
+    let rope = hparams.rope()?;
     let wave_long = (original_context_len / low_freq_factor) as f32;
     let wave_short = (original_context_len / high_freq_factor) as f32;
     let original = original_context_len as f32;

@@ -5,7 +5,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::unwrap_used)]
 
 use super::describe::{
-    Attention, AttentionWidth, Body, Default, Dim, Experts, Family, Kind, Layer, Layers, Norm, Number, Positions,
+    Attention, AttentionWidth, Body, Default, Dim, Experts, Family, Kind, Layer, Layers, Norm, Number, Positions, Step, When,
 };
 use super::describe::{RopeLayout, Scale, Weighing};
 use super::numbers::{self, WIDTH_MAX};
@@ -21,6 +21,8 @@ pub struct Hparams {
     pub n_vocab: usize,
     /// Width of the states.
     pub n_embd: usize,
+    /// Width of what each layer gets of the tokens; 0 where it gets nothing.
+    pub n_per_layer: usize,
     /// Tokens of context it was trained for. Nothing is ever allocated by it.
     pub n_ctx_train: usize,
     /// Added to the mean square, or the variance, before its root is taken.
@@ -56,6 +58,8 @@ pub struct LayerHparams {
     pub attention_scale: f32,
     /// The bound `c` of the scores of attention, `c * tanh(score / c)`.
     pub attention_softcap: Option<f32>,
+    /// The layer before it whose keys and values it uses instead of its own.
+    pub keys_of: Option<usize>,
     /// Rotary positions, where it has them.
     pub rope: Option<Rope>,
     /// Tokens that attention sees: the last ones. All where there is no window.
@@ -194,6 +198,7 @@ impl Hparams {
             family,
             n_vocab: numbers.n_vocab()?,
             n_embd,
+            n_per_layer: reader.count(&numbers::PER_LAYER_INPUT)?.unwrap_or(0),
             n_ctx_train: reader.required_count(&numbers::CONTEXT_LENGTH)?,
             norm_eps: reader.norm_eps()?,
             embedding_scale: match family.embedding.scale {
@@ -228,6 +233,8 @@ impl Hparams {
             Dim::Vocab => self.n_vocab,
             Dim::Embd => self.n_embd,
             Dim::Ctx => self.n_ctx_train,
+            Dim::PerLayer => self.n_per_layer,
+            Dim::AllPerLayer => self.n_per_layer.saturating_mul(self.layers.len()),
             Dim::One => 1,
             Dim::Ff => in_layer().n_ff,
             Dim::GateUp => in_layer().n_ff.saturating_mul(2),
@@ -240,8 +247,26 @@ impl Hparams {
             Dim::Heads => in_layer().n_head,
             Dim::Experts => experts().n_expert,
             Dim::ExpertFf => experts().n_ff,
+            Dim::ExpertGateUp => experts().n_ff.saturating_mul(2),
             Dim::SharedFf => experts().n_ff_shared.expect("the width of a shared expert"),
         }
+    }
+
+    /// True where its layers have a step.
+    pub fn has(&self, step: &Step) -> bool {
+        match step.when {
+            When::Always => true,
+            When::PerLayer => self.n_per_layer > 0,
+            When::Experts => self.layers.iter().any(|layer| layer.experts.is_some()),
+            When::NoExperts => self.layers.iter().all(|layer| layer.experts.is_none()),
+        }
+    }
+
+    /// How layers that see all are rotated.
+    pub fn rope(&self) -> Option<Rope> {
+        let is_global =
+            |layer: &&LayerHparams| layer.attention().is_some_and(|attention| matches!(attention.positions, Positions::Rope(_)));
+        self.layers.iter().find(is_global).or(self.layers.first()).and_then(|layer| layer.rope)
     }
 
     /// Floating-point operations for the next `n_tokens` of a sequence of which `n_before` are known, up to the scores of the token after
@@ -393,7 +418,7 @@ impl Reader<'_> {
     fn norm_eps(&self) -> Result<f32> {
         let number = match self.family.output_norm {
             Norm::Layer(..) => &numbers::LAYER_NORM_EPS,
-            Norm::Rms(_) | Norm::None => &numbers::RMS_EPS,
+            Norm::Rms(_) | Norm::RmsAlone | Norm::None => &numbers::RMS_EPS,
         };
         match self.float(number)? {
             Some(eps) if eps < 1.0 => Ok(narrow(eps)),
@@ -422,7 +447,27 @@ impl Reader<'_> {
         let n_head_kv = self.per_layer(&numbers::HEAD_COUNT_KV, n_layer)?.unwrap_or_else(|| n_head.clone());
         let kinds = self.kinds(n_layer)?;
         let layers = kinds.into_iter().zip(n_head).zip(n_head_kv).zip(n_ff);
-        layers.map(|(((layer, n_head), n_head_kv), n_ff)| self.layer(layer, n_embd, n_layer, [n_head, n_head_kv, n_ff])).collect()
+        let layers =
+            layers.map(|(((layer, n_head), n_head_kv), n_ff)| self.layer(layer, n_embd, n_layer, [n_head, n_head_kv, n_ff]));
+        self.with_shared_keys(layers.collect::<Result<_>>()?)
+    }
+
+    /// The last layers use the keys and values of the last of their kind before them.
+    fn with_shared_keys(&self, mut layers: Vec<LayerHparams>) -> Result<Vec<LayerHparams>> {
+        let n_shared = self.count(&numbers::SHARED_KV_LAYERS)?.unwrap_or(0);
+        let Some(first) = layers.len().checked_sub(n_shared) else {
+            let detail = format!("{n_shared} of {} layers", layers.len());
+            return self.fault(&numbers::SHARED_KV_LAYERS, Fault::HparamRange, detail);
+        };
+        let (own, sharing) = layers.split_at_mut(first);
+        for layer in sharing {
+            layer.keys_of = own.iter().rposition(|before| std::ptr::eq(before.layer, layer.layer));
+            if layer.keys_of.is_none() {
+                let detail = format!("{n_shared}, but no layer before them is like each of these");
+                return self.fault(&numbers::SHARED_KV_LAYERS, Fault::HparamRange, detail);
+            }
+        }
+        Ok(layers)
     }
 
     /// What each layer does.
@@ -448,8 +493,10 @@ impl Reader<'_> {
             let detail = format!("{n_head_kv} heads cannot be shared by {n_head} query heads");
             return self.fault(&numbers::HEAD_COUNT_KV, Fault::HparamRange, detail);
         }
-        let (key_dim, value_dim) = self.head_widths(n_embd, n_head)?;
-        let experts = layer.experts().map(|experts| self.experts(experts, n_ff)).transpose()?;
+        let (key_dim, value_dim) = self.head_widths(layer, n_embd, n_head)?;
+        let may_lack = layer.steps.iter().any(|step| step.when == When::Experts);
+        let has_experts = !may_lack || self.count(&numbers::EXPERT_COUNT)?.is_some_and(|n_expert| n_expert > 0);
+        let experts = layer.experts().filter(|_| has_experts).map(|experts| self.experts(experts, n_ff)).transpose()?;
         let attention = layer.attention();
         let softcap = self.float(&numbers::ATTN_SOFTCAP)?.map(narrow).filter(|cap| *cap > 0.0);
         Ok(LayerHparams {
@@ -460,6 +507,7 @@ impl Reader<'_> {
             value_dim,
             attention_scale: self.attention_scale(n_embd, n_head, key_dim, n_layer)?,
             attention_softcap: softcap,
+            keys_of: None,
             rope: attention.map(|attention| self.rope(attention, key_dim)).transpose()?.flatten(),
             window: if layer.has_window() { self.window()? } else { None },
             n_ff,
@@ -468,9 +516,9 @@ impl Reader<'_> {
     }
 
     /// Widths of a key and of a value head: stated, or the embedding's share. They are the same for every family so far.
-    fn head_widths(&self, n_embd: usize, n_head: usize) -> Result<(usize, usize)> {
+    fn head_widths(&self, layer: &Layer, n_embd: usize, n_head: usize) -> Result<(usize, usize)> {
         let share = if n_embd.is_multiple_of(n_head) { n_embd.checked_div(n_head) } else { None };
-        let width = |number: &Number| match (self.stated_count(number)?, share) {
+        let width = |number: &Number| match (self.stated_count(self.own(number).unwrap_or(number))?, share) {
             (Some(width), _) | (None, Some(width)) => Ok(width),
             (None, None) => self.fault(
                 &numbers::HEAD_COUNT,
@@ -478,7 +526,10 @@ impl Reader<'_> {
                 format!("{n_head} heads do not divide an embedding of {n_embd}"),
             ),
         };
-        let (key, value) = (width(&numbers::KEY_LENGTH)?, width(&numbers::VALUE_LENGTH)?);
+        let (key, value) = match layer.has_window() && self.own(&numbers::KEY_LENGTH_SWA).is_some() {
+            true => (width(&numbers::KEY_LENGTH_SWA)?, width(&numbers::VALUE_LENGTH_SWA)?),
+            false => (width(&numbers::KEY_LENGTH)?, width(&numbers::VALUE_LENGTH)?),
+        };
         if key != value {
             let what = format!("running a model whose key heads are {key} and value heads {value} wide");
             return Err(Error::unsupported(what, "heads of one width can be run"));
@@ -495,6 +546,7 @@ impl Reader<'_> {
             return Ok(narrow(scale));
         }
         let width = match self.family.attention_width {
+            AttentionWidth::One => 1,
             AttentionWidth::EmbdShareAt(layers) if layers as usize == n_layer => {
                 n_embd.checked_div(n_head).unwrap_or(key_dim).max(1)
             }
@@ -504,7 +556,9 @@ impl Reader<'_> {
     }
 
     fn rope(&self, attention: &Attention, key_dim: usize) -> Result<Option<Rope>> {
-        let number = &numbers::ROPE_DIMENSION_COUNT;
+        let is_local = matches!(attention.positions, Positions::LocalRope(_));
+        let of_windows = self.own(&numbers::ROPE_DIMENSION_COUNT_SWA).filter(|_| is_local);
+        let number = of_windows.unwrap_or(&numbers::ROPE_DIMENSION_COUNT);
         let n_rot = self.stated_count(number)?.unwrap_or(key_dim);
         if n_rot > key_dim || !n_rot.is_multiple_of(2) {
             let detail = format!("{n_rot}, not an even number of at most {key_dim}, the width of a head");

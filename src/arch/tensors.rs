@@ -63,11 +63,13 @@ pub(super) fn wanted(hparams: &Hparams) -> Vec<Wanted> {
     family.embedding.positions.iter().for_each(|positions| list.weight(positions));
     list.norm(&family.output_norm);
     list.linear(&family.output, Need::UnlessTied);
+    let of_first = hparams.layers.first().map_or(&[][..], |layer| layer.layer.steps);
+    of_first.iter().filter(|step| hparams.has(step)).for_each(|step| list.of_all_layers(step));
     for (index, layer) in hparams.layers.iter().enumerate() {
         list.layer = Some(layer);
         list.at = format!("{}.{index}.", family.source_layers);
         list.prefix = names::in_block(index, "");
-        layer.layer.steps.iter().for_each(|step| list.step(step));
+        layer.layer.steps.iter().filter(|step| hparams.has(step)).for_each(|step| list.step(step));
     }
     list.found
 }
@@ -103,7 +105,7 @@ impl List<'_> {
 
     fn norm(&mut self, norm: &Norm) {
         match norm {
-            Norm::None => {}
+            Norm::None | Norm::RmsAlone => {}
             Norm::Rms(gain) => self.weight(gain),
             Norm::Layer(gain, bias) => [gain, bias].into_iter().for_each(|weight| self.weight(weight)),
         }
@@ -126,18 +128,55 @@ impl List<'_> {
         }
     }
 
+    /// What one tensor has for the steps of all layers.
+    fn of_all_layers(&mut self, step: &Step) {
+        if let Body::PerLayer(per_layer) = &step.body {
+            self.weight(&per_layer.table);
+            self.linear(&per_layer.model, Need::Required);
+            self.norm(&per_layer.norm);
+        }
+    }
+
+    /// Keys and values, and norms of theirs, which layers that use those of others may have, too.
+    fn keys_and_values(&mut self, attention: &Attention) {
+        let is_shared = self.layer.is_some_and(|layer| layer.keys_of.is_some());
+        let need = |need| if is_shared { Need::IfThere } else { need };
+        match &attention.qkv {
+            Projections::Apart([q, k, v]) => {
+                self.linear(q, Need::Required);
+                self.linear(k, need(Need::Required));
+                self.linear(v, need(attention.values));
+            }
+            fused => self.projections(fused),
+        }
+        self.norm(&attention.q_norm);
+        match &attention.k_norm {
+            Norm::Rms(gain) if is_shared => {
+                self.one(gain.name, vec![gain.source.to_owned()], gain.shape, (Rows::Same, gain.edit), Need::IfThere);
+            }
+            norm => self.norm(norm),
+        }
+    }
+
     fn step(&mut self, step: &Step) {
         self.norm(&step.before);
         match &step.body {
             Body::Attention(attention) => {
-                self.projections(&attention.qkv);
-                self.norm(&attention.q_norm);
-                self.norm(&attention.k_norm);
+                self.keys_and_values(attention);
                 attention.sinks.iter().for_each(|sinks| self.weight(sinks));
                 self.linear(&attention.out, Need::Required);
             }
             Body::Network(network) => self.network(network),
             Body::Experts(experts) => self.experts(experts),
+            Body::Both(both) => {
+                self.network(&both.network);
+                self.experts(&both.experts);
+                [&both.network_norm, &both.experts_before, &both.experts_norm].into_iter().for_each(|norm| self.norm(norm));
+            }
+            Body::PerLayer(per_layer) => {
+                [&per_layer.gate, &per_layer.proj].into_iter().for_each(|linear| self.linear(linear, Need::Required))
+            }
+            Body::Scale(factor) => self.weight(factor),
         }
         self.norm(&step.after);
     }
@@ -152,7 +191,10 @@ impl List<'_> {
 
     fn experts(&mut self, experts: &Experts) {
         self.linear(&experts.router, Need::Required);
-        [&experts.gate, &experts.up, &experts.down].into_iter().for_each(|stack| self.stack(stack));
+        experts.router_gain.iter().for_each(|gain| self.weight(gain));
+        let stacks = [Some(&experts.gate), experts.up.as_ref(), Some(&experts.down)];
+        stacks.into_iter().flatten().for_each(|stack| self.stack(stack));
+        experts.scales.iter().for_each(|scales| self.weight(scales));
         if let Some(shared) = &experts.shared {
             self.linear(&shared.weight, Need::Required);
             self.network(&shared.network);

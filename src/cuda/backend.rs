@@ -334,6 +334,12 @@ impl Backend for Cuda {
         self.device.launch(kernels::rms_norm_f32(heads, gain.floats()?.memory, eps))
     }
 
+    fn operand(&self, x: &Rows) -> Result<Operand> {
+        let out = self.new_operand(x.n_rows, x.n_cols)?;
+        self.device.launch(kernels::rows_f16(x.floats()?, out.values(), out.row_scale()?))?;
+        Ok(out)
+    }
+
     fn add_bias(&self, x: &mut Rows, bias: &Rows) -> Result<()> {
         self.device.launch(kernels::add_bias(bias.floats()?.memory, x.floats()?))
     }

@@ -37,7 +37,12 @@ fn can(operation: &Operation) -> bool {
     match *operation {
         Operation::LayerNorm | Operation::Gelu | Operation::Windows | Operation::BoundedAttention => true,
         Operation::ScaledScores | Operation::BoundedScores => true,
-        Operation::Sinks | Operation::ClampedSwiglu => false,
+        Operation::Sinks
+        | Operation::ClampedSwiglu
+        | Operation::SharedKeys
+        | Operation::NetworkBesideExperts
+        | Operation::NormalisedValues
+        | Operation::PlainInputs => false,
         Operation::HeadsInARow(n_heads) => kernels::has_heads_in_a_row(n_heads),
         Operation::Heads(head_dim) => kernels::has_heads(head_dim),
         Operation::Rows(MatrixShape { format, n_cols, .. }) => has_blocks(format) && kernels::has_float_rows(n_cols),
@@ -62,6 +67,10 @@ fn name(operation: &Operation) -> String {
         Operation::Windows => "attention in windows".to_owned(),
         Operation::BoundedAttention => "attention with bounded scores".to_owned(),
         Operation::Sinks => "attention with sinks".to_owned(),
+        Operation::SharedKeys => "attention to the keys of another layer".to_owned(),
+        Operation::NetworkBesideExperts => "a network beside experts".to_owned(),
+        Operation::NormalisedValues => "norms of values".to_owned(),
+        Operation::PlainInputs => "products with states that are not normalised".to_owned(),
         Operation::ClampedSwiglu => "SwiGLU with bounds".to_owned(),
         Operation::ScaledScores => "a factor on scores of tokens".to_owned(),
         Operation::BoundedScores => "a bound on scores of tokens".to_owned(),

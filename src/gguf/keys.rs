@@ -121,6 +121,8 @@ keys! {
     CONTEXT_LENGTH = "context_length";
     /// Width of the residual stream.
     EMBEDDING_LENGTH = "embedding_length";
+    /// Width of what each block gets of the tokens; 0 for nothing.
+    EMBEDDING_LENGTH_PER_LAYER_INPUT = "embedding_length_per_layer_input";
     /// Number of transformer blocks.
     BLOCK_COUNT = "block_count";
     /// Inner width of the feed-forward network: one u32, or one per block.
@@ -151,6 +153,12 @@ keys! {
     ATTENTION_KEY_LENGTH = "attention.key_length";
     /// Width of a value head, where it is not `embedding_length / head_count`.
     ATTENTION_VALUE_LENGTH = "attention.value_length";
+    /// Width of a key head in blocks with a window.
+    ATTENTION_KEY_LENGTH_SWA = "attention.key_length_swa";
+    /// Width of a value head in blocks with a window.
+    ATTENTION_VALUE_LENGTH_SWA = "attention.value_length_swa";
+    /// Blocks at the end that use the keys and values of others.
+    ATTENTION_SHARED_KV_LAYERS = "attention.shared_kv_layers";
     /// Epsilon of LayerNorm.
     ATTENTION_LAYER_NORM_EPSILON = "attention.layer_norm_epsilon";
     /// Epsilon of RMSNorm.
@@ -175,6 +183,8 @@ keys! {
     ATTN_LOGIT_SOFTCAPPING = "attn_logit_softcapping";
     /// Base of the rotary frequencies in blocks with a window.
     ROPE_FREQ_BASE_SWA = "rope.freq_base_swa";
+    /// Rotated dimensions per head in blocks with a window.
+    ROPE_DIMENSION_COUNT_SWA = "rope.dimension_count_swa";
     /// Rotated dimensions per head; llama.cpp insists on the head width.
     ROPE_DIMENSION_COUNT = "rope.dimension_count";
     /// Pairs that follow time, height and width: i32 array of 4.

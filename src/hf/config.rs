@@ -88,6 +88,11 @@ pub enum Scaling {
         /// Context length before stretching.
         original_context_len: f64,
     },
+    /// Of each head only the fastest pairs are turned, by frequencies of the whole head.
+    Proportional {
+        /// Which part of the head.
+        part: f64,
+    },
     /// A kind that this version does not know, by name.
     Other(String),
 }
@@ -270,7 +275,10 @@ impl Config {
         Ok(Rope {
             theta,
             local_theta: local.or(local_theta),
-            partial_factor: section.number("partial_rotary_factor")?.or(own_part),
+            partial_factor: match scaling {
+                Scaling::Proportional { .. } => None,
+                _ => section.number("partial_rotary_factor")?.or(own_part),
+            },
             original_context_len: section.original_context_len()?,
             sections: section.whole_numbers("mrope_section")?,
             scaling,
@@ -360,6 +368,9 @@ impl RopeSection<'_> {
             "dynamic" => Scaling::Dynamic,
             "linear" => Scaling::Linear { factor: self.required("factor")? },
             "yarn" => self.yarn()?,
+            "proportional" if self.number("factor")?.is_none_or(|factor| factor == 1.0) => {
+                Scaling::Proportional { part: self.number("partial_rotary_factor")?.unwrap_or(1.0) }
+            }
             "longrope" | "su" => Scaling::Long {
                 long_factors: self.factors("long_factor")?,
                 short_factors: self.factors("short_factor")?,

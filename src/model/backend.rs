@@ -134,6 +134,12 @@ pub trait Backend: Sync {
     /// As for every operation.
     fn rms_norm_heads(&self, x: &mut Self::Rows, gain: &Self::Rows, eps: f32) -> Result<()>;
 
+    /// The rows as they are.
+    ///
+    /// # Errors
+    /// As for every operation.
+    fn operand(&self, x: &Self::Rows) -> Result<Self::Operand>;
+
     /// Adds `bias` (`[1, n_cols]`) to every row.
     ///
     /// # Errors
@@ -332,7 +338,9 @@ pub struct Heads<'a, R> {
     pub n_heads: usize,
     /// Added to every row first: `[1, n_heads * head_dim]`.
     pub bias: Option<&'a R>,
-    /// Then every head is brought over its root mean square, times this: `[1, head_dim]`.
+    /// Then every head is brought over its root mean square.
+    pub is_normalised: bool,
+    /// And multiplied with this: `[1, head_dim]`.
     pub gain: Option<&'a R>,
     /// Then it is rotated, where the form has a rotation.
     pub rotates: bool,

@@ -30,6 +30,8 @@ pub(super) struct Site<'h> {
     pub layer: Option<&'h LayerHparams>,
     /// Of names: `blk.3.`.
     pub prefix: String,
+    /// The layer's number; 0 for the model as a whole.
+    pub index: usize,
 }
 
 impl Site<'_> {
@@ -50,12 +52,14 @@ impl Site<'_> {
 pub(super) struct Catalog<'a> {
     source: &'a Model,
     unused: BTreeMap<&'a str, usize>,
+    /// What all layers use.
+    of_all: BTreeMap<String, Slice>,
 }
 
 impl<'a> Catalog<'a> {
     pub fn new(source: &'a Model) -> Catalog<'a> {
         let unused = source.tensors().iter().enumerate().map(|(index, tensor)| (tensor.name.as_str(), index)).collect();
-        Catalog { source, unused }
+        Catalog { source, unused, of_all: BTreeMap::new() }
     }
 
     pub fn required(&mut self, name: &str, shape: &[usize]) -> Result<Slice> {
@@ -97,18 +101,71 @@ impl<'a> Catalog<'a> {
         self.required(&site.name(weight.name), &site.shape(weight.shape))
     }
 
+    /// The same where the file has it, if the description lets it be absent.
+    pub fn maybe(&mut self, weight: &describe::Weight, site: &Site<'_>) -> Result<Option<Slice>> {
+        match weight.need {
+            describe::Need::IfThere => self.optional(&site.name(weight.name), &site.shape(weight.shape)),
+            _ => self.weight(weight, site).map(Some),
+        }
+    }
+
+    /// A tensor that all layers use.
+    fn shared(&mut self, name: &str, shape: &[usize]) -> Result<Slice> {
+        if let Some(slice) = self.of_all.get(name) {
+            return Ok(slice.clone());
+        }
+        let slice = self.required(name, shape)?;
+        self.of_all.insert(name.to_owned(), slice.clone());
+        Ok(slice)
+    }
+
+    /// The gain of a norm of all layers.
+    pub fn gain_of_all(&mut self, norm: &describe::Norm, site: &Site<'_>) -> Result<Slice> {
+        match norm {
+            describe::Norm::Rms(gain) => self.shared(gain.name, &site.shape(gain.shape)),
+            _ => Err(Error::Internal("a norm of all layers without a gain".to_owned())),
+        }
+    }
+
+    /// The rows of one layer out of a matrix that has as many for each.
+    pub fn rows_of_layer(&mut self, linear: &describe::Linear, site: &Site<'_>) -> Result<Linear<Slice, Slice>> {
+        let [n_out, n_in] = linear.shape.map(|dim| site.len(dim));
+        let name = format!("{}.weight", linear.name);
+        let all = self.shared(&name, &[n_out, n_in])?;
+        let n_rows = n_out / site.hparams.layers.len();
+        let weight = Slice { first_row: site.index * n_rows, n_rows, ..all };
+        Ok(Linear { name, n_out: n_rows, weight, bias: None })
+    }
+
+    /// A table that has a row of every layer for each row of another, as rows of one layer each.
+    pub fn table_of_layers(&mut self, table: &describe::Weight, site: &Site<'_>) -> Result<Slice> {
+        let all = self.weight(table, site)?;
+        let n_layer = site.hparams.layers.len();
+        let (n_rows, n_cols) = (all.n_rows * n_layer, all.n_cols / n_layer);
+        let format = self.source.tensors()[all.tensor].format;
+        if !n_cols.is_multiple_of(format.block_len()) {
+            let what =
+                format!("running a model with {} in {format}, whose blocks are longer than a layer's {n_cols} numbers", table.name);
+            return Err(Error::unsupported(what, "make the file again with --tensor-type per_layer_token_embd=F16"));
+        }
+        if u32::try_from(n_rows).is_err() {
+            return Err(Error::unsupported(format!("running a model with {n_rows} rows in {}", table.name), "2^32 can be"));
+        }
+        Ok(Slice { n_rows, n_cols, ..all })
+    }
+
     pub fn norm(&mut self, norm: &describe::Norm, site: &Site<'_>) -> Result<Norm<Slice>> {
         match norm {
             describe::Norm::Rms(gain) => Ok(Norm { gain: self.weight(gain, site)?, bias: None }),
             describe::Norm::Layer(gain, bias) => Ok(Norm { gain: self.weight(gain, site)?, bias: Some(self.weight(bias, site)?) }),
-            describe::Norm::None => Err(Error::Internal("a step without a norm before it".to_owned())),
+            describe::Norm::None | describe::Norm::RmsAlone => Err(Error::Internal("a step without a gain before it".to_owned())),
         }
     }
 
     /// The gain of a norm without a bias, where there is one.
     pub fn gain(&mut self, norm: &describe::Norm, site: &Site<'_>) -> Result<Option<Slice>> {
         match norm {
-            describe::Norm::None => Ok(None),
+            describe::Norm::None | describe::Norm::RmsAlone => Ok(None),
             describe::Norm::Rms(gain) => self.weight(gain, site).map(Some),
             describe::Norm::Layer(..) => Err(Error::Internal("a norm with a bias where none is computed".to_owned())),
         }
@@ -121,6 +178,17 @@ impl<'a> Catalog<'a> {
         let name = format!("{stem}.weight");
         let weight = self.required(&name, &[n_out, n_in])?;
         Ok(Linear { name, n_out, weight, bias: self.optional(&format!("{stem}.bias"), &[n_out])? })
+    }
+
+    /// The same where the file has it.
+    pub fn maybe_linear(&mut self, linear: &describe::Linear, site: &Site<'_>) -> Result<Option<Linear<Slice, Slice>>> {
+        let is_there = self.has(&site.name(&format!("{}.weight", linear.name)));
+        is_there.then(|| self.linear(linear, site)).transpose()
+    }
+
+    /// Takes a weight that nothing uses, where the file has it.
+    pub fn skip(&mut self, weight: &describe::Weight, site: &Site<'_>) -> Result<()> {
+        self.optional(&site.name(weight.name), &site.shape(weight.shape)).map(drop)
     }
 
     /// Several matrices of one input, each in a tensor of its own or one below the other in one.
@@ -162,6 +230,22 @@ impl<'a> Catalog<'a> {
         let all = self.required(&site.name(bias.name), &[n_matrices, n_out])?;
         let bias = |index| Slice { first_row: index, n_rows: 1, ..all.clone() };
         Ok(Stacked { name, n_out, matrices, biases: (0..n_matrices).map(bias).collect() })
+    }
+
+    /// The matrices of gates and those below them, in one stack.
+    pub fn stacked_halves(
+        &mut self,
+        stack: &describe::Stack,
+        n_matrices: usize,
+        site: &Site<'_>,
+    ) -> Result<[Stacked<Slice, Slice>; 2]> {
+        let Stacked { name, n_out, matrices, .. } = self.stacked(stack, n_matrices, site)?;
+        let n_out = n_out / 2;
+        let half = |first: usize| {
+            let of = |both: &Slice| Slice { first_row: both.first_row + first, n_rows: n_out, ..both.clone() };
+            Stacked { name: name.clone(), n_out, matrices: matrices.iter().map(of).collect(), biases: Vec::new() }
+        };
+        Ok([half(0), half(n_out)])
     }
 
     /// A vector as rows of one number each, so that parts of it can be read; `None` where there is none.

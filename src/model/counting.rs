@@ -31,7 +31,7 @@ impl Needs {
             weights.n_tensors += 1;
         };
         let mut kept = WeightBytes::default();
-        for table in [Some(&plan.token_embd), plan.position_embd.as_ref()].into_iter().flatten() {
+        for table in [Some(&plan.token_embd), plan.position_embd.as_ref(), plan.per_layer_embd.as_ref()].into_iter().flatten() {
             operations.insert(Operation::Rows(shape(table)));
             bytes(&mut kept, shape(table));
         }
@@ -65,6 +65,7 @@ pub fn operations(family: &Family) -> BTreeSet<Operation> {
     let has = |key| family.numbers.iter().any(|number| number.key == key);
     let stated = [
         (has(keys::ATTN_LOGIT_SOFTCAPPING), Operation::BoundedAttention),
+        (has(keys::ATTENTION_SHARED_KV_LAYERS), Operation::SharedKeys),
         (has(keys::LOGIT_SCALE), Operation::ScaledScores),
         (has(keys::FINAL_LOGIT_SOFTCAPPING), Operation::BoundedScores),
         (family.kinds().iter().any(|layer| layer.has_window()), Operation::Windows),
@@ -77,11 +78,12 @@ pub fn operations(family: &Family) -> BTreeSet<Operation> {
 /// All but products and tables.
 fn of_hparams(hparams: &Hparams) -> BTreeSet<Operation> {
     let layers = hparams.layers.iter().flat_map(|layer| {
-        let steps = layer.layer.steps.iter().flat_map(of_step);
+        let steps = layer.layer.steps.iter().filter(|step| hparams.has(step)).flat_map(of_step);
+        let shared = layer.keys_of.map(|_| Operation::SharedKeys);
         let heads = layer.layer.attention().map(|_| of_heads(layer));
         let windows = layer.window.map(|_| Operation::Windows);
         let bounded = layer.attention_softcap.map(|_| Operation::BoundedAttention);
-        steps.chain(heads.into_iter().flatten()).chain(windows).chain(bounded)
+        steps.chain(shared).chain(heads.into_iter().flatten()).chain(windows).chain(bounded)
     });
     let scaled = (hparams.logit_scale != 1.0).then_some(Operation::ScaledScores);
     let bounded = hparams.logit_softcap.map(|_| Operation::BoundedScores);
@@ -101,21 +103,31 @@ fn of_step(step: &Step) -> Vec<Operation> {
     let mut operations = match &step.body {
         Body::Attention(attention) => {
             let norms = [&attention.q_norm, &attention.k_norm].into_iter().filter_map(of_norm);
-            norms.chain(attention.sinks.as_ref().map(|_| Operation::Sinks)).collect()
+            let plain = (attention.v_norm == Norm::RmsAlone).then_some(Operation::NormalisedValues);
+            norms.chain(attention.sinks.as_ref().map(|_| Operation::Sinks)).chain(plain).collect()
         }
         Body::Network(network) => of_activation(network.activation),
+        Body::Both(both) => {
+            let activations = [both.network.activation, both.experts.activation];
+            activations.into_iter().flat_map(of_activation).chain([Operation::NetworkBesideExperts]).collect()
+        }
+        Body::PerLayer(per_layer) => of_activation(per_layer.activation),
+        Body::Scale(_) => Vec::new(),
         Body::Experts(experts) => {
             let shared = experts.shared.iter().flat_map(|shared| of_activation(shared.network.activation));
             of_activation(experts.activation).into_iter().chain(shared).collect()
         }
     };
+    if step.before == Norm::None && !matches!(step.body, Body::Scale(_)) {
+        operations.push(Operation::PlainInputs);
+    }
     operations.extend([&step.before, &step.after].into_iter().filter_map(of_norm));
     operations
 }
 
 fn of_norm(norm: &Norm) -> Option<Operation> {
     match norm {
-        Norm::None | Norm::Rms(_) => None,
+        Norm::None | Norm::RmsAlone | Norm::Rms(_) => None,
         Norm::Layer(..) => Some(Operation::LayerNorm),
     }
 }

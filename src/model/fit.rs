@@ -73,7 +73,7 @@ fn cache_bytes(hparams: &Hparams, running: &Running) -> Result<u64> {
     let padded = |cells: u64| cells.div_ceil(CELLS).saturating_mul(CELLS);
     let n_ctx = padded(running.n_ctx as u64);
     let of_layer = |layer: &LayerHparams| -> Result<u64> {
-        if layer.layer.attention().is_none() {
+        if layer.layer.attention().is_none() || layer.keys_of.is_some() {
             return Ok(0);
         }
         let cells = layer.window.map_or(n_ctx, |window| padded(n_ctx.min(window as u64 + PROMPT_BATCH as u64)));

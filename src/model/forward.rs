@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! x = embed(tokens)
-//! for each layer, for each of its steps:  x += after(block(before(x)))      attention, a network, a mixture of experts
+//! for each layer, for each of its steps:  x += after(block(before(x)))      attention, a network, experts, an input of the layer
 //! norm(x) -> output
 //! ```
 //!
@@ -13,17 +13,18 @@
 //! and dequantized once for all of them, and keys and values exist for one layer at a time. Generation takes a few tokens at a time and
 //! keeps the keys and values of all layers in a [`Cache`]. Both run the same function for a layer.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use super::backend::{Backend, Output, Places, Span};
-use super::block::Block;
+use super::block::{Block, Keys};
 use super::catalog::Slice;
 use super::layer::{Layer, Step};
 use super::matrix::Matrix;
 use super::needs::{Needs, Residency};
-use super::pass::{LinearOf, NormOf, Observer, Pass, Running};
+use super::pass::{LinearOf, NormOf, Observer, Pass, Running, all};
 use super::weights::{Plan, ReadLayer};
 use crate::arch::describe::Positions;
 use crate::arch::{Hparams, LayerHparams, Rope};
@@ -43,6 +44,8 @@ pub struct Network<'a, B: Backend> {
     output_norm: NormOf<B>,
     /// Vectors of positions, where they are learned.
     position_embd: Option<B::Weight>,
+    /// What layers get of tokens.
+    per_layer_embd: Option<B::Weight>,
     /// Angles of all positions below `n_ctx`, for every way in which layers rotate.
     rope_tables: Vec<(Rope, B::Rows)>,
     /// Empty where layers are streamed.
@@ -76,8 +79,8 @@ impl Batch<'_> {
 
 /// Keys and values of all tokens that a sequence has so far.
 pub struct Cache<B: Backend> {
-    /// Keys and values of each layer: `[n_ctx, n_head_kv * head_dim]`.
-    layers: Vec<[B::Rows; 2]>,
+    /// Keys and values of each layer that has its own: `[n_ctx, n_head_kv * head_dim]`.
+    layers: Vec<Option<[B::Rows; 2]>>,
     len: usize,
 }
 
@@ -95,6 +98,38 @@ impl<B: Backend> Cache<B> {
     /// Forgets all tokens but the first `len`.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+}
+
+/// Keys and values while a pass goes through the layers.
+pub(super) struct KeyStore<'c, B: Backend> {
+    /// Those of all tokens so far, of each layer that has its own.
+    cache: Option<&'c mut [Option<[B::Rows; 2]>]>,
+    /// Those that were made in this pass and are used by later layers, where none are kept.
+    made: BTreeMap<usize, [B::Rows; 2]>,
+}
+
+impl<B: Backend> std::default::Default for KeyStore<'_, B> {
+    fn default() -> Self {
+        KeyStore { cache: None, made: BTreeMap::new() }
+    }
+}
+
+impl<'c, B: Backend> KeyStore<'c, B> {
+    /// With those of all tokens so far, of each layer that has its own.
+    pub fn over(cache: &'c mut [Option<[B::Rows; 2]>]) -> Self {
+        KeyStore { cache: Some(cache), made: BTreeMap::new() }
+    }
+
+    /// What layer `index` reads, which may use those of another.
+    fn of(&mut self, index: usize, other: Option<usize>) -> Result<Keys<'_, B>> {
+        let missing = || Error::Internal(format!("layer {index} has no keys"));
+        match (&mut self.cache, other) {
+            (None, None) => Ok(Keys::Own),
+            (None, Some(other)) => self.made.get(&other).map(Keys::Of).ok_or_else(missing),
+            (Some(cache), None) => cache[index].as_mut().map(Keys::Kept).ok_or_else(missing),
+            (Some(cache), Some(other)) => cache[other].as_ref().map(Keys::Of).ok_or_else(missing),
+        }
     }
 }
 
@@ -137,6 +172,7 @@ impl<'a, B: Backend> Network<'a, B> {
             token_embd: backend.weight(plan.matrix(&plan.token_embd))?,
             output: plan.output.as_ref().map(|slice| backend.weight(plan.matrix(slice))).transpose()?,
             output_norm: plan.output_norm.clone().try_map(&mut { upload })?,
+            per_layer_embd: plan.per_layer_embd.as_ref().map(|slice| backend.weight(plan.matrix(slice))).transpose()?,
             position_embd: plan.position_embd.as_ref().map(|slice| backend.weight(plan.matrix(slice))).transpose()?,
             rope_tables,
             layers: Vec::new(),
@@ -195,8 +231,9 @@ impl<'a, B: Backend> Network<'a, B> {
     /// When a sequence lies outside the tokens.
     pub fn evaluate(&self, batch: Batch<'_>, observer: &mut dyn Observer<B>) -> Result<B::Rows> {
         let (mut x, pass) = self.begin(batch)?;
+        let mut keys = KeyStore::default();
         self.for_each_layer(|index, layer| {
-            self.layer(index, layer, &mut x, &pass, None, observer)?;
+            self.layer(index, layer, &mut x, &pass, &mut keys, observer)?;
             observer.layer_done(index + 1, self.hparams.layers.len())
         })?;
         Ok(x)
@@ -209,7 +246,15 @@ impl<'a, B: Backend> Network<'a, B> {
         let positions = batch.positions();
         let spans: Vec<_> = batch.sequences.iter().map(|rows| Span { q: rows.clone(), kv: rows.clone() }).collect();
         let places = self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: None, kept_step: 1 })?;
-        Ok((self.embed(batch.tokens, &positions)?, Pass { n_rows: batch.tokens.len(), places }))
+        let x = self.embed(batch.tokens, &positions)?;
+        let pass = self.pass(batch.tokens, &x, places)?;
+        Ok((x, pass))
+    }
+
+    /// What blocks have to know of tokens whose states before the first layer are `x`.
+    pub(super) fn pass(&self, tokens: &[u32], x: &B::Rows, places: B::Pass) -> Result<Pass<B>> {
+        let first = self.per_layer_embd.as_ref().map(|_| self.backend.operand(x)).transpose()?;
+        Ok(Pass { n_rows: tokens.len(), places, tokens: tokens.to_vec(), first })
     }
 
     /// The same states with another table of embeddings.
@@ -227,9 +272,17 @@ impl<'a, B: Backend> Network<'a, B> {
     /// # Errors
     /// No memory.
     pub fn cache(&self) -> Result<Cache<B>> {
-        let rows = |layer: &LayerHparams| self.backend.kept_rows(self.n_ctx, layer.n_head_kv * layer.key_dim);
-        let layers = self.hparams.layers.iter().map(|layer| Ok([rows(layer)?, rows(layer)?]));
-        Ok(Cache { layers: layers.collect::<Result<_>>()?, len: 0 })
+        Ok(Cache { layers: self.kept(self.n_ctx)?, len: 0 })
+    }
+
+    /// Room for the keys and values of so many tokens, of each layer that has its own.
+    pub(super) fn kept(&self, n_rows: usize) -> Result<Vec<Option<[B::Rows; 2]>>> {
+        let rows = |layer: &LayerHparams| self.backend.kept_rows(n_rows, layer.n_head_kv * layer.key_dim);
+        let layers = self.hparams.layers.iter().map(|layer| match layer.keys_of {
+            None => Ok(Some([rows(layer)?, rows(layer)?])),
+            Some(_) => Ok(None),
+        });
+        layers.collect()
     }
 
     /// Runs the next tokens of a sequence: the state after the last layer, one row for each of them.
@@ -245,12 +298,10 @@ impl<'a, B: Backend> Network<'a, B> {
         self.backend.chain(|| {
             let places =
                 self.backend.begin(&Places { positions: &positions, spans: &spans, kept_from: Some(cache.len), kept_step: 1 })?;
-            let pass = Pass { n_rows: tokens.len(), places };
             let mut x = self.embed(tokens, &positions)?;
-            self.for_each_layer(|index, layer| {
-                let kept = &mut cache.layers[index];
-                self.layer(index, layer, &mut x, &pass, Some(kept), &mut ())
-            })?;
+            let pass = self.pass(tokens, &x, places)?;
+            let mut keys = KeyStore::over(&mut cache.layers);
+            self.for_each_layer(|index, layer| self.layer(index, layer, &mut x, &pass, &mut keys, &mut ()))?;
             cache.len = n_kv;
             Ok(x)
         })
@@ -284,7 +335,12 @@ impl<'a, B: Backend> Network<'a, B> {
 
     /// What blocks are computed with.
     fn running(&self) -> Running<'_, B> {
-        Running { backend: self.backend, hparams: &self.hparams, rope_tables: &self.rope_tables }
+        Running {
+            backend: self.backend,
+            hparams: &self.hparams,
+            per_layer_embd: self.per_layer_embd.as_ref(),
+            rope_tables: &self.rope_tables,
+        }
     }
 
     pub(super) fn layer(
@@ -293,37 +349,68 @@ impl<'a, B: Backend> Network<'a, B> {
         layer: &LayerOf<B>,
         x: &mut B::Rows,
         pass: &Pass<B>,
-        kept: Option<&mut [B::Rows; 2]>,
+        keys: &mut KeyStore<'_, B>,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
-        let mut kept = kept;
-        layer.steps.iter().try_for_each(|step| self.step(index, step, x, pass, &mut kept, observer))
+        layer.steps.iter().try_for_each(|step| self.step(index, step, x, pass, keys, observer))
     }
 
-    /// One step of layer `index`. `kept` is taken by the step that attends.
+    /// One step of layer `index`.
     pub(super) fn step(
         &self,
         index: usize,
         step: &StepOf<B>,
         x: &mut B::Rows,
         pass: &Pass<B>,
-        kept: &mut Option<&mut [B::Rows; 2]>,
+        keys: &mut KeyStore<'_, B>,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
         let Step { before, block, after } = step;
         let (running, n_rows) = (self.running(), pass.n_rows);
-        let h = running.norm(x, before)?;
+        if let Block::Scale(factor) = block {
+            return self.scale(factor.as_ref(), x);
+        }
+        let h = match before {
+            Some(before) => running.norm(x, before)?,
+            None => self.backend.operand(x)?,
+        };
         match block {
             Block::Attention(attention) => {
-                let attended = running.attend(index, attention, h, pass, kept.take(), observer)?;
+                let keys_of = self.hparams.layers[index].keys_of;
+                let (attended, made) = running.attend(index, attention, h, pass, keys.of(index, keys_of)?, observer)?;
+                let is_used_again = self.hparams.layers.iter().any(|layer| layer.keys_of == Some(index));
+                keys.made.extend(made.filter(|_| is_used_again).map(|made| (index, made)));
                 self.add_result(&attention.out, &attended, after, x, n_rows)
             }
             Block::Network(network) => {
                 let inner = running.inner(network, h, n_rows, observer)?;
                 self.add_result(&network.down, &inner, after, x, n_rows)
             }
-            Block::Experts(experts) => running.mix((experts, before), h, x, n_rows, observer),
+            Block::Experts(experts) => {
+                let before = before.as_ref().ok_or_else(|| Error::Internal("experts without a norm before".to_owned()))?;
+                // Experts add one after the other; each reads what was there before.
+                let states = self.backend.select(x, &all(n_rows))?;
+                running.mix((experts, before), h, (&states, x), n_rows, observer)
+            }
+            Block::Both(both) => {
+                let out = running.side_by_side(both, h, x, n_rows, observer)?;
+                self.add_rows(out, after, x)
+            }
+            Block::PerLayer(per_layer) => {
+                let inner = running.gated_input(index, per_layer, h, pass, observer)?;
+                self.add_result(&per_layer.proj, &inner, after, x, n_rows)
+            }
+            Block::Scale(_) => Ok(()),
         }
+    }
+
+    /// Multiplies the stream with a number.
+    fn scale(&self, factor: Option<&B::Rows>, x: &mut B::Rows) -> Result<()> {
+        if let Some(factor) = factor {
+            let factor = self.backend.download(factor)?;
+            *x = self.backend.scaled(x, factor[0])?;
+        }
+        Ok(())
     }
 
     /// Adds a product to `x`, normalised and scaled where the family does that.
@@ -339,7 +426,13 @@ impl<'a, B: Backend> Network<'a, B> {
         if after.is_none() && scale == 1.0 {
             return self.add_linear(linear, h, x);
         }
-        let mut out = self.running().linear(linear, h, n_rows)?;
+        let out = self.running().linear(linear, h, n_rows)?;
+        self.add_rows(out, after, x)
+    }
+
+    /// Adds what a step makes to `x`, normalised and scaled where the family does that.
+    fn add_rows(&self, mut out: B::Rows, after: &Option<B::Rows>, x: &mut B::Rows) -> Result<()> {
+        let scale = self.hparams.residual_scale;
         if let Some(gain) = after {
             self.backend.rms_norm_heads(&mut out, gain, self.hparams.norm_eps)?;
         }

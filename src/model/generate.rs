@@ -2,9 +2,8 @@
 
 use super::backend::{Backend, Places, Span};
 use super::cpu::Cpu;
-use super::forward::{Cache, Network};
+use super::forward::{Cache, KeyStore, Network};
 use super::needs::PROMPT_BATCH;
-use super::pass::Pass;
 use super::sample::Sampler;
 use crate::error::{Error, Fault, Place, Result};
 
@@ -67,8 +66,8 @@ fn not_numbers(path: &std::path::Path) -> Error {
 /// [`Network::n_ctx`] tokens, and may hold several texts, one after the other.
 pub struct SideBySide<'n, 'a> {
     network: &'n Network<'a, Cpu>,
-    /// Keys and values of each layer, of one sequence after the other: `[n_sequences * n_ctx, n_head_kv * head_dim]`.
-    kept: Vec<[<Cpu as Backend>::Rows; 2]>,
+    /// Keys and values of each layer that has its own, of one sequence after the other: `[n_sequences * n_ctx, n_head_kv * head_dim]`.
+    kept: Vec<Option<[<Cpu as Backend>::Rows; 2]>>,
     /// Where the last text of each sequence begins.
     starts: Vec<usize>,
     len: usize,
@@ -81,15 +80,13 @@ impl<'n, 'a> SideBySide<'n, 'a> {
     /// No memory.
     pub fn new(network: &'n Network<'a, Cpu>, n_sequences: usize) -> Result<SideBySide<'n, 'a>> {
         let n_rows = n_sequences.saturating_mul(network.n_ctx());
-        let rows = |n_cols: usize| network.backend().kept_rows(n_rows, n_cols);
-        let layers = network.hparams().layers.iter().map(|layer| layer.n_head_kv * layer.key_dim);
-        let kept = layers.map(|n_cols| Ok([rows(n_cols)?, rows(n_cols)?])).collect::<Result<_>>()?;
-        Ok(SideBySide { network, kept, starts: vec![0; n_sequences], len: 0 })
+        Ok(SideBySide { network, kept: network.kept(n_rows)?, starts: vec![0; n_sequences], len: 0 })
     }
 
     /// Bytes of keys and values that a sequence takes.
     pub fn bytes_per_sequence(network: &Network<'_, Cpu>) -> usize {
-        let widths = network.hparams().layers.iter().map(|layer| layer.n_head_kv * layer.key_dim);
+        let own = network.hparams().layers.iter().filter(|layer| layer.keys_of.is_none());
+        let widths = own.map(|layer| layer.n_head_kv * layer.key_dim);
         widths.sum::<usize>().saturating_mul(network.n_ctx()).saturating_mul(2 * size_of::<f32>())
     }
 
@@ -118,10 +115,10 @@ impl<'n, 'a> SideBySide<'n, 'a> {
         let backend = network.backend();
         backend.chain(|| {
             let places = Places { positions: &positions, spans: &spans, kept_from: Some(self.len), kept_step: n_ctx };
-            let pass = Pass { n_rows: tokens.len(), places: backend.begin(&places)? };
             let mut x = network.embed(tokens, &positions)?;
-            network
-                .for_each_layer(|index, layer| network.layer(index, layer, &mut x, &pass, Some(&mut self.kept[index]), &mut ()))?;
+            let pass = network.pass(tokens, &x, backend.begin(&places)?)?;
+            let mut keys = KeyStore::over(&mut self.kept);
+            network.for_each_layer(|index, layer| network.layer(index, layer, &mut x, &pass, &mut keys, &mut ()))?;
             self.len += 1;
             if wanted.is_empty() {
                 return Ok(Vec::new());

@@ -13,7 +13,8 @@ pub(super) struct Layer<M, V> {
 /// `x += after(block(before(x)))`.
 #[derive(Debug, Clone)]
 pub(super) struct Step<M, V> {
-    pub before: Norm<V>,
+    /// Norm of what goes in, where there is one.
+    pub before: Option<Norm<V>>,
     pub block: Block<M, V>,
     /// The gain of the norm of what is added, where it is normalised.
     pub after: Option<V>,
@@ -28,7 +29,7 @@ impl<M, V> Layer<M, V> {
     ) -> Result<Layer<M2, V2>> {
         let steps = self.steps.into_iter().map(|step| {
             Ok(Step {
-                before: step.before.try_map(&mut vector)?,
+                before: step.before.map(|norm| norm.try_map(&mut vector)).transpose()?,
                 block: step.block.try_map(&mut matrix, &mut vector)?,
                 after: step.after.map(&mut vector).transpose()?,
             })

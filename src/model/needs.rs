@@ -31,6 +31,14 @@ pub enum Operation {
     BoundedAttention,
     /// Attention with a score for each head that mixes nothing.
     Sinks,
+    /// Layers that use the keys and values of others.
+    SharedKeys,
+    /// A network beside experts, and routers of states that have norms of their own.
+    NetworkBesideExperts,
+    /// Norms of value heads.
+    NormalisedValues,
+    /// Products with states that are not normalised.
+    PlainInputs,
     /// Gated networks whose inner values are bounded.
     ClampedSwiglu,
     /// Scores of tokens times a factor.

@@ -57,12 +57,17 @@ impl<B: Backend> Observer<B> for () {}
 pub(super) struct Pass<B: Backend> {
     pub n_rows: usize,
     pub places: B::Pass,
+    pub tokens: Vec<u32>,
+    /// States before the first layer, where layers use them.
+    pub first: Option<B::Operand>,
 }
 
 /// A model that runs, without its weights.
 pub(super) struct Running<'a, B: Backend> {
     pub backend: &'a B,
     pub hparams: &'a Hparams,
+    /// What layers get of tokens.
+    pub per_layer_embd: Option<&'a B::Weight>,
     /// Angles for every way in which layers rotate.
     pub rope_tables: &'a [(Rope, B::Rows)],
 }

@@ -4,14 +4,14 @@
 use std::ops::Range;
 
 use super::backend::Backend;
-use super::block::Block;
+use super::block::{Block, Experts};
 use super::catalog::Slice;
-use super::forward::{Batch, Network, StepOf};
+use super::forward::{Batch, KeyStore, Network, StepOf};
 use super::layer::{Layer, Step};
 use super::linear::{Linear, Stacked};
 use super::matrix::{Blocks, Matrix};
 use super::pass::{Observer, Pass};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::zero_rows;
 use crate::quant::Format;
 use crate::simd::Level;
@@ -73,6 +73,10 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
     /// # Errors
     /// As [`Network::evaluate`].
     pub fn new(network: &'n Network<'a, B>, batches: &[Batch<'_>]) -> Result<Sweep<'n, 'a, B>> {
+        if network.hparams().layers.iter().any(|layer| layer.keys_of.is_some()) {
+            let what = "calibrating a model whose layers use the keys and values of others";
+            return Err(Error::unsupported(what, "quantize it with --imatrix instead"));
+        }
         Ok(Sweep { network, batches: batches.iter().map(|batch| network.begin(*batch)).collect::<Result<_>>()? })
     }
 
@@ -105,24 +109,34 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
             let inner = network.gate.iter().chain([&network.up]).map(|linear| matrix(linear, Use::Input));
             inner.chain([matrix(&network.down, Use::Result)]).collect()
         };
+        let of_experts = |experts: &Experts<Slice, Slice>| -> Vec<StepMatrix> {
+            let stacked = |stacked: &Stacked<Slice, Slice>, n_out: usize, takes| {
+                let (&Slice { tensor, n_cols, .. }, n_stacked) = (&stacked.matrices[0], stacked.matrices.len());
+                let rows = 0..n_stacked * n_out;
+                StepMatrix { name: stacked.name.clone(), tensor, takes, rows, n_cols, n_stacked }
+            };
+            let Experts { gate, up, down, shared, .. } = experts;
+            let inner = match gate.name == up.name {
+                true => vec![stacked(gate, gate.n_out + up.n_out, Use::Input)],
+                false => vec![stacked(gate, gate.n_out, Use::Input), stacked(up, up.n_out, Use::Input)],
+            };
+            let shared = shared.iter().flat_map(|shared| of_network(&shared.network));
+            inner.into_iter().chain([stacked(down, down.n_out, Use::Result)]).chain(shared).collect()
+        };
         match &self.network.plan().layers[layer].steps[step].block {
-            Block::Attention(attention) => vec![
-                matrix(&attention.q, Use::Input),
-                matrix(&attention.k, Use::Keys),
-                matrix(&attention.v, Use::Values),
-                matrix(&attention.out, Use::Result),
-            ],
-            Block::Network(network) => of_network(network),
-            Block::Experts(experts) => {
-                let stacked = |stacked: &Stacked<Slice, Slice>, takes| {
-                    let (&Slice { tensor, n_cols, .. }, n_stacked) = (&stacked.matrices[0], stacked.matrices.len());
-                    let rows = 0..n_stacked * stacked.n_out;
-                    StepMatrix { name: stacked.name.clone(), tensor, takes, rows, n_cols, n_stacked }
-                };
-                let [gate, up] = [&experts.gate, &experts.up].map(|matrices| stacked(matrices, Use::Input));
-                let shared = experts.shared.iter().flat_map(|shared| of_network(&shared.network));
-                [gate, up, stacked(&experts.down, Use::Result)].into_iter().chain(shared).collect()
+            Block::Attention(attention) => {
+                // Keys that are the values too count as both.
+                let of_keys = if attention.v.is_some() { Use::Keys } else { Use::Input };
+                let k = attention.k.as_ref().map(|k| matrix(k, of_keys));
+                let v = attention.v.as_ref().map(|v| matrix(v, Use::Values));
+                let first = [Some(matrix(&attention.q, Use::Input)), k, v].into_iter().flatten();
+                first.chain([matrix(&attention.out, Use::Result)]).collect()
             }
+            Block::PerLayer(per_layer) => vec![matrix(&per_layer.gate, Use::Input), matrix(&per_layer.proj, Use::Result)],
+            Block::Scale(_) => Vec::new(),
+            Block::Network(network) => of_network(network),
+            Block::Experts(experts) => of_experts(experts),
+            Block::Both(both) => of_network(&both.network).into_iter().chain(of_experts(&both.experts)).collect(),
         }
     }
 
@@ -180,7 +194,7 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
     pub fn run(&self, step: &LoadedStep<B>, batch: usize, observer: &mut dyn Observer<B>) -> Result<B::Rows> {
         let (states, pass) = &self.batches[batch];
         let mut x = self.network.backend().select(states, &super::pass::all(pass.n_rows))?;
-        self.network.step(step.layer, &step.step, &mut x, pass, &mut None, observer)?;
+        self.network.step(step.layer, &step.step, &mut x, pass, &mut KeyStore::default(), observer)?;
         Ok(x)
     }
 
@@ -193,7 +207,7 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
         let all = (layer..self.n_layers()).flat_map(|at| (0..self.n_steps(at)).map(move |step| (at, step)));
         for (layer, step) in all.filter(|&place| place >= (layer, step)) {
             let loaded = self.load(layer, step)?;
-            self.network.step(layer, &loaded.step, &mut x, pass, &mut None, &mut ())?;
+            self.network.step(layer, &loaded.step, &mut x, pass, &mut KeyStore::default(), &mut ())?;
         }
         self.network.normalised(&x, &super::pass::all(pass.n_rows))
     }

@@ -12,7 +12,7 @@ use super::layer::{Layer, Step};
 use super::linear::Norm;
 use super::matrix::{Blocks, Matrix};
 use super::needs::MatrixShape;
-use crate::arch::{Hparams, RopeScaling};
+use crate::arch::{Hparams, RopeScaling, describe};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::Model;
 use crate::memory::zero_rows;
@@ -33,6 +33,8 @@ pub(super) struct Plan<'a> {
     pub output_norm: Norm<Slice>,
     /// One row for each position, where positions are learned.
     pub position_embd: Option<Slice>,
+    /// What layers get of tokens: a row of each layer for each token, where there is such a table.
+    pub per_layer_embd: Option<Slice>,
     /// `None` where the embedding is used.
     pub output: Option<Slice>,
     pub layers: Vec<PlannedLayer>,
@@ -54,13 +56,14 @@ impl<'a> Plan<'a> {
     pub fn new(source: &'a Model, hparams: &Hparams) -> Result<Plan<'a>> {
         let mut catalog = Catalog::new(source);
         let family = hparams.family;
-        let site = Site { hparams, layer: None, prefix: String::new() };
+        let site = Site { hparams, layer: None, prefix: String::new(), index: 0 };
         let [n_vocab, n_embd] = family.output.shape.map(|dim| site.len(dim));
         let plan = Plan {
             source,
             token_embd: catalog.weight(&family.embedding.tokens, &site)?,
             output_norm: catalog.norm(&family.output_norm, &site)?,
             position_embd: family.embedding.positions.as_ref().map(|table| catalog.weight(table, &site)).transpose()?,
+            per_layer_embd: table_of_layers(hparams).map(|table| catalog.table_of_layers(table, &site)).transpose()?,
             output: catalog.optional(&format!("{}.weight", family.output.name), &[n_vocab, n_embd])?,
             rope_factors: planned_factors(&mut catalog, hparams)?,
             layers: (0..hparams.layers.len()).map(|index| planned_layer(&mut catalog, hparams, index)).collect::<Result<_>>()?,
@@ -145,12 +148,24 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// The table of what layers get of tokens.
+fn table_of_layers(hparams: &Hparams) -> Option<&'static describe::Weight> {
+    let steps = hparams.layers.first()?.layer.steps.iter().filter(|step| hparams.has(step));
+    steps.into_iter().find_map(|step| match &step.body {
+        describe::Body::PerLayer(per_layer) => Some(&per_layer.table),
+        _ => None,
+    })
+}
+
 fn planned_layer(catalog: &mut Catalog<'_>, hparams: &Hparams, index: usize) -> Result<PlannedLayer> {
     let layer = &hparams.layers[index];
-    let site = Site { hparams, layer: Some(layer), prefix: format!("blk.{index}.") };
-    let steps = layer.layer.steps.iter().map(|step| {
+    let site = Site { hparams, layer: Some(layer), prefix: format!("blk.{index}."), index };
+    let steps = layer.layer.steps.iter().filter(|step| hparams.has(step)).map(|step| {
         Ok(Step {
-            before: catalog.norm(&step.before, &site)?,
+            before: match &step.before {
+                describe::Norm::None => None,
+                norm => Some(catalog.norm(norm, &site)?),
+            },
             block: Block::plan(&step.body, catalog, &site)?,
             after: catalog.gain(&step.after, &site)?,
         })
@@ -159,7 +174,7 @@ fn planned_layer(catalog: &mut Catalog<'_>, hparams: &Hparams, index: usize) -> 
 }
 
 fn planned_factors(catalog: &mut Catalog<'_>, hparams: &Hparams) -> Result<RopeFactors> {
-    let Some(rope) = hparams.layers.iter().find_map(|layer| layer.rope) else { return Ok(RopeFactors::default()) };
+    let Some(rope) = hparams.rope() else { return Ok(RopeFactors::default()) };
     let shape = [rope.n_rot / 2];
     if let RopeScaling::Long { .. } = hparams.rope_scaling {
         let [short, long] = [ROPE_FACTORS_SHORT, ROPE_FACTORS_LONG];

@@ -68,7 +68,11 @@ pub fn convert_as(found: arch::Found, folder: &Folder, options: &ConvertOptions<
     let described = found.read(folder.config())?;
     let mut notes = described.notes()?;
     let n_vocab = u32::try_from(described.hparams().n_vocab).unwrap_or(u32::MAX);
-    let tokenizer_options = tokenizer::Options { pre: options.pre.as_deref(), scores: options.scores };
+    let merged = match found.family.spaces {
+        Spaces::Merged(kind) => Some(kind),
+        Spaces::Stated | Spaces::None => None,
+    };
+    let tokenizer_options = tokenizer::Options { pre: options.pre.as_deref(), scores: options.scores, merged };
     let n_tokens = match found.family.vocab {
         Vocab::Stated => None,
         Vocab::OfTokenizer => tokenizer::count(folder)?.filter(|n_tokens| *n_tokens < n_vocab),

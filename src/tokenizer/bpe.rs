@@ -14,11 +14,13 @@ use super::merges::{Merge, merge_error};
 use super::pre;
 use super::special::{self, Named};
 use super::tokens::{PAD_SCORE, check_vocab_size, dense_max, is_byte_token, looks_special};
-use super::vocab::{Model, TokenType, Vocabulary};
+use super::vocab::{Model, Special, TokenType, Vocabulary};
 use crate::error::{Error, Fault, Place, Result};
 
 /// The score of every token in the converter's files where tokenizer.json has none.
 const CONSTANT_SCORE: f32 = -1000.0;
+
+const SAME_SCORES: &str = "with the same score for every token, llama.cpp splits text otherwise than the model's own tokenizer";
 
 /// The vocabulary of a byte-level tokenizer, `gpt2`.
 pub(super) fn read_byte_level(
@@ -81,8 +83,7 @@ pub(super) fn read_byte_fallback(inputs: &Inputs, tokenizer: &Tokenizer, vocab_s
         warnings.push("there are no byte tokens, so llama.cpp fails on text with characters that the vocabulary lacks".to_owned());
     }
     if scores == Scores::Constant && !tokenizer.merges.is_empty() {
-        warnings
-            .push("with the same score for every token, llama.cpp splits text otherwise than the model's own tokenizer".to_owned());
+        warnings.push(SAME_SCORES.to_owned());
     }
 
     let scores = match scores {
@@ -98,6 +99,31 @@ pub(super) fn read_byte_fallback(inputs: &Inputs, tokenizer: &Tokenizer, vocab_s
     if vocabulary.add_space_prefix.is_none() && !pre::puts_space_before(tokenizer) {
         vocabulary.add_space_prefix = Some(false);
     }
+    Ok(vocabulary)
+}
+
+/// Tokens that are shown as text, since those who read conversations look for them, though tokenizer.json counts them as special.
+const SHOWN: &[&str] =
+    &["<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|\"|>"];
+
+/// The vocabulary of a tokenizer with byte fallback that llama.cpp merges by the list itself. No space is put before a text, and a token for
+/// its begin always is: such tokenizers have no other way.
+pub(super) fn read_merged(inputs: &Inputs, tokenizer: &Tokenizer, vocab_size: u32, kind: &'static str) -> Result<Vocabulary> {
+    let mut vocabulary = read_byte_fallback(inputs, tokenizer, vocab_size, Scores::Constant)?;
+    vocabulary.warnings.retain(|warning| warning != SAME_SCORES);
+    if tokenizer.merges.is_empty() {
+        return Err(merge_error(&tokenizer.path, "model.merges".to_owned(), "no merges; llama.cpp needs them"));
+    }
+    for (token, kind) in vocabulary.tokens.iter().zip(&mut vocabulary.types) {
+        if SHOWN.iter().any(|shown| shown.as_bytes() == token) {
+            *kind = TokenType::UserDefined;
+        }
+    }
+    vocabulary.model = Model::Merged(kind);
+    vocabulary.merges = tokenizer.merges.iter().map(Merge::text).collect();
+    vocabulary.add_space_prefix = Some(false);
+    vocabulary.add.retain(|(special, _)| *special != Special::Bos);
+    vocabulary.add.push((Special::Bos, true));
     Ok(vocabulary)
 }
 

@@ -5,7 +5,7 @@
 //! | files | becomes | where |
 //! |---|---|---|
 //! | `tokenizer.model` | `llama`: pieces, scores and types of SentencePiece | `spm` |
-//! | `tokenizer.json`, BPE with byte fallback | `llama`: scores from the order of merges | `bpe` |
+//! | `tokenizer.json`, BPE with byte fallback | `llama`: scores from the order of merges; for Gemma 4 its own kind, with merges | `bpe` |
 //! | `tokenizer.json`, byte-level BPE, or `vocab.json` with `merges.txt` | `gpt2`: merges, and a name for the pre-tokenizer | `bpe`, `pre` |
 //!
 //! What is written equals the converter's, key by key, but for these:
@@ -110,6 +110,8 @@ pub struct Options<'a> {
     pub pre: Option<&'a str>,
     /// What stands for the scores that tokenizer.json does not have.
     pub scores: Scores,
+    /// llama.cpp's kind of tokenizer for byte fallback with merges, where the model has one of its own.
+    pub merged: Option<&'static str>,
 }
 
 /// Scores of a byte-fallback vocabulary without `tokenizer.model`.
@@ -139,7 +141,10 @@ pub fn read(files: &dyn Files, vocab_size: u32, options: Options) -> Result<Voca
     let mut vocabulary = if let Some(model) = &inputs.sentencepiece {
         spm::read(&inputs, model, vocab_size)?
     } else if let Some(tokenizer) = inputs.byte_fallback() {
-        bpe::read_byte_fallback(&inputs, tokenizer, vocab_size, options.scores)?
+        match options.merged {
+            Some(kind) => bpe::read_merged(&inputs, tokenizer, vocab_size, kind)?,
+            None => bpe::read_byte_fallback(&inputs, tokenizer, vocab_size, options.scores)?,
+        }
     } else if let Some(tokenizer) = inputs.bpe() {
         bpe::read_byte_level(&inputs, tokenizer, vocab_size, pre)?
     } else {

@@ -14,6 +14,8 @@ pub enum Model {
     Llama,
     /// Byte-level BPE: merges from a list.
     Gpt2,
+    /// Merges of characters from a list, lines as words, unknown characters as byte tokens; the kind that says how, by its name.
+    Merged(&'static str),
 }
 
 impl Model {
@@ -22,6 +24,7 @@ impl Model {
         match self {
             Model::Llama => "llama",
             Model::Gpt2 => "gpt2",
+            Model::Merged(kind) => kind,
         }
     }
 }
@@ -203,7 +206,10 @@ impl Vocabulary {
             put(keys::TOKENIZER_ADD_SPACE_PREFIX, Value::Bool(prefix));
         }
         put(keys::TOKENIZER_MODEL, self.model.name().into());
-        put(keys::TOKENIZER_PRE, self.pre.into());
+        // Such a kind has a pre-tokenizer of its own.
+        if !matches!(self.model, Model::Merged(_)) {
+            put(keys::TOKENIZER_PRE, self.pre.into());
+        }
         put(keys::TOKENIZER_TOKENS, Value::Array(Array::String(self.tokens.clone())));
         if !self.scores.is_empty() {
             put(keys::TOKENIZER_SCORES, Value::Array(Array::F32(self.scores.clone())));

@@ -113,7 +113,8 @@ impl Case {
             _ => {}
         }
         let is_embedding = ["embed_tokens", "wte.", "wpe."].iter().any(|part| name.contains(part));
-        let is_gain = name.ends_with("weight") && (name.contains("norm") || name.contains(".ln_"));
+        let is_norm = name.ends_with("weight") && (name.contains("norm") || name.contains(".ln_"));
+        let is_gain = is_norm || ["layer_scalar", "router.scale", "per_expert_scale"].iter().any(|end| name.ends_with(end));
         let step = if n_dims > 1 && !is_embedding { 1.0 / 256.0 } else { 1.0 / 128.0 };
         let offset = if is_gain { self.json["gain"].as_f64().expect("a number") as f32 } else { 0.0 };
         hashes(&name, n).map(|hash| ((hash >> 57) as f32 - 64.0) * step + offset).collect()

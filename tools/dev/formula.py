@@ -35,5 +35,6 @@ def grid(name, shape, offset):
     steps = (hashes(name, int(np.prod(shape))) >> np.uint64(57)).astype(np.float32) - np.float32(64)
     is_matrix = len(shape) > 1 and not any(part in name for part in ("embed_tokens", "wte.", "wpe."))
     values = steps / np.float32(256 if is_matrix else 128)
-    is_gain = "norm" in name and name.endswith("weight") or ".ln_" in name and name.endswith("weight")
+    is_norm = ("norm" in name or ".ln_" in name) and name.endswith("weight")
+    is_gain = is_norm or name.endswith(("layer_scalar", "router.scale", "per_expert_scale"))
     return (values + np.float32(offset if is_gain else 0)).reshape(shape)

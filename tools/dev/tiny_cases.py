@@ -153,6 +153,26 @@ GPT_OSS = SIZES | dict(
 )
 UNROUNDED = GPT_OSS | dict(rope_scaling=GPT_OSS["rope_scaling"] | dict(truncate=False))
 
+# The last layer of six sees all, with heads twice as wide and one of keys; some layers use the keys of others.
+GEMMA4 = GEMMA | dict(
+    bos_token_id=2,
+    eos_token_id=1,
+    head_dim=16,
+    num_key_value_heads=2,
+    num_hidden_layers=7,
+    layer_types=["sliding_attention"] * 2 + ["full_attention"] + ["sliding_attention"] * 2 + ["full_attention"] * 2,
+    sliding_window=16,
+    vocab_size_per_layer_input=N_SPM,
+    hidden_size_per_layer_input=0,
+    final_logit_softcapping=5.0,
+    global_head_dim=32,
+)
+del GEMMA4["rope_theta"]
+GEMMA4_SMALL = GEMMA4 | dict(hidden_size_per_layer_input=32, num_kv_shared_layers=4, use_double_wide_mlp=True)
+GEMMA4_LARGE = GEMMA4 | dict(attention_k_eq_v=True, num_global_key_value_heads=1)
+GEMMA4_MIXED = GEMMA4_LARGE | dict(enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=32)
+OF_GEMMA4 = dict(tokenizer="merged", layouts=("transformers 5",))
+
 CASES = {
     "llama": Case("LlamaForCausalLM", "LlamaConfig", llama(), stored="F32"),
     "llama-3": Case(
@@ -205,6 +225,9 @@ CASES = {
         gain=0,
         n_tokens=N_BPE,
     ),
+    "gemma4": Case("Gemma4ForCausalLM", "Gemma4TextConfig", GEMMA4_SMALL, **OF_GEMMA4),
+    "gemma4-large": Case("Gemma4ForCausalLM", "Gemma4TextConfig", GEMMA4_LARGE, **OF_GEMMA4),
+    "gemma4-mixed": Case("Gemma4ForCausalLM", "Gemma4TextConfig", GEMMA4_MIXED, **OF_GEMMA4, has_parts=False),
     "phi": Case("Phi3ForCausalLM", "Phi3Config", PHI3 | dict(sliding_window=16), tokenizer="spm"),
     "phi-whole": Case("Phi3ForCausalLM", "Phi3Config", PHI3 | SIZES | dict(sliding_window=None), tokenizer="bpe-gpt2"),
     "phi-short": Case("Phi3ForCausalLM", "Phi3Config", PHI3 | longrope(8, 128), tokenizer="spm"),

@@ -1,9 +1,10 @@
-"""Makes fixtures/families/{bpe,bpe-gpt2,spm}: the small tokenizers of the tiny models of tiny_models.py.
+"""Makes fixtures/families/{bpe,bpe-gpt2,spm,merged}: the small tokenizers of the tiny models of tiny_models.py.
 
 usage: tiny_tokenizers.py   (needs transformers and protobuf)
 
 bpe is byte-level BPE with Llama 3's split: 256 bytes, the beginnings of a few words, 4 special tokens. bpe-gpt2 is the same under the name
-of GPT-2's class, by which llama.cpp's converter tells Phi-4 from Phi-3. spm is a SentencePiece model with bytes to fall back on.
+of GPT-2's class, by which llama.cpp's converter tells Phi-4 from Phi-3. spm is a SentencePiece model with bytes to fall back on, merged
+what Gemma 4 has instead: merges of characters, spaces among them, lines as words, and bytes to fall back on.
 """
 
 import json
@@ -17,7 +18,7 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"]
-N_MERGES, N_PIECES = 41, 49
+N_MERGES, N_PIECES, N_MERGED = 41, 49, 308
 
 
 def printable():
@@ -128,6 +129,66 @@ def spm():
     return proto.SerializeToString(deterministic=True), config
 
 
+def merged():
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|channel>", "<|tool_call>"]
+    letters = ["\u2581", *sorted({letter for word in WORDS for letter in word})]
+    tokens = [*special, "\n", "\n\n", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+    merges = [("\n", "\n"), *beginnings("\u2581", N_MERGED - len(tokens))]
+    tokens += ["".join(pair) for pair in merges[1:]]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    added = [
+        dict(id=i, content=text, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+        for i, text in enumerate(special)
+    ]
+    bos = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
+    first, second = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [bos, first],
+            "pair": [bos, first, bos, second],
+            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": [list(pair) for pair in merges],
+        },
+    }
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "extra_special_tokens": {"sot_token": "<|turn>", "eot_token": "<turn|>", "soc_token": "<|channel>"},
+        "model_max_length": 256,
+        "clean_up_tokenization_spaces": False,
+    }
+    return tokenizer, config
+
+
 def write(name, files):
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,3 +203,5 @@ for name, tokenizer_class, last in [("bpe", "PreTrainedTokenizerFast", "<|user|>
     write(name, {"tokenizer.json": tokenizer, "tokenizer_config.json": config})
 proto, config = spm()
 write("spm", {"tokenizer.model": proto, "tokenizer_config.json": config})
+tokenizer, config = merged()
+write("merged", {"tokenizer.json": tokenizer, "tokenizer_config.json": config})

@@ -1,24 +1,43 @@
 //! Mixtures of experts.
 
-use super::{Activation, Dim, Linear, Network};
+use super::{Activation, Dim, Linear, Network, Norm, Weight};
 
 /// Networks of which every token uses a few.
 #[derive(Debug, PartialEq)]
 pub struct Experts {
     /// Scores every expert.
     pub router: Linear,
+    /// What the states themselves are normalised by to be scored, by scores over the root of their width; else the input is scored.
+    pub router_gain: Option<Weight>,
     /// `[n_expert, n_ff, n_embd]`.
     pub gate: Stack,
-    /// `[n_expert, n_ff, n_embd]`.
-    pub up: Stack,
+    /// `[n_expert, n_ff, n_embd]`. Without one, the gate's stack has twice as many rows: of each expert's, the second half is this.
+    pub up: Option<Stack>,
     /// `[n_expert, n_embd, n_ff]`.
     pub down: Stack,
+    /// Factors on the results, `[n_expert]`.
+    pub scales: Option<Weight>,
     /// How the chosen ones are weighed.
     pub weighing: Weighing,
     /// One more that works for every token.
     pub shared: Option<SharedExpert>,
     /// The function inside.
     pub activation: Activation,
+}
+
+/// `network_norm(network(before(x))) + experts_norm(experts(experts_before(x)))`.
+#[derive(Debug, PartialEq)]
+pub struct Both {
+    /// One network for all tokens.
+    pub network: Network,
+    /// Norm of what it gives.
+    pub network_norm: Norm,
+    /// Norm of what goes into the experts.
+    pub experts_before: Norm,
+    /// The mixture.
+    pub experts: Experts,
+    /// Norm of what it gives.
+    pub experts_norm: Norm,
 }
 
 /// What the weights of experts add up to 1 with. All are a softmax over the router's scores.

@@ -136,6 +136,7 @@ const fn normed(attention: Attention) -> Step {
         before: ATTN_NORM,
         body: Body::Attention(attention),
         after: rms_less_one("post_attention_norm.weight", "post_attention_layernorm.weight"),
+        when: When::Always,
     }
 }
 
@@ -143,4 +144,5 @@ const NETWORK_STEP: Step = Step {
     before: rms_less_one("ffn_norm.weight", "pre_feedforward_layernorm.weight"),
     body: NETWORK,
     after: rms_less_one("post_ffw_norm.weight", "post_feedforward_layernorm.weight"),
+    when: When::Always,
 };

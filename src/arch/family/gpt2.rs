@@ -64,6 +64,8 @@ const ATTENTION: Attention = Attention {
     qkv: Projections::Fused(conv1d("attn_qkv", &["attn.c_attn"], [Dim::Qkv, Dim::Embd]), [Dim::Q, Dim::K, Dim::V]),
     q_norm: Norm::None,
     k_norm: Norm::None,
+    v_norm: Norm::None,
+    values: Need::Required,
     sinks: None,
     positions: Positions::None,
     sees: Sees::Past,

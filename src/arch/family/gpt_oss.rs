@@ -57,6 +57,7 @@ const EXPERTS: Step = step(
     rms("post_attention_norm.weight", "post_attention_layernorm.weight"),
     Body::Experts(Experts {
         router: linear("ffn_gate_inp", &["mlp.router"], [Dim::Experts, Dim::Embd]).bias(Need::Required),
+        router_gain: None,
         gate: Stack {
             name: "ffn_gate_exps.weight",
             each: None,
@@ -67,7 +68,7 @@ const EXPERTS: Step = step(
             shape: [Dim::ExpertFf, Dim::Embd],
             bias: Some(StackBias { name: "ffn_gate_exps.bias", source: "mlp.experts.gate_up_proj_bias", part: [0, 2] }),
         },
-        up: Stack {
+        up: Some(Stack {
             name: "ffn_up_exps.weight",
             each: None,
             packed: &[
@@ -76,7 +77,7 @@ const EXPERTS: Step = step(
             ],
             shape: [Dim::ExpertFf, Dim::Embd],
             bias: Some(StackBias { name: "ffn_up_exps.bias", source: "mlp.experts.gate_up_proj_bias", part: [1, 2] }),
-        },
+        }),
         down: Stack {
             name: "ffn_down_exps.weight",
             each: None,
@@ -87,6 +88,7 @@ const EXPERTS: Step = step(
             shape: [Dim::Embd, Dim::ExpertFf],
             bias: Some(StackBias { name: "ffn_down_exps.bias", source: "mlp.experts.down_proj_bias", part: [0, 1] }),
         },
+        scales: None,
         weighing: Weighing::AmongChosen,
         shared: None,
         activation: Activation::ClampedSwiglu { alpha: ALPHA as f32, limit: LIMIT as f32 },

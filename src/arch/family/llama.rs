@@ -70,6 +70,7 @@ const MIXTURE: Layer = Layer { steps: &[ATTENTION, step(FFN_NORM, Body::Experts(
 
 const EXPERTS: Experts = Experts {
     router: linear("ffn_gate_inp", &["block_sparse_moe.gate", "mlp.gate"], [Dim::Experts, Dim::Embd]),
+    router_gain: None,
     gate: Stack {
         name: "ffn_gate_exps.weight",
         each: Some("block_sparse_moe.experts.{e}.w1"),
@@ -77,13 +78,13 @@ const EXPERTS: Experts = Experts {
         shape: [Dim::ExpertFf, Dim::Embd],
         bias: None,
     },
-    up: Stack {
+    up: Some(Stack {
         name: "ffn_up_exps.weight",
         each: Some("block_sparse_moe.experts.{e}.w3"),
         packed: &[Packed { name: "mlp.experts.gate_up_proj", part: [1, 2], order: Order::PartByPart }],
         shape: [Dim::ExpertFf, Dim::Embd],
         bias: None,
-    },
+    }),
     down: Stack {
         name: "ffn_down_exps.weight",
         each: Some("block_sparse_moe.experts.{e}.w2"),
@@ -91,6 +92,7 @@ const EXPERTS: Experts = Experts {
         shape: [Dim::Embd, Dim::ExpertFf],
         bias: None,
     },
+    scales: None,
     weighing: Weighing::AmongChosen,
     shared: None,
     activation: Activation::Silu,

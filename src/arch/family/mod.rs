@@ -1,6 +1,8 @@
 //! One file per family of architectures.
 
 mod gemma;
+mod gemma4;
+mod gemma4_experts;
 mod gpt2;
 mod gpt_oss;
 mod granite;
@@ -30,6 +32,7 @@ pub const FAMILIES: &[Family] = &[
     gemma::GEMMA,
     gemma::GEMMA2,
     gemma::GEMMA3,
+    gemma4::GEMMA4,
     phi::PHI3,
     gpt2::GPT2,
     gpt_oss::GPT_OSS,

@@ -79,7 +79,17 @@ pub const fn attn_output(bias: Need) -> Linear {
 
 /// Attention without norms of heads, over everything before.
 pub const fn attention(qkv: Projections<3>, positions: Positions, out: Linear) -> Attention {
-    Attention { qkv, q_norm: Norm::None, k_norm: Norm::None, sinks: None, positions, sees: Sees::Past, out }
+    Attention {
+        qkv,
+        q_norm: Norm::None,
+        k_norm: Norm::None,
+        v_norm: Norm::None,
+        values: Need::Required,
+        sinks: None,
+        positions,
+        sees: Sees::Past,
+        out,
+    }
 }
 
 /// `gate_proj`, `up_proj` and `down_proj`.
@@ -92,7 +102,7 @@ pub const fn gated(activation: Activation, bias: Need) -> Network {
 
 /// A step with a norm before it.
 pub const fn step(before: Norm, body: Body) -> Step {
-    Step { before, body, after: Norm::None }
+    Step { before, body, after: Norm::None, when: When::Always }
 }
 
 /// The norms of most layers.

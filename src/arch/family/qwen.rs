@@ -145,6 +145,7 @@ const NETWORK: Step = step(FFN_NORM, Body::Network(gated(Activation::Silu, Need:
 const fn experts(weighing: Weighing, shared: Option<SharedExpert>) -> Experts {
     Experts {
         router: linear("ffn_gate_inp", &["mlp.gate"], [Dim::Experts, Dim::Embd]),
+        router_gain: None,
         gate: Stack {
             name: "ffn_gate_exps.weight",
             each: Some("mlp.experts.{e}.gate_proj"),
@@ -152,13 +153,13 @@ const fn experts(weighing: Weighing, shared: Option<SharedExpert>) -> Experts {
             shape: [Dim::ExpertFf, Dim::Embd],
             bias: None,
         },
-        up: Stack {
+        up: Some(Stack {
             name: "ffn_up_exps.weight",
             each: Some("mlp.experts.{e}.up_proj"),
             packed: &[Packed { name: "mlp.experts.gate_up_proj", part: [1, 2], order: Order::PartByPart }],
             shape: [Dim::ExpertFf, Dim::Embd],
             bias: None,
-        },
+        }),
         down: Stack {
             name: "ffn_down_exps.weight",
             each: Some("mlp.experts.{e}.down_proj"),
@@ -166,6 +167,7 @@ const fn experts(weighing: Weighing, shared: Option<SharedExpert>) -> Experts {
             shape: [Dim::Embd, Dim::ExpertFf],
             bias: None,
         },
+        scales: None,
         weighing,
         shared,
         activation: Activation::Silu,

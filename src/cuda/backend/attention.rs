@@ -100,6 +100,7 @@ impl Cuda {
                     heads
                 }
             };
+            assert_eq!(part.is_normalised, part.gain.is_some(), "a gain for every norm, as was checked");
             let [bias, gain] = [part.bias, part.gain].map(|rows| rows.map(|rows| Ok(rows.floats()?.memory)).transpose());
             kinds.push(HeadRows { x, bias: bias?, gain: gain?, rotates: part.rotates, out });
         }

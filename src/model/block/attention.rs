@@ -1,21 +1,24 @@
 //! Attention with grouped queries: `out(softmax(rope(q) rope(k)^T * scale) v)`.
 
-use crate::arch::describe;
-use crate::error::Result;
+use crate::arch::describe::{self, Need, Norm, Projections};
+use crate::error::{Error, Result};
 use crate::model::backend::{AttentionShape, Backend, HeadForm, Heads, Rotation};
 use crate::model::catalog::{Catalog, Site, Slice};
 use crate::model::linear::Linear;
-use crate::model::pass::{Observer, Pass, Running, tap};
+use crate::model::pass::{Observer, Pass, Running, all, tap};
 
 /// Its weights.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Attention<M, V> {
     pub q: Linear<M, V>,
-    pub k: Linear<M, V>,
-    pub v: Linear<M, V>,
+    /// `None` where the keys and values of another layer are used.
+    pub k: Option<Linear<M, V>>,
+    /// `None` where they are the keys, as their matrix gives them.
+    pub v: Option<Linear<M, V>>,
     /// Gains of the norms of heads.
     pub q_norm: Option<V>,
     pub k_norm: Option<V>,
+    pub normalises_values: bool,
     /// A score for each head that takes its share of the softmax.
     pub sinks: Option<V>,
     pub out: Linear<M, V>,
@@ -23,13 +26,42 @@ pub(in crate::model) struct Attention<M, V> {
 
 impl Attention<Slice, Slice> {
     pub fn plan(attention: &describe::Attention, catalog: &mut Catalog<'_>, site: &Site<'_>) -> Result<Self> {
-        let [q, k, v] = catalog.projections(&attention.qkv, site)?;
+        let (q, k, mut v) = match &attention.qkv {
+            Projections::Apart([q, k, v]) => {
+                (catalog.linear(q, site)?, catalog.maybe_linear(k, site)?, catalog.maybe_linear(v, site)?)
+            }
+            fused => {
+                let [q, k, v] = catalog.projections(fused, site)?;
+                (q, Some(k), Some(v))
+            }
+        };
+        let uses_others = site.layer.is_some_and(|layer| layer.keys_of.is_some());
+        // What a layer has, but never used, is left in the file.
+        let k = k.filter(|_| !uses_others);
+        v = v.filter(|_| !uses_others);
+        if let (Projections::Apart([_, of_keys, of_values]), false) = (&attention.qkv, uses_others) {
+            // The catalog says what is missing.
+            if k.is_none() {
+                catalog.linear(of_keys, site)?;
+            }
+            if v.is_none() && attention.values == Need::Required {
+                catalog.linear(of_values, site)?;
+            }
+        }
+        let k_norm = match &attention.k_norm {
+            Norm::Rms(gain) if uses_others => {
+                catalog.skip(gain, site)?;
+                None
+            }
+            norm => catalog.gain(norm, site)?,
+        };
         Ok(Attention {
             q,
             k,
             v,
+            normalises_values: attention.v_norm == Norm::RmsAlone,
             q_norm: catalog.gain(&attention.q_norm, site)?,
-            k_norm: catalog.gain(&attention.k_norm, site)?,
+            k_norm,
             sinks: attention.sinks.as_ref().map(|sinks| catalog.weight(sinks, site)).transpose()?,
             out: catalog.linear(&attention.out, site)?,
         })
@@ -44,8 +76,9 @@ impl<M, V> Attention<M, V> {
     ) -> Result<Attention<M2, V2>> {
         Ok(Attention {
             q: self.q.try_map(matrix, vector)?,
-            k: self.k.try_map(matrix, vector)?,
-            v: self.v.try_map(matrix, vector)?,
+            k: self.k.map(|k| k.try_map(matrix, vector)).transpose()?,
+            v: self.v.map(|v| v.try_map(matrix, vector)).transpose()?,
+            normalises_values: self.normalises_values,
             q_norm: self.q_norm.map(&mut *vector).transpose()?,
             k_norm: self.k_norm.map(&mut *vector).transpose()?,
             sinks: self.sinks.map(&mut *vector).transpose()?,
@@ -54,58 +87,106 @@ impl<M, V> Attention<M, V> {
     }
 }
 
+/// Keys and values, where a layer makes them.
+type Made<B> = Option<[<B as Backend>::Rows; 2]>;
+
 pub(in crate::model) type AttentionOf<B> = Attention<<B as Backend>::Weight, <B as Backend>::Rows>;
 
+/// The keys and values that attention reads.
+pub(in crate::model) enum Keys<'k, B: Backend> {
+    /// Its own, of the pass.
+    Own,
+    /// Its own of all tokens so far, to which those of the pass are added.
+    Kept(&'k mut [B::Rows; 2]),
+    /// Those of another layer.
+    Of(&'k [B::Rows; 2]),
+}
+
 impl<B: Backend> Running<'_, B> {
-    /// What the heads of layer `index` see, before the last projection. With `kept`, keys and values are those of all tokens so far.
+    /// What the heads of layer `index` see, before the last projection; and the keys and values that were made, where they are not kept.
     pub(in crate::model) fn attend(
         &self,
         index: usize,
         attention: &AttentionOf<B>,
         h: B::Operand,
         pass: &Pass<B>,
-        kept: Option<&mut [B::Rows; 2]>,
+        mut keys: Keys<'_, B>,
         observer: &mut dyn Observer<B>,
-    ) -> Result<B::Operand> {
+    ) -> Result<(B::Operand, Made<B>)> {
         let (backend, shape) = (self.backend, self.attention_shape(index));
-        tap(observer, &[&attention.q, &attention.k, &attention.v], pass.n_rows, &h)?;
-        let [mut q, mut k, mut v] = self.products([&attention.q, &attention.k, &attention.v], &h, pass.n_rows)?;
+        let linears = [Some(&attention.q), attention.k.as_ref(), attention.v.as_ref()];
+        tap(observer, &linears.into_iter().flatten().collect::<Vec<_>>(), pass.n_rows, &h)?;
+        let (mut q, mut made) = self.heads_before_norms(attention, &h, pass.n_rows)?;
         drop(h);
-        let (mut kept_k, mut kept_v) = kept.map(|[k, v]| (k, v)).unzip();
-        let mut parts = [
-            Heads {
-                rows: &mut q,
-                n_heads: shape.n_head,
-                bias: attention.q.bias.as_ref(),
-                gain: attention.q_norm.as_ref(),
-                rotates: true,
-                kept: None,
-            },
-            Heads {
-                rows: &mut k,
+        // Values that are the keys have their bias.
+        let k_bias = attention.k.as_ref().and_then(|k| k.bias.as_ref());
+        let v_bias = attention.v.as_ref().or(attention.k.as_ref()).and_then(|v| v.bias.as_ref());
+        let mut parts = vec![Heads {
+            rows: &mut q,
+            n_heads: shape.n_head,
+            bias: attention.q.bias.as_ref(),
+            is_normalised: attention.q_norm.is_some(),
+            gain: attention.q_norm.as_ref(),
+            rotates: true,
+            kept: None,
+        }];
+        if let Some([k, v]) = &mut made {
+            let (kept_k, kept_v) = match &mut keys {
+                Keys::Kept([k, v]) => (Some(k), Some(v)),
+                Keys::Own | Keys::Of(_) => (None, None),
+            };
+            parts.push(Heads {
+                rows: k,
                 n_heads: shape.n_head_kv,
-                bias: attention.k.bias.as_ref(),
+                bias: k_bias,
+                is_normalised: attention.k_norm.is_some(),
                 gain: attention.k_norm.as_ref(),
                 rotates: true,
-                kept: kept_k.as_deref_mut(),
-            },
-            Heads {
-                rows: &mut v,
+                kept: kept_k,
+            });
+            parts.push(Heads {
+                rows: v,
                 n_heads: shape.n_head_kv,
-                bias: attention.v.bias.as_ref(),
+                bias: v_bias,
+                is_normalised: attention.normalises_values,
                 gain: None,
                 rotates: false,
-                kept: kept_v.as_deref_mut(),
-            },
-        ];
+                kept: kept_v,
+            });
+        }
         let form = HeadForm { head_dim: shape.head_dim, norm_eps: self.hparams.norm_eps, rotation: self.rotation(index) };
         backend.heads(&mut parts, &form, &pass.places)?;
-        let (k, v) = (kept_k.as_deref().unwrap_or(&k), kept_v.as_deref().unwrap_or(&v));
+        drop(parts);
+        let [k, v] = match (&keys, &made) {
+            (Keys::Kept(pair), _) => pair.each_ref(),
+            (Keys::Of(pair), _) => pair.each_ref(),
+            (Keys::Own, Some(pair)) => pair.each_ref(),
+            (Keys::Own, None) => return Err(Error::Internal(format!("layer {index} makes no keys"))),
+        };
         let sinks = attention.sinks.as_ref();
         observer.heads(&q, k, sinks, &shape)?;
         let attended = backend.attention(&q, [k, v], sinks, &shape, &pass.places)?;
         tap(observer, &[&attention.out], pass.n_rows, &attended)?;
-        Ok(attended)
+        Ok((attended, made.filter(|_| matches!(keys, Keys::Own))))
+    }
+
+    /// Queries, and keys and values where the layer makes them, as their matrices give them.
+    fn heads_before_norms(&self, attention: &AttentionOf<B>, h: &B::Operand, n_rows: usize) -> Result<(B::Rows, Made<B>)> {
+        match (&attention.k, &attention.v) {
+            (Some(k), Some(v)) => {
+                let [q, k, v] = self.products([&attention.q, k, v], h, n_rows)?;
+                Ok((q, Some([k, v])))
+            }
+            (Some(k), None) => {
+                let [q, k] = self.products([&attention.q, k], h, n_rows)?;
+                let v = self.backend.select(&k, &all(n_rows))?;
+                Ok((q, Some([k, v])))
+            }
+            (None, _) => {
+                let [q] = self.products([&attention.q], h, n_rows)?;
+                Ok((q, None))
+            }
+        }
     }
 
     fn attention_shape(&self, index: usize) -> AttentionShape {

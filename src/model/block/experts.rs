@@ -26,9 +26,13 @@ use crate::model::pass::{NormOf, Observed, Observer, Running, all, tap};
 pub(in crate::model) struct Experts<M, V> {
     /// Scores every expert.
     pub router: Linear<M, V>,
+    /// What states are normalised by to be scored; without it the experts' input is scored.
+    pub router_gain: Option<V>,
     pub gate: Stacked<M, V>,
     pub up: Stacked<M, V>,
     pub down: Stacked<M, V>,
+    /// Factors on the results.
+    pub scales: Option<V>,
     pub shared: Option<Shared<M, V>>,
     pub weighing: Weighing,
     pub activation: Activation,
@@ -55,10 +59,18 @@ impl Experts<Slice, Slice> {
             let weight = catalog.linear(&shared.weight, site)?;
             Ok(Shared { weight, network: Network::plan(&shared.network, catalog, site)? })
         });
+        let [gate, up] = match &experts.up {
+            Some(up) => [catalog.stacked(&experts.gate, sizes.n_expert, site)?, catalog.stacked(up, sizes.n_expert, site)?],
+            None => catalog.stacked_halves(&experts.gate, sizes.n_expert, site)?,
+        };
+        let mut vector = |weight: &Option<describe::Weight>| weight.as_ref().map(|weight| catalog.weight(weight, site)).transpose();
+        let (router_gain, scales) = (vector(&experts.router_gain)?, vector(&experts.scales)?);
         Ok(Experts {
             router: catalog.linear(&experts.router, site)?,
-            gate: catalog.stacked(&experts.gate, sizes.n_expert, site)?,
-            up: catalog.stacked(&experts.up, sizes.n_expert, site)?,
+            router_gain,
+            scales,
+            gate,
+            up,
             down: catalog.stacked(&experts.down, sizes.n_expert, site)?,
             shared: shared.transpose()?,
             weighing: experts.weighing,
@@ -80,8 +92,10 @@ impl<M, V> Experts<M, V> {
         let shared = self.shared.map(|Shared { weight, network }| {
             Ok(Shared { weight: weight.try_map(matrix, vector)?, network: network.try_map(matrix, vector)? })
         });
+        let router_gain = self.router_gain.map(&mut *vector).transpose()?;
+        let scales = self.scales.map(&mut *vector).transpose()?;
         let Experts { weighing, activation, n_used, .. } = self;
-        Ok(Experts { router, gate, up, down, shared: shared.transpose()?, weighing, activation, n_used })
+        Ok(Experts { router, router_gain, scales, gate, up, down, shared: shared.transpose()?, weighing, activation, n_used })
     }
 }
 
@@ -98,23 +112,24 @@ struct Route {
 }
 
 impl<B: Backend> Running<'_, B> {
-    /// Adds what the experts make of `x` to it; `h` is `x`, normalised by `norm`.
+    /// Adds what the experts make of `x` to `out`; `h` is `x`, normalised by `norm`.
     pub(in crate::model) fn mix(
         &self,
         (experts, norm): (&ExpertsOf<B>, &NormOf<B>),
         h: B::Operand,
-        x: &mut B::Rows,
+        (x, out): (&B::Rows, &mut B::Rows),
         n_rows: usize,
         observer: &mut dyn Observer<B>,
     ) -> Result<()> {
         let backend = self.backend;
-        tap(observer, &[&experts.router], n_rows, &h)?;
-        let scores = backend.download(&self.linear(&experts.router, &h, n_rows)?)?;
-        let routes = routes(&scores, experts.gate.matrices.len(), experts.n_used, experts.weighing);
-        // Experts add to `x` one after the other; each reads what it was before.
-        let before = backend.select(x, &all(n_rows))?;
+        let scores = self.scores(experts, &h, x, n_rows, observer)?;
+        let mut routes = routes(&scores, experts.gate.matrices.len(), experts.n_used, experts.weighing);
+        if let Some(scales) = &experts.scales {
+            let scales = backend.download(scales)?;
+            routes.iter_mut().zip(scales).for_each(|(route, scale)| route.weights.iter_mut().for_each(|weight| *weight *= scale));
+        }
         match &experts.shared {
-            Some(shared) => self.add_shared(shared, h, x, n_rows, observer)?,
+            Some(shared) => self.add_shared(shared, h, out, n_rows, observer)?,
             None => drop(h),
         }
         for (expert, Route { rows, weights }) in routes.iter().enumerate().filter(|(_, route)| !route.rows.is_empty()) {
@@ -131,14 +146,35 @@ impl<B: Backend> Running<'_, B> {
                 }
                 Ok(out)
             };
-            let h = self.norm(&backend.select(&before, rows)?, norm)?;
+            let h = self.norm(&backend.select(x, rows)?, norm)?;
             let names: &[&str] = &[&experts.gate.name, &experts.up.name];
-            observer.operand(Observed { names, n_rows: n_chosen, matrix }, &h)?;
+            let n_names = if experts.gate.name == experts.up.name { 1 } else { 2 };
+            observer.operand(Observed { names: &names[..n_names], n_rows: n_chosen, matrix }, &h)?;
             let inner = self.activate(experts.activation, Some(&product(&experts.gate, &h)?), &product(&experts.up, &h)?)?;
             observer.operand(Observed { names: &[&experts.down.name], n_rows: n_chosen, matrix }, &inner)?;
-            backend.add_rows(&product(&experts.down, &inner)?, weights, rows, x)?;
+            backend.add_rows(&product(&experts.down, &inner)?, weights, rows, out)?;
         }
         Ok(())
+    }
+
+    /// The scores of all experts, `[n_rows, n_expert]`: of their input `h`, or of the states `x` in a norm of their own.
+    fn scores(
+        &self,
+        experts: &ExpertsOf<B>,
+        h: &B::Operand,
+        x: &B::Rows,
+        n_rows: usize,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<Vec<f32>> {
+        let backend = self.backend;
+        let Some(gain) = &experts.router_gain else {
+            tap(observer, &[&experts.router], n_rows, h)?;
+            return backend.download(&self.linear(&experts.router, h, n_rows)?);
+        };
+        let h = backend.rms_norm(x, gain, self.hparams.norm_eps)?;
+        tap(observer, &[&experts.router], n_rows, &h)?;
+        let scores = self.linear(&experts.router, &h, n_rows)?;
+        backend.download(&backend.scaled(&scores, 1.0 / (self.hparams.n_embd as f32).sqrt())?)
     }
 
     fn add_shared(

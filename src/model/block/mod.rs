@@ -3,12 +3,16 @@
 //! No block knows a family's name: what differs between families is in [`crate::arch::describe`].
 
 mod attention;
+mod both;
 mod experts;
 mod network;
+mod per_layer;
 
-pub(super) use attention::Attention;
+pub(super) use attention::{Attention, Keys};
+pub(super) use both::Both;
 pub(super) use experts::Experts;
 pub(super) use network::Network;
+pub(super) use per_layer::PerLayer;
 
 use super::catalog::{Catalog, Site, Slice};
 use crate::arch::describe::Body;
@@ -20,6 +24,10 @@ pub(super) enum Block<M, V> {
     Attention(Attention<M, V>),
     Network(Network<M, V>),
     Experts(Box<Experts<M, V>>),
+    Both(Box<Both<M, V>>),
+    PerLayer(PerLayer<M, V>),
+    /// What the stream is multiplied with; without it the file's 1.
+    Scale(Option<V>),
 }
 
 impl Block<Slice, Slice> {
@@ -29,6 +37,9 @@ impl Block<Slice, Slice> {
             Body::Attention(attention) => Block::Attention(Attention::plan(attention, catalog, site)?),
             Body::Network(network) => Block::Network(Network::plan(network, catalog, site)?),
             Body::Experts(experts) => Block::Experts(Box::new(Experts::plan(experts, catalog, site)?)),
+            Body::Both(both) => Block::Both(Box::new(Both::plan(both, catalog, site)?)),
+            Body::PerLayer(per_layer) => Block::PerLayer(PerLayer::plan(per_layer, catalog, site)?),
+            Body::Scale(factor) => Block::Scale(catalog.maybe(factor, site)?),
         })
     }
 }
@@ -44,6 +55,9 @@ impl<M, V> Block<M, V> {
             Block::Attention(attention) => Block::Attention(attention.try_map(matrix, vector)?),
             Block::Network(network) => Block::Network(network.try_map(matrix, vector)?),
             Block::Experts(experts) => Block::Experts(Box::new(experts.try_map(matrix, vector)?)),
+            Block::Both(both) => Block::Both(Box::new(both.try_map(matrix, vector)?)),
+            Block::PerLayer(per_layer) => Block::PerLayer(per_layer.try_map(matrix, vector)?),
+            Block::Scale(factor) => Block::Scale(factor.map(vector).transpose()?),
         })
     }
 }

@@ -252,7 +252,7 @@ impl Backend for Cpu {
     fn rms_norm(&self, x: &Rows, gain: &Rows, eps: f32) -> Result<Operand> {
         let rows = self.fill_rows(x.n_rows(), x.n_cols, |index, row| {
             row.copy_from_slice(x.row(index));
-            norm::rms_norm(self.level(), row, &gain.values, eps);
+            norm::rms_norm(self.level(), row, Some(&gain.values), eps);
         })?;
         Ok(rows.into())
     }
@@ -268,9 +268,13 @@ impl Backend for Cpu {
     fn rms_norm_heads(&self, x: &mut Rows, gain: &Rows, eps: f32) -> Result<()> {
         assert!(x.n_cols.is_multiple_of(gain.n_cols), "whole heads");
         self.each_row(x, |_, row| {
-            row.chunks_exact_mut(gain.n_cols).for_each(|head| norm::rms_norm(self.level(), head, &gain.values, eps));
+            row.chunks_exact_mut(gain.n_cols).for_each(|head| norm::rms_norm(self.level(), head, Some(&gain.values), eps));
         });
         Ok(())
+    }
+
+    fn operand(&self, x: &Rows) -> Result<Operand> {
+        Ok(self.fill_rows(x.n_rows(), x.n_cols, |index, row| row.copy_from_slice(x.row(index)))?.into())
     }
 
     fn add_bias(&self, x: &mut Rows, bias: &Rows) -> Result<()> {
@@ -347,18 +351,18 @@ impl Backend for Cpu {
     fn heads(&self, parts: &mut [Heads<'_, Rows>], form: &HeadForm<'_, Rows>, pass: &Pass) -> Result<()> {
         let HeadForm { head_dim, norm_eps, ref rotation } = *form;
         for part in parts {
-            let Heads { rows, n_heads, bias, gain, rotates, kept } = part;
-            let (bias, gain) = (*bias, *gain);
+            let Heads { rows, n_heads, bias, is_normalised, gain, rotates, kept } = part;
+            let (bias, gain, is_normalised) = (*bias, gain.map(|gain| &gain.values[..]), *is_normalised);
             assert_eq!((rows.n_rows(), rows.n_cols), (pass.positions.len(), *n_heads * head_dim), "heads of every row");
             let rotation = rotation.as_ref().filter(|_| *rotates);
             assert!(rotation.is_none_or(|rotation| rotation.table.n_cols == rotation.n_rot), "an angle for every pair");
-            if bias.is_some() || gain.is_some() || rotation.is_some() {
+            if bias.is_some() || is_normalised || rotation.is_some() {
                 self.each_row(rows, |index, row| {
                     if let Some(bias) = bias {
                         row.iter_mut().zip(bias.values.iter()).for_each(|(x, b)| *x += b);
                     }
-                    if let Some(gain) = gain {
-                        row.chunks_exact_mut(head_dim).for_each(|head| norm::rms_norm(self.level(), head, &gain.values, norm_eps));
+                    if is_normalised {
+                        row.chunks_exact_mut(head_dim).for_each(|head| norm::rms_norm(self.level(), head, gain, norm_eps));
                     }
                     if let Some(rotation) = rotation {
                         rope::rotate(row, head_dim, rotation, pass.positions[index]);

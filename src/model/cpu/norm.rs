@@ -5,15 +5,15 @@ use rayon::prelude::*;
 use super::Rows;
 use crate::simd::{Level, Simd, Task};
 
-/// `x / sqrt(mean(x^2) + eps) * gain`, in place.
-pub(super) fn rms_norm(level: Level, x: &mut [f32], gain: &[f32], eps: f32) {
-    assert_eq!(x.len(), gain.len(), "a gain for every column");
+/// `x / sqrt(mean(x^2) + eps) * gain`, in place; without a gain it is 1.
+pub(super) fn rms_norm(level: Level, x: &mut [f32], gain: Option<&[f32]>, eps: f32) {
+    assert!(gain.is_none_or(|gain| x.len() == gain.len()), "a gain for every column");
     level.run(RmsNorm { x, gain, eps });
 }
 
 struct RmsNorm<'a> {
     x: &'a mut [f32],
-    gain: &'a [f32],
+    gain: Option<&'a [f32]>,
     eps: f32,
 }
 
@@ -25,8 +25,9 @@ impl Task for RmsNorm<'_> {
     fn run<S: Simd>(self, _simd: S) {
         let mean = sum_squares(self.x) / self.x.len() as f64;
         let scale = (1.0 / (mean + f64::from(self.eps)).sqrt()) as f32;
-        for (x, gain) in self.x.iter_mut().zip(self.gain) {
-            *x = *x * scale * gain;
+        match self.gain {
+            Some(gain) => self.x.iter_mut().zip(gain).for_each(|(x, gain)| *x = *x * scale * gain),
+            None => self.x.iter_mut().for_each(|x| *x *= scale),
         }
     }
 }
