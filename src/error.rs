@@ -285,6 +285,8 @@ faults! {
     ImatrixValue,
     /// An importance matrix whose entry has another length than the tensor.
     ImatrixLength,
+    /// A checkpoint of calibration that breaks its format's rules.
+    CheckpointInvalid,
 }
 
 impl Error {

@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ggforge::gguf::{Array, File, Model, Value};
+use ggforge::gguf::{Array, File, Header, Model, TensorSpec, Value};
 use serde_json::Value as Json;
 
 fn forge_3m() -> PathBuf {
@@ -302,9 +302,17 @@ fn the_model_writes_the_text_itself() {
     let one = with_self("one.gguf", "1", "avx2", "8", &[itself]);
     assert!(one == with_self("three.gguf", "3", "amx", "8", &[itself]), "one thread, three threads at the best level");
     common::succeeds(&mut quantize(&base, "Q4_0", &to("plain.gguf")));
-    let [before, after] = divergences(&base, &[to("plain.gguf"), to("one.gguf")], &prose())[..] else { panic!("two files") };
-    println!("{after} by its own text, {before} without");
-    assert!(after < 0.6 * before, "{after} by its own text, {before} without");
+    let mut files = vec![to("plain.gguf"), to("one.gguf")];
+    if let Some(text) = common::shared("text/calibration.txt") {
+        with_self("text.gguf", "2", "amx", "8", &[&text]);
+        files.push(to("text.gguf"));
+    }
+    let found = divergences(&base, &files, &prose());
+    println!("without, by its own text, by a text: {found:?}");
+    assert!(found[1] < 0.6 * found[0], "{} by its own text, {} without", found[1], found[0]);
+    if let Some(by_text) = found.get(2) {
+        assert!(found[1] < 1.2 * by_text, "{} by its own text, {by_text} by another", found[1]);
+    }
     with_self("both.gguf", "2", "amx", "3", &[&prose(), itself]);
     let entry = entries_of(&to("both.gguf"));
     let names = [&b"prose.txt"[..], b"self"].map(<[u8]>::to_vec).to_vec();
@@ -312,4 +320,114 @@ fn the_model_writes_the_text_itself() {
     assert_eq!(entry("tokens"), Value::Array(Array::U32(vec![1024, 512])));
     let Value::Array(Array::String(hashes)) = entry("sha256") else { panic!("hashes") };
     assert!(hashes.len() == 2 && hashes.iter().all(|hash| hash.len() == 64 && hash.iter().any(|digit| *digit != b'0')));
+}
+
+fn copied(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+    }
+}
+
+/// A run that takes what another has kept writes the same bytes; half of it, too, and for another type.
+#[test]
+fn a_checkpoint_changes_no_byte() {
+    let folder = common::scratch();
+    let base = base(folder.path());
+    let (kept, half) = (folder.path().join("kept"), folder.path().join("half"));
+    let made = |types: &str, name: &str, checkpoint: Option<&Path>| {
+        let to = folder.path().join(name);
+        let mut command = quantize(&base, types, &to);
+        command.args(["--calibrate-chunks", "4", "--calibrate"]).arg(prose());
+        if let Some(folder) = checkpoint {
+            command.arg("--checkpoint").arg(folder);
+        }
+        let said = json(common::succeeds(&mut command))["calibration"]["matrices"].clone();
+        (std::fs::read(to).expect("the file"), said)
+    };
+    let expected = made("Q4_K_M", "none.gguf", None);
+    assert!(made("Q4_K_M", "first.gguf", Some(&kept)) == expected, "while it is kept");
+    copied(&kept, &half);
+    for step in ["layer-0-1", "layer-2-0", "head"] {
+        std::fs::remove_file(half.join(step).with_extension("gguf")).expect("a step that is kept");
+    }
+    assert!(made("Q4_K_M", "second.gguf", Some(&kept)) == expected, "all of it kept");
+    assert!(made("Q4_K_M", "third.gguf", Some(&half)) == expected, "half of it kept");
+    let other = made("Q4_K_S", "other.gguf", None);
+    assert!(made("Q4_K_S", "other-kept.gguf", Some(&kept)) == other, "another type");
+    assert!(made("Q4_K_M", "fourth.gguf", Some(&kept)) == expected, "the first type again");
+}
+
+/// Of another model, of another text, of more chunks; cut, changed, or no checkpoint at all: an error that names the file.
+#[test]
+fn a_checkpoint_is_not_believed() {
+    let folder = common::scratch();
+    let base = base(folder.path());
+    let (kept, tried) = (folder.path().join("kept"), folder.path().join("tried"));
+    let run = |base: &Path, checkpoint: &Path, chunks: &str| {
+        let mut command = quantize(base, "Q4_0", &folder.path().join("to.gguf"));
+        command.args(["--force", "--checkpoint"]).arg(checkpoint).args(["--calibrate-chunks", chunks, "--calibrate"]).arg(prose());
+        command.output().expect("a program that starts")
+    };
+    let refused = |output: std::process::Output, why: &str| {
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains("layer-0-0.gguf") && message.contains(why), "{why}: {message}");
+    };
+    assert!(run(&base, &kept, "2").status.success());
+    refused(run(&base, &kept, "3"), "another text");
+    let other = folder.path().join("other.gguf");
+    common::succeeds(common::ggforge().arg("convert").arg(forge_3m()).args(["--type", "F16", "--output"]).arg(&other));
+    refused(run(&other, &kept, "2"), "another model");
+    let step = kept.join("layer-0-0.gguf");
+    let bytes = std::fs::read(&step).expect("a step that is kept");
+    copied(&kept, &tried);
+    let with = |bytes: &[u8]| {
+        std::fs::write(tried.join("layer-0-0.gguf"), bytes).expect("a file");
+        run(&base, &tried, "2")
+    };
+    refused(with(&bytes[..bytes.len() - 9]), "");
+    refused(with(b"something else"), "");
+    let file = File::open(&step).expect("our own file");
+    let changed = |key: &str, change: &dyn Fn(&mut Value)| {
+        let mut metadata = Model::open(&step).expect("our own file").to_metadata();
+        change(&mut metadata.iter_mut().find(|(found, _)| found == key).unwrap_or_else(|| panic!("{key}")).1);
+        let tensors: Vec<TensorSpec> = file
+            .tensors()
+            .map(|tensor| TensorSpec { name: tensor.name.to_owned(), format: tensor.format, shape: tensor.shape.to_vec() })
+            .collect();
+        let layout = Header { metadata, tensors }.layout().expect("a sound header");
+        [&layout.header[..], &bytes[file.data_offset_bytes() as usize..]].concat()
+    };
+    for (key, value, why) in [
+        ("general.type", Value::from("model"), "general.type"),
+        ("ggforge.checkpoint.version", Value::U32(77), "another version"),
+        ("ggforge.checkpoint.matrices", Value::Array(Array::String(vec![b"x".to_vec()])), "matrices"),
+        ("ggforge.checkpoint.lambdas", Value::from("none"), "lambdas"),
+    ] {
+        refused(with(&changed(key, &|entry| *entry = value.clone())), why);
+    }
+    let first = |to: f64| {
+        move |entry: &mut Value| match entry {
+            Value::Array(Array::F64(values)) => values[0] = to,
+            Value::Array(Array::F32(values)) => values[0] = to as f32,
+            Value::Array(Array::U32(values)) => values[0] = to as u32,
+            other => panic!("{other:?}"),
+        }
+    };
+    for (key, to, why) in [
+        ("errors", f64::NAN, "an error of NaN"),
+        ("errors", 1e30, "an error of"),
+        ("errors", -1.0, "an error of -1"),
+        ("plain_errors", f64::NAN, "importance NaN"),
+        ("lambdas", 0.7, "a damping"),
+        ("first_rows", 5.0, "no matrix of this step"),
+    ] {
+        refused(with(&changed(&format!("ggforge.checkpoint.{key}"), &first(to))), why);
+    }
+    // A scale that is no number.
+    let mut infinite = bytes.clone();
+    let at = file.tensor("0").expect("a matrix").offset_bytes as usize;
+    infinite[at..at + 2].copy_from_slice(&[0x00, 0x7c]);
+    refused(with(&infinite), "no number");
+    assert!(with(&bytes).status.success(), "as it was");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ggforge::Error;
-use ggforge::calibrate::{self, Aim, Bound, Calibrated, Choice, Chosen, Method, Reached};
+use ggforge::calibrate::{self, Aim, Bound, Calibrated, Choice, Chosen, Folders, Method, Reached};
 use ggforge::gguf::{Header, Model};
 use ggforge::matmul::Engine;
 use ggforge::model::fit::{self, Running};
@@ -37,6 +37,9 @@ pub struct CalibrateOptions {
     /// Chunks of 512 tokens to use at most, of all texts together
     #[arg(long, value_name = "N", default_value_t = 100, requires = "calibrate")]
     pub calibrate_chunks: usize,
+    /// Keep finished matrices in this folder, and take those that it has: goes on where a run was stopped, and further types cost less
+    #[arg(long, value_name = "FOLDER", requires = "calibrate")]
+    pub checkpoint: Option<PathBuf>,
     /// Choose the types of matrices so that all tensors take this many bits per weight at most, and lose least
     #[arg(long, value_name = "BITS", group = "goal", requires = "calibrate", value_parser = bits)]
     #[arg(conflicts_with_all = ["tensor_type", "tensor_type_file", "pure"])]
@@ -122,6 +125,7 @@ const CTX: usize = 512;
 pub struct Calibrating<'a> {
     model: &'a Model,
     texts: Texts,
+    checkpoint: Option<PathBuf>,
     goal: Option<Goal>,
     menu: Menu,
     running: Running,
@@ -173,7 +177,7 @@ impl CalibrateOptions {
         let ctx = CTX.min(Hparams::read(model)?.n_ctx_train);
         let texts = Texts::read(&self.calibrate, tokenizer, ctx, self.calibrate_chunks)?;
         let (goal, menu, running) = (self.goal(), self.menu.clone().unwrap_or_default(), self.running.running());
-        Ok(Some(Calibrating { model, texts, goal, menu, running }))
+        Ok(Some(Calibrating { model, texts, checkpoint: self.checkpoint.clone(), goal, menu, running }))
     }
 }
 
@@ -262,8 +266,9 @@ impl Calibrating<'_> {
         let windows = windows.windows;
         let network =
             Network::open(&cpu, self.model, windows.ctx(), Residency::Streamed).map_err(named(self.model.files()[0].path()))?;
+        let folders = Folders { blocks: folder, checkpoint: self.checkpoint.as_deref() };
         let calibrated = timed("calibrating", session, stop.flag(), |watch| {
-            calibrate::calibrate(&network, self.model, plan, &windows, folder, aim, watch)
+            calibrate::calibrate(&network, self.model, plan, &windows, folders, aim, watch)
         });
         let (calibrated, _) = calibrated.map_err(|error| stop.ended(error))?;
         Ok(calibrated)

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::aim::Offer;
-use super::layers::{Made, Pass, ROWS_AT_ONCE, whole_matrix};
+use super::choice::Made;
+use super::layers::{Pass, ROWS_AT_ONCE, whole_matrix};
 use super::offers::{Aim, nearest};
 use crate::error::Result;
 use crate::gguf::Model;

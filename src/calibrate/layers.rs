@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering;
 use rayon::prelude::*;
 
 use super::aim::Offer;
+use super::choice::{Choice, LAMBDAS, Made, Method, loss_is_better};
 use super::experts::{Experts, Reached};
 use super::factor::Factor;
 use super::inputs::{Collector, Inputs};
+use super::kept::Kept;
 use super::offers::{Aim, Chosen, Offers, refuse_small_budget, take_offers};
 use super::overlay::{BlockFile, Overlay};
 use super::round::round;
@@ -30,37 +32,16 @@ use crate::source::TensorSource;
 const HELD_OUT_SHARE: usize = 8;
 const HELD_OUT_MAX: usize = 8;
 
-/// Damping, in parts of the mean square: first, and where held-out text finds that too little.
-pub(super) const LAMBDAS: [f32; 2] = [0.05, 0.5];
-
 /// Rows that a worker rounds at a time as ggml does.
 pub(super) const ROWS_AT_ONCE: usize = 64;
 
-/// What became of a tensor, or of the part of one that has inputs of its own.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Choice {
-    /// The tensor's name.
-    pub name: String,
-    /// What it is stored as.
-    pub format: Format,
-    /// How it was rounded.
-    pub method: Method,
-    /// What held-out text loses by it, in the unit that says where it was measured.
-    pub error: f64,
-    /// What it would lose by ggml's rounding with the same text's importance.
-    pub plain_error: f64,
-}
-
-/// How a tensor was rounded.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Method {
-    /// By second moments, damped by this part of their mean square.
-    Calibrated {
-        /// The part.
-        lambda: f32,
-    },
-    /// As ggml does, by importance.
-    Importance,
+/// Where calibration keeps what it has made.
+#[derive(Debug, Clone, Copy)]
+pub struct Folders<'f> {
+    /// With room for all blocks: they are in a file without a name there until the plan is carried out.
+    pub blocks: &'f Path,
+    /// Finished matrices, which are taken from there where it has them, and stay.
+    pub checkpoint: Option<&'f Path>,
 }
 
 /// What comes of calibration.
@@ -78,8 +59,7 @@ pub struct Calibrated {
     pub chosen: Vec<Chosen>,
 }
 
-/// Makes blocks of all matrices that `plan` quantizes, by what goes into them while the model reads `windows`. Blocks are kept in a file
-/// without a name in `folder` until the plan is carried out.
+/// Makes blocks of all matrices that `plan` quantizes, by what goes into them while the model reads `windows`.
 ///
 /// With an `aim` the types of matrices are chosen anew, so that the only output keeps within its bound and held-out text loses least.
 ///
@@ -94,7 +74,7 @@ pub fn calibrate(
     model: &Model,
     plan: &mut Plan,
     windows: &Windows,
-    folder: &Path,
+    folders: Folders<'_>,
     aim: Option<&Aim>,
     watch: Watch<'_>,
 ) -> Result<Calibrated> {
@@ -120,7 +100,8 @@ pub fn calibrate(
         ends: None,
         offers: BTreeMap::new(),
         typical_bits: aim.map_or(0.0, |aim| aim.typical_bits(&plan.outputs[0])),
-        file: BlockFile::create(folder)?,
+        kept: folders.checkpoint.map(|folder| Kept::open(folder, model, &of_model, n_seen)).transpose()?,
+        file: BlockFile::create(folders.blocks)?,
         choices: Vec::new(),
         reached: Reached::default(),
         watch,
@@ -189,18 +170,11 @@ pub(super) struct Pass<'p, 'a> {
     pub offers: Offers,
     /// Of a weight, where they are.
     pub typical_bits: f64,
+    kept: Option<Kept>,
     file: BlockFile,
     choices: Vec<Choice>,
     pub reached: Reached,
     watch: Watch<'p>,
-}
-
-/// The blocks of a matrix.
-pub(super) struct Made {
-    /// In its tensor.
-    pub first_row: usize,
-    pub blocks: Vec<u8>,
-    pub choice: Choice,
 }
 
 /// What is known of the inputs of some matrices.
@@ -269,15 +243,15 @@ impl Pass<'_, '_> {
     fn step(&mut self, layer: usize, step: usize) -> Result<()> {
         let loaded = self.sweep.load(layer, step)?;
         let matrices = self.sweep.matrices(layer, step);
-        let wanted_ones: Vec<usize> =
-            self.wanted.iter().filter(|(_, formats)| !formats.is_empty()).map(|(tensor, _)| *tensor).collect();
-        let is_wanted = |matrix: &StepMatrix| wanted_ones.binary_search(&matrix.tensor).is_ok();
+        let name = format!("layer-{layer}-{step}");
+        let mut kept = self.kept(&name, &matrices)?;
+        let missing: Vec<Vec<Format>> = matrices.iter().map(|matrix| self.missing(matrix, &kept)).collect();
         let mut inputs = Inputs::new(self.engine);
         let mut experts = Experts::of(self.engine, &matrices)?;
         let mut after = Vec::with_capacity(self.batches.len());
         for (index, batch) in self.batches.iter().enumerate() {
             self.check_stop()?;
-            let states = if index < self.n_seen && matrices.iter().any(is_wanted) {
+            let states = if index < self.n_seen && missing.iter().any(|formats| !formats.is_empty()) {
                 let (matrices, inputs, experts) = (&matrices[..], &mut inputs, experts.as_mut());
                 let mut collector = Collector { matrices, inputs, experts, sequences: batch.sequences, x: Vec::new() };
                 self.sweep.run(&loaded, index, &mut collector)?
@@ -286,30 +260,35 @@ impl Pass<'_, '_> {
             };
             after.push(states);
         }
-        let mut made: BTreeMap<(usize, Format), Vec<Made>> = BTreeMap::new();
+        let mut new: Vec<Made> = Vec::new();
         for takes in [Use::Input, Use::Keys, Use::Values, Use::Result] {
-            let mut of_use = matrices.iter().filter(|m| m.takes == takes && m.n_stacked == 1 && is_wanted(m)).peekable();
+            let is_plain = |matrix: &StepMatrix| matrix.takes == takes && matrix.n_stacked == 1;
+            let of_use = matrices.iter().zip(&missing).filter(|(matrix, formats)| is_plain(matrix) && !formats.is_empty());
+            let mut of_use = of_use.peekable();
             if of_use.peek().is_none() {
                 continue;
             }
             let known = Known::new(self.engine, &inputs, takes)?;
-            for matrix in of_use {
-                for &format in &self.wanted[&matrix.tensor] {
+            for (matrix, formats) in of_use {
+                for &format in formats {
                     self.check_stop()?;
                     let loss = |format, blocks: &[u8]| self.loss((layer, step), matrix, format, blocks, &after);
                     if let Some((blocks, choice)) = self.blocks(matrix, format, &known, &loss)? {
-                        made.entry((matrix.tensor, format)).or_default().push(Made {
-                            first_row: matrix.rows.start,
-                            blocks,
-                            choice,
-                        });
+                        new.push(Made { first_row: matrix.rows.start, blocks, choice });
                     }
                 }
             }
         }
         if let Some(experts) = experts {
-            for (matrix, part) in self.experts((layer, step), &loaded, &matrices, experts, &after)? {
-                made.entry((matrix.tensor, part.choice.format)).or_default().push(part);
+            new.extend(self.experts((layer, step), &loaded, (&matrices, &missing), experts, &after)?);
+        }
+        self.keep(&name, &matrices, &mut kept, new)?;
+        let mut made: BTreeMap<(usize, Format), Vec<Made>> = BTreeMap::new();
+        for part in kept {
+            let of = matrices.iter().find(|matrix| part.is_of(&matrix.name, matrix.rows.start, part.choice.format));
+            let tensor = of.expect("matrices of this step").tensor;
+            if self.wanted.get(&tensor).is_some_and(|formats| formats.contains(&part.choice.format)) {
+                made.entry((tensor, part.choice.format)).or_default().push(part);
             }
         }
         self.add_offers(layer, step, &matrices, &made)?;
@@ -323,6 +302,24 @@ impl Pass<'_, '_> {
         }
         after.into_iter().enumerate().for_each(|(index, states)| self.sweep.advance(index, states));
         Ok(())
+    }
+
+    /// What is kept of a step.
+    fn kept(&self, step: &str, matrices: &[StepMatrix]) -> Result<Vec<Made>> {
+        self.kept.as_ref().map_or(Ok(Vec::new()), |kept| kept.read(step, matrices))
+    }
+
+    /// Adds what is new of a step to what is kept of it.
+    fn keep(&self, step: &str, matrices: &[StepMatrix], made: &mut Vec<Made>, new: Vec<Made>) -> Result<()> {
+        let is_news = !new.is_empty();
+        made.extend(new);
+        self.kept.iter().filter(|_| is_news).try_for_each(|kept| kept.write(step, matrices, made))
+    }
+
+    /// The formats of a matrix that are still to be made.
+    fn missing(&self, matrix: &StepMatrix, kept: &[Made]) -> Vec<Format> {
+        let is_kept = |format: Format| kept.iter().any(|made| made.is_of(&matrix.name, matrix.rows.start, format));
+        self.wanted.get(&matrix.tensor).into_iter().flatten().copied().filter(|format| !is_kept(*format)).collect()
     }
 
     /// How far held-out text is from `after`, the states of all batches after a step, when a matrix of it has these blocks.
@@ -352,16 +349,19 @@ impl Pass<'_, '_> {
         if formats.is_empty() {
             return Ok(());
         }
+        let matrices = [matrix];
+        let mut kept = self.kept("head", &matrices)?;
+        let [matrix] = &matrices;
+        let missing = self.missing(matrix, &kept);
         let mut inputs = Inputs::new(self.engine);
-        for index in 0..self.n_seen {
+        for index in (0..self.n_seen).filter(|_| !missing.is_empty()) {
             self.check_stop()?;
             let x = self.sweep.normalised(index)?;
             inputs.add_result(x.values(), matrix.n_cols)?;
         }
         let known = Known::new(self.engine, &inputs, Use::Result)?;
-        let (is_offered, is_embedding) = (self.offers.contains_key(&tensor), matrix.name == names::TOKEN_EMBD);
-        let mut offers = Vec::new();
-        for format in formats {
+        let mut new = Vec::new();
+        for format in missing {
             let loss = |format, blocks: &[u8]| {
                 let backend = self.network.backend();
                 let before = self.network.output();
@@ -375,14 +375,21 @@ impl Pass<'_, '_> {
                 }
                 Ok(sum)
             };
-            if let Some((blocks, choice)) = self.blocks(&matrix, format, &known, &loss)? {
-                if is_offered {
-                    let as_table = if is_embedding { self.embedding_loss(&matrix, format, &blocks)? } else { 0.0 };
-                    offers.push(Offer { format, bytes: blocks.len() as u64, cost: choice.error + as_table });
-                }
-                self.file.push(tensor, format, &blocks)?;
-                self.choices.push(choice);
+            if let Some((blocks, choice)) = self.blocks(matrix, format, &known, &loss)? {
+                new.push(Made { first_row: 0, blocks, choice });
             }
+        }
+        self.keep("head", &matrices, &mut kept, new)?;
+        let (is_offered, is_embedding) = (self.offers.contains_key(&tensor), matrix.name == names::TOKEN_EMBD);
+        let mut offers = Vec::new();
+        for made in kept.into_iter().filter(|made| formats.contains(&made.choice.format)) {
+            let Made { blocks, choice, .. } = made;
+            if is_offered {
+                let as_table = if is_embedding { self.embedding_loss(matrix, choice.format, &blocks)? } else { 0.0 };
+                offers.push(Offer { format: choice.format, bytes: blocks.len() as u64, cost: choice.error + as_table });
+            }
+            self.file.push(tensor, choice.format, &blocks)?;
+            self.choices.push(choice);
         }
         if is_offered {
             self.add(tensor, offers);
@@ -440,11 +447,6 @@ impl Pass<'_, '_> {
     pub fn check_stop(&self) -> Result<()> {
         if self.watch.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
-}
-
-/// True where one loss is less than another; what is not finite is never less.
-pub(super) fn loss_is_better(error: f64, than: f64) -> bool {
-    error.is_finite() && (error < than || !than.is_finite())
 }
 
 /// The squared error of each token's state over the square of the state, added up: what comes next normalises states, so a token counts

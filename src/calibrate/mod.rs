@@ -7,8 +7,8 @@
 //! [`calibrate`] takes a whole model through a text, a layer at a time (`layers`): what goes into each matrix (`inputs`), the blocks of it,
 //! and whether held-out text says that they are better. The matrices of experts have inputs of their own (`experts`), and are judged
 //! together (`stacks`). Where the types themselves are to be chosen (`offers`), every matrix is made in several, `costs` finds by how much
-//! scores diverge for each, and `aim` picks one of each for a number of bytes. The result is an [`Overlay`]: the pipeline copies its blocks
-//! as it copies any tensor.
+//! scores diverge for each, and `aim` picks one of each for a number of bytes. Finished matrices may be kept for another run (`kept`). The
+//! result is an [`Overlay`]: the pipeline copies its blocks as it copies any tensor.
 //!
 //! A format's blocks keep their layout, so whatever reads the format reads them; only which of its values stand for a weight is chosen
 //! otherwise. What a format can hold is its [`Lattice`](crate::quant::Lattice): levels of each weight (`grid`), or the points of a grid for
@@ -18,6 +18,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod aim;
+mod choice;
 mod costs;
 mod experts;
 mod factor;
@@ -25,6 +26,7 @@ mod fit;
 mod grid;
 mod group;
 mod inputs;
+mod kept;
 mod layers;
 mod metric;
 mod moments;
@@ -35,9 +37,10 @@ mod round;
 mod scales;
 mod stacks;
 
+pub use choice::{Choice, Method};
 pub use experts::Reached;
 pub use factor::Factor;
-pub use layers::{Calibrated, Choice, Method, calibrate};
+pub use layers::{Calibrated, Folders, calibrate};
 pub use moments::{Moments, balanced, blended};
 pub use offers::{Aim, Bound, Chosen};
 pub use overlay::Overlay;

@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
+use super::choice::{Choice, LAMBDAS, Made, Method, loss_is_better};
 use super::experts::Experts;
 use super::inputs::{Collector, Inputs};
-use super::layers::{Choice, Known, LAMBDAS, Made, Method, Pass, loss_is_better};
+use super::layers::{Known, Pass};
 use super::round::round;
 use crate::error::Result;
 use crate::memory::filled;
@@ -41,20 +42,20 @@ impl<'m> Stack<'m> {
 }
 
 impl Pass<'_, '_> {
-    /// Makes the blocks of the experts of a step. All experts of a tensor have the same damping: that with which held-out text loses
+    /// Makes the blocks of the experts of a step in the formats that are missing of each matrix. All experts of a tensor have the same damping: that with which held-out text loses
     /// less, if any does.
     pub(super) fn experts(
         &mut self,
         (layer, step): (usize, usize),
         loaded: &LoadedStep<Cpu>,
-        matrices: &[StepMatrix],
+        (matrices, missing): (&[StepMatrix], &[Vec<Format>]),
         mut experts: Experts,
         after: &[<Cpu as Backend>::Rows],
-    ) -> Result<Vec<(StepMatrix, Made)>> {
+    ) -> Result<Vec<Made>> {
         experts.counts = false;
         let mut undecided = Vec::new();
-        for matrix in matrices.iter().filter(|matrix| matrix.n_stacked > 1) {
-            for &format in self.wanted.get(&matrix.tensor).into_iter().flatten() {
+        for (matrix, formats) in matrices.iter().zip(missing).filter(|(matrix, _)| matrix.n_stacked > 1) {
+            for &format in formats {
                 undecided.extend(Stack::new(matrix, format)?);
             }
         }
@@ -92,7 +93,7 @@ impl Pass<'_, '_> {
                 let is_decided = stack.choice.method != Method::Importance || stack.format.lattice().is_none();
                 if is_decided || attempt + 1 == LAMBDAS.len() {
                     let Stack { matrix, best, choice, .. } = stack;
-                    made.push((matrix.clone(), Made { first_row: matrix.rows.start, blocks: best, choice }));
+                    made.push(Made { first_row: matrix.rows.start, blocks: best, choice });
                 } else {
                     still.push(stack);
                 }

@@ -319,6 +319,26 @@ keys! {
     QUANTIZE_IMATRIX_CHUNKS_COUNT = "quantize.imatrix.chunks_count";
 }
 
+// What calibration keeps for another run: ours.
+keys! {
+    /// Of how blocks are made: a u32.
+    CHECKPOINT_VERSION = "ggforge.checkpoint.version";
+    /// A checksum of the model: a u32.
+    CHECKPOINT_MODEL = "ggforge.checkpoint.model";
+    /// A checksum of the text in chunks: a u32.
+    CHECKPOINT_TEXT = "ggforge.checkpoint.text";
+    /// The tensors that the matrices are of: strings.
+    CHECKPOINT_MATRICES = "ggforge.checkpoint.matrices";
+    /// The first row of each in its tensor: u32.
+    CHECKPOINT_FIRST_ROWS = "ggforge.checkpoint.first_rows";
+    /// The damping of each, 0 for rounding by importance: f32.
+    CHECKPOINT_LAMBDAS = "ggforge.checkpoint.lambdas";
+    /// What held-out text loses by each: f64.
+    CHECKPOINT_ERRORS = "ggforge.checkpoint.errors";
+    /// What it would lose by rounding by importance: f64.
+    CHECKPOINT_PLAIN_ERRORS = "ggforge.checkpoint.plain_errors";
+}
+
 // How a model was calibrated: ours, since ggml knows no such thing.
 keys! {
     /// How blocks were made: a string.
