@@ -228,6 +228,39 @@ CASES = {
     "gemma4": Case("Gemma4ForCausalLM", "Gemma4TextConfig", GEMMA4_SMALL, **OF_GEMMA4),
     "gemma4-large": Case("Gemma4ForCausalLM", "Gemma4TextConfig", GEMMA4_LARGE, **OF_GEMMA4),
     "gemma4-mixed": Case("Gemma4ForCausalLM", "Gemma4TextConfig", GEMMA4_MIXED, **OF_GEMMA4, has_parts=False),
+    # Ids of images are beyond the vocabulary: in a text they would be read as padding.
+    "gemma4-vision": Case(
+        "Gemma4ForConditionalGeneration",
+        "Gemma4Config",
+        dict(
+            text_config=GEMMA4_SMALL,
+            vision_config=dict(
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=16,
+                position_embedding_size=64,
+            ),
+            tie_word_embeddings=True,
+        ),
+        renames=WITHOUT_PREFIX,
+        **OF_GEMMA4,
+    ),
+    "gemma4-unified": Case(
+        "Gemma4UnifiedForConditionalGeneration",
+        "Gemma4UnifiedConfig",
+        dict(
+            # The converter wants the name of what this class has not.
+            text_config={name: size for name, size in GEMMA4_LARGE.items() if "per_layer_input" not in name}
+            | dict(moe_intermediate_size=None),
+            vision_config=dict(patch_size=4, pooling_kernel_size=2, mm_embed_dim=64, mm_posemb_size=16, output_proj_dims=64),
+            tie_word_embeddings=True,
+        ),
+        renames=WITHOUT_PREFIX,
+        **OF_GEMMA4,
+    ),
     "phi": Case("Phi3ForCausalLM", "Phi3Config", PHI3 | dict(sliding_window=16), tokenizer="spm"),
     "phi-whole": Case("Phi3ForCausalLM", "Phi3Config", PHI3 | SIZES | dict(sliding_window=None), tokenizer="bpe-gpt2"),
     "phi-short": Case("Phi3ForCausalLM", "Phi3Config", PHI3 | longrope(8, 128), tokenizer="spm"),

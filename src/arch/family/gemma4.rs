@@ -13,6 +13,7 @@ pub const GEMMA4: Family = Family {
     classes: &[
         class("Gemma4ForCausalLM", OF_GEMMA4),
         Class { roots: &["model.language_model."], ..class("Gemma4ForConditionalGeneration", OF_GEMMA4) },
+        Class { roots: &["model.language_model."], ..class("Gemma4UnifiedForConditionalGeneration", OF_UNIFIED) },
     ],
     numbers: &[
         &RMS_EPS,
@@ -68,6 +69,7 @@ pub const GEMMA4: Family = Family {
         "embed_vision.",
         "embed_audio.",
         "model.vision_tower.",
+        "model.vision_embedder.",
         "model.audio_tower.",
         "model.embed_vision.",
         "model.embed_audio.",
@@ -83,6 +85,18 @@ const OF_GEMMA4: &[(&str, Assumed)] = &[
     ("rope_theta", Assumed::Is(1e6)),
     ("sliding_window", Assumed::Is(512.0)),
     ("hidden_size_per_layer_input", Assumed::Is(256.0)),
+    ("tie_word_embeddings", Assumed::Is(1.0)),
+];
+
+/// Of the model that looks at patches of images themselves, without a tower.
+const OF_UNIFIED: &[(&str, Assumed)] = &[
+    ("max_position_embeddings", Assumed::Is(262_144.0)),
+    ("num_key_value_heads", Assumed::Is(4.0)),
+    ("head_dim", Assumed::Is(256.0)),
+    ("global_head_dim", Assumed::Is(512.0)),
+    ("rms_norm_eps", Assumed::Is(1e-6)),
+    ("rope_theta", Assumed::Is(1e6)),
+    ("sliding_window", Assumed::Is(1024.0)),
     ("tie_word_embeddings", Assumed::Is(1.0)),
 ];
 
