@@ -62,12 +62,40 @@ fn folded(name: &str) -> String {
     parts.collect::<Vec<&str>>().join(".")
 }
 
-/// Every name that a folded one stands for.
-fn unfolded(name: &str, n_layers: u64, n_experts: u64) -> Vec<String> {
-    let layers = if name.contains('*') { n_layers } else { 1 };
-    let experts = if name.contains('+') { n_experts } else { 1 };
-    let of = |layer: u64, expert: u64| name.replace('*', &layer.to_string()).replace('+', &expert.to_string());
-    (0..layers).flat_map(|layer| (0..experts).map(move |expert| of(layer, expert))).collect()
+/// How often tensors of layers and of experts are there.
+struct Counts {
+    layers: u64,
+    experts: u64,
+    /// Of each layer that has a state instead of attention, or not, where some do.
+    recurrent: Vec<bool>,
+}
+
+impl Counts {
+    fn of(metadata: &Json) -> Counts {
+        let architecture = metadata["general.architecture"].as_str().expect("a name");
+        let number = |suffix: &str| metadata[format!("{architecture}.{suffix}")].as_u64().unwrap_or(1);
+        let listed = metadata[format!("{architecture}.attention.recurrent_layers")].as_array();
+        let recurrent = listed.into_iter().flatten().map(|layer| layer.as_bool().expect("a bool")).collect();
+        Counts { layers: number("block_count"), experts: number("expert_count"), recurrent }
+    }
+
+    /// Every name that a folded one stands for.
+    fn unfolded(&self, name: &str) -> Vec<String> {
+        let experts = if name.contains('+') { self.experts } else { 1 };
+        let of_kind = |star: &str, wanted: bool| {
+            let layers = (0..self.layers).filter(|&layer| self.recurrent[layer as usize] == wanted);
+            (star.to_owned(), layers.collect::<Vec<u64>>())
+        };
+        let (star, layers) = match () {
+            () if name.contains("*recurrent") => of_kind("*recurrent", true),
+            () if name.contains("*attention") => of_kind("*attention", false),
+            // A tower of vision is left out, however deep it is.
+            () if name.contains('*') && !name.starts_with("vis") => ("*".to_owned(), (0..self.layers).collect()),
+            () => ("*".to_owned(), vec![0]),
+        };
+        let of = |layer: u64, expert: u64| name.replace(&star, &layer.to_string()).replace('+', &expert.to_string());
+        layers.iter().flat_map(|&layer| (0..experts).map(move |expert| (layer, expert))).map(|(l, e)| of(l, e)).collect()
+    }
 }
 
 fn shape_of(value: &Json) -> Vec<u64> {
@@ -91,7 +119,7 @@ fn write_hole(path: &Path, tensors: &[(String, Vec<u64>)], dtype: &str) {
 }
 
 /// A folder with the model's config.json, a small tokenizer, and the weights' headers, in the files that its index names.
-fn write_folder(config: &Path, to: &Path, source: &Json, counts: (u64, u64), dtype: &str) {
+fn write_folder(config: &Path, to: &Path, source: &Json, counts: &Counts, dtype: &str) {
     std::fs::create_dir_all(to).expect("a temporary folder");
     std::fs::copy(config, to.join("config.json")).expect("a copy");
     // Gemma 3's embedding is cut to the tokens of a tokenizer.json, not to those of a tokenizer.model.
@@ -110,12 +138,10 @@ fn write_folder(config: &Path, to: &Path, source: &Json, counts: (u64, u64), dty
         }
         std::fs::copy(index, to.join("model.safetensors.index.json")).expect("a copy");
     } else {
-        let names = source.as_object().expect("names").keys().flat_map(|name| {
-            // A tower of vision is left out, however deep it is.
-            let n_layers = if name.starts_with("vis") { 1 } else { counts.0 };
-            unfolded(name, n_layers, counts.1)
-        });
-        files.insert("model.safetensors".to_owned(), names.map(|name| (name.clone(), shape(&name))).collect());
+        let names = source.as_object().expect("names").iter();
+        let tensors =
+            names.flat_map(|(folded, shape)| counts.unfolded(folded).into_iter().map(move |name| (name, shape_of(shape))));
+        files.insert("model.safetensors".to_owned(), tensors.collect());
     }
     files.iter().for_each(|(file, tensors)| write_hole(&to.join(file), tensors, dtype));
 }
@@ -142,15 +168,10 @@ fn rounded(value: &Json) -> Json {
     }
 }
 
-fn number(metadata: &Json, suffix: &str) -> u64 {
-    let architecture = metadata["general.architecture"].as_str().expect("a name");
-    metadata[format!("{architecture}.{suffix}")].as_u64().unwrap_or(1)
-}
-
 /// What is wrong with the plan of a model.
 fn check_plan(name: &str, config: &Path, expected: &Json, scratch: &Path) -> Vec<String> {
-    let counts = (number(&expected["metadata"], "block_count"), number(&expected["metadata"], "expert_count"));
-    write_folder(config, scratch, &expected["source"], counts, "BF16");
+    let counts = Counts::of(&expected["metadata"]);
+    write_folder(config, scratch, &expected["source"], &counts, "BF16");
     let plan = match plan::open_folder(scratch).and_then(|folder| plan::convert(&folder, &ConvertOptions::default())) {
         Ok(plan) => plan,
         Err(error) => return vec![error.to_string()],
@@ -179,7 +200,7 @@ fn check_plan(name: &str, config: &Path, expected: &Json, scratch: &Path) -> Vec
         .as_object()
         .expect("tensors")
         .iter()
-        .flat_map(|(name, shape)| unfolded(name, counts.0, 1).into_iter().map(move |name| (name, shape_of(shape))))
+        .flat_map(|(name, shape)| counts.unfolded(name).into_iter().map(move |name| (name, shape_of(shape))))
         .collect();
     for (name, shape) in &wanted {
         if found.get(name.as_str()) != Some(shape) {
@@ -211,7 +232,7 @@ fn every_config_is_planned_as_the_converter_does_or_refused_with_the_reason() {
         let folder = scratch.path().join(name.replace(['/', '.'], "-"));
         if name == OF_PYTHON {
             n_refused += 1;
-            write_folder(&path, &folder, &json!({}), (1, 1), "BF16");
+            write_folder(&path, &folder, &json!({}), &Counts::of(&real[QWEN3_32B]["metadata"]), "BF16");
             let text = plan::open_folder(&folder).expect_err("a class that no family covers").to_string();
             assert!(text.contains("NemotronHForCausalLM") && text.contains("not supported"), "{text}");
             continue;
@@ -227,7 +248,7 @@ fn every_config_is_planned_as_the_converter_does_or_refused_with_the_reason() {
         n_refused += 1;
         let word = match quantized {
             Some((_, dtype, word)) => {
-                write_folder(&path, &folder, &real[QWEN3_32B]["source"], (64, 1), dtype);
+                write_folder(&path, &folder, &real[QWEN3_32B]["source"], &Counts::of(&real[QWEN3_32B]["metadata"]), dtype);
                 *word
             }
             // The class is refused before weights are looked for.
@@ -256,7 +277,7 @@ fn a_dry_run_reads_no_weights() {
     let name = "aiconfigurator/meta-llama--Meta-Llama-3.1-405B.config.json";
     let real = common::json(&common::fixture("configs/real.json"));
     let folder = scratch.path().join("Llama-3.1-405B");
-    write_folder(&root.join(name), &folder, &real[name]["source"], (126, 1), "BF16");
+    write_folder(&root.join(name), &folder, &real[name]["source"], &Counts::of(&real[name]["metadata"]), "BF16");
     let mut command = common::ggforge();
     command
         .arg("convert")

@@ -42,6 +42,7 @@ static FROB: Family = Family {
     attention_width: AttentionWidth::KeyDim,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
+    drafts: None,
     ignored_ends: &[],
     left_out: &[],
 };

@@ -11,12 +11,16 @@ use crate::hf::{Config, Rope, Scaling, yarn_length};
 /// Largest vocabulary accepted; the largest real ones have about 262 000 tokens.
 const N_VOCAB_MAX: u32 = 1 << 24;
 
+const ATTENTION_INTERVAL: &str = "full_attention_interval";
+
 /// config.json, read as one class.
 pub(super) struct InConfig<'a> {
     pub config: &'a Config,
     pub family: &'static Family,
     pub class: &'static Class,
     pub rope: Rope,
+    /// Blocks after the layers that the source has.
+    pub n_drafts: u64,
 }
 
 impl<'a> InConfig<'a> {
@@ -24,7 +28,7 @@ impl<'a> InConfig<'a> {
     /// Those of [`Config::rope`]; `HparamRange` for factors that cannot be, `Unsupported` for a scaling that this version does not know,
     /// and for a field that makes the model compute something else.
     pub fn new(config: &'a Config, family: &'static Family, class: &'static Class) -> Result<InConfig<'a>> {
-        let numbers = InConfig { config, family, class, rope: config.rope()? };
+        let numbers = InConfig { config, family, class, rope: config.rope()?, n_drafts: 0 };
         numbers.check_scaling()?;
         numbers.check_fixed()?;
         numbers.check_heads()?;
@@ -78,6 +82,35 @@ impl<'a> InConfig<'a> {
         // llama.cpp's converter and transformers take the ratio, and transformers a factor that is stated before it.
         let factor = factor.unwrap_or(n_ctx as f64 / original);
         Ok(Some(if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() }))
+    }
+
+    /// Pairs that follow time, height and width.
+    pub fn sections(&self) -> Option<&[u32]> {
+        match (&self.rope.sections, self.assumed("mrope_section")) {
+            (Some(sections), _) => Some(sections),
+            (None, Some(Assumed::Are(sections))) if self.has(&numbers::ROPE_SECTIONS) => Some(sections),
+            _ => None,
+        }
+    }
+
+    fn has(&self, number: &Number) -> bool {
+        self.family.numbers.iter().any(|own| own.key == number.key)
+    }
+
+    /// The period in which kinds of layers change, where it is stated by the first of these fields that is there; `else_period` where none is.
+    fn period(&self, fields: &[&str], else_period: usize) -> Result<usize> {
+        match fields.iter().find(|field| self.config.value(field).is_some()) {
+            Some(field) => Ok(self.config.u32(field)?.unwrap_or(0) as usize),
+            None => Ok(else_period),
+        }
+    }
+
+    /// Of so many layers the last has attention, the others a state.
+    ///
+    /// # Errors
+    /// `ConfigField`.
+    pub fn attention_interval(&self, else_period: usize) -> Result<usize> {
+        self.period(&[ATTENTION_INTERVAL], else_period)
     }
 
     fn assumed(&self, field: &str) -> Option<Assumed> {
@@ -256,13 +289,24 @@ impl Numbers for InConfig<'_> {
             keys::ROPE_FREQ_BASE if self.rope.theta.is_some() => return float(self.rope.theta),
             keys::ROPE_FREQ_BASE_SWA if self.rope.local_theta.is_some() => return float(self.rope.local_theta),
             keys::ROPE_DIMENSION_COUNT => {
-                let Some(part) = self.rope.partial_factor else { return Ok(None) };
+                let assumed = match self.assumed("partial_rotary_factor") {
+                    Some(Assumed::Is(part)) => Some(part),
+                    _ => None,
+                };
+                let Some(part) = self.rope.partial_factor.or(assumed) else { return Ok(None) };
                 let width = self.stated_head_dim()?.map_or_else(|| self.share(), |width| Ok(Some(width)))?;
                 return Ok(width.map(|width| Stated::Count((width as f64 * part) as u64)));
+            }
+            keys::NEXTN_PREDICT_LAYERS => return Ok(Some(Stated::Count(self.n_drafts))),
+            // config.json has the width of a head.
+            keys::SSM_INNER_SIZE => {
+                let factors = self.number(number)?.zip(self.number(&numbers::SSM_TIME_STEP_RANK)?);
+                return Ok(factors.map(|(width, n_heads)| Stated::Count((width * n_heads) as u64)));
             }
             _ => {}
         }
         let Some(x) = self.number(number)? else { return Ok(None) };
+        let x = if number.key == keys::BLOCK_COUNT { x + self.n_drafts as f64 } else { x };
         Ok(Some(match number.kind {
             Kind::PerLayer(..) => match self.of_layers(number, x)? {
                 Some(counts) => Stated::Counts(counts),
@@ -314,10 +358,13 @@ impl Numbers for InConfig<'_> {
         let (list, periods): (&str, &[&str]) = match stated {
             Pattern::LayerTypes => ("layer_types", &["sliding_window_pattern", "_sliding_window_pattern"]),
             Pattern::NoRopeLayers => ("no_rope_layers", &["no_rope_layer_interval"]),
+            Pattern::Recurrent => ("layer_types", &[ATTENTION_INTERVAL]),
         };
         if self.config.value(list).is_some() {
             let kinds: Vec<bool> = match stated {
-                Pattern::LayerTypes => self.layer_types()?.into_iter().map(|kind| kind == "full_attention").collect(),
+                Pattern::LayerTypes | Pattern::Recurrent => {
+                    self.layer_types()?.into_iter().map(|kind| kind == "full_attention").collect()
+                }
                 Pattern::NoRopeLayers => self.config.u32s(list)?.unwrap_or_default().into_iter().map(|rope| rope == 0).collect(),
             };
             return match kinds.len() == n_layer {
@@ -327,10 +374,7 @@ impl Numbers for InConfig<'_> {
                 }
             };
         }
-        let period = match periods.iter().find(|field| self.config.value(field).is_some()) {
-            Some(field) => self.config.u32(field)?.unwrap_or(0) as usize,
-            None => period,
-        };
+        let period = self.period(periods, period)?;
         Ok((1..=n_layer).map(|layer| layer.checked_rem(period) == Some(0)).collect())
     }
 

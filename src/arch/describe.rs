@@ -11,9 +11,11 @@
 //! Names of layers are relative: `attn_q` is `blk.N.attn_q.weight` in GGUF, `self_attn.q_proj` is `model.layers.N.self_attn.q_proj.weight`
 //! in the source, where the family's `source_layers` is `model.layers`.
 
+mod delta;
 mod experts;
 mod number;
 
+pub use delta::{Columns, DeltaNet, Drafts, Rates, Sharing};
 pub use experts::{Both, Experts, Order, Packed, SharedExpert, Stack, StackBias, Weighing};
 pub use number::{Default, Kind, Number};
 
@@ -50,6 +52,8 @@ pub struct Family {
     pub output_norm: Norm,
     /// States to scores of the vocabulary. Without a tensor the embedding is used.
     pub output: Linear,
+    /// Blocks after the layers that foretell more tokens, where a source has them.
+    pub drafts: Option<&'static Drafts>,
     /// Names of source tensors that are left out, by their ends: buffers that every runtime computes anew.
     pub ignored_ends: &'static [&'static str],
     /// Names of source tensors that are left out and said so, by their beginnings: towers for images, draft layers.
@@ -109,6 +113,8 @@ pub enum Assumed {
     Times(&'static str, f64),
     /// The embedding's share of a head, where the field is absent or null.
     Share,
+    /// This list, where the field is absent.
+    Are(&'static [u32]),
     /// The class does not look at the field.
     Ignored,
 }
@@ -176,6 +182,9 @@ pub enum Pattern {
     LayerTypes,
     /// `no_rope_layers`, with 0 for the last of each period; or `no_rope_layer_interval`, the period.
     NoRopeLayers,
+    /// `layer_types`, with `full_attention` for the last of each period, the others having a state; or `full_attention_interval`, the
+    /// period.
+    Recurrent,
 }
 
 /// A layer: steps one after the other, each added to the stream.
@@ -212,10 +221,13 @@ pub enum When {
 }
 
 /// What a step computes.
+#[allow(clippy::large_enum_variant)] // constants, of which there are a few
 #[derive(Debug, PartialEq)]
 pub enum Body {
     /// Attention.
     Attention(Attention),
+    /// A gated delta net.
+    Delta(DeltaNet),
     /// One feed-forward network.
     Network(Network),
     /// A mixture of them.
@@ -265,8 +277,19 @@ pub struct Attention {
     pub positions: Positions,
     /// Whether only the last tokens are seen.
     pub sees: Sees,
+    /// What its result is multiplied with.
+    pub gate: OutputGate,
     /// The result's projection.
     pub out: Linear,
+}
+
+/// What the result of attention is multiplied with, before its projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputGate {
+    /// Nothing.
+    None,
+    /// The sigmoid of what the query's matrix gives below each head.
+    BelowQueries,
 }
 
 /// Linear maps of one input: a tensor each, or one below the other in one tensor.
@@ -356,6 +379,8 @@ pub struct Linear {
     pub shape: [Dim; 2],
     /// What happens to rows, of matrix and bias alike.
     pub rows: Rows,
+    /// What happens to columns.
+    pub columns: Columns,
     /// Whether there is a bias.
     pub bias: Need,
 }
@@ -369,6 +394,8 @@ pub struct Weight {
     pub source: &'static str,
     /// Row-major.
     pub shape: &'static [Dim],
+    /// What happens to its rows: those of a vector are its elements.
+    pub rows: Rows,
     /// What happens to its elements.
     pub edit: Edit,
     /// Whether it must be there.
@@ -399,6 +426,22 @@ pub enum Rows {
     RopeHeadsKv,
     /// The source holds the transpose: GPT-2's Conv1D.
     Transposed,
+    /// The source has, for each key head of a delta net, sections of these heights. Here are those that `take` names, one after the other,
+    /// each of all key heads.
+    ByKeyHead {
+        /// Rows of each section, for one key head.
+        heights: &'static [Dim],
+        /// Which of them, by their numbers.
+        take: &'static [usize],
+    },
+    /// In the source value heads that share a key head are neighbours, here those of one rank are: the first of each key head, then the
+    /// second of each.
+    ByRank {
+        /// Rows before them, which stay where they are.
+        after: Option<Dim>,
+        /// Rows of a value head.
+        width: Dim,
+    },
 }
 
 /// What happens to elements.
@@ -408,6 +451,8 @@ pub enum Edit {
     Same,
     /// `x + 1`: gains that are stored less 1.
     AddOne,
+    /// `-exp(x)`: rates that are stored as logarithms.
+    NegExp,
 }
 
 /// Whether a tensor must be there.
@@ -464,6 +509,30 @@ pub enum Dim {
     PerLayer,
     /// Those of all layers side by side.
     AllPerLayer,
+    /// Queries of all heads, below each its gates.
+    GatedQ,
+    /// Twice the width of states.
+    TwiceEmbd,
+    /// Of a delta net: all keys side by side.
+    DeltaKeys,
+    /// All values.
+    DeltaValues,
+    /// Queries, keys and values.
+    DeltaQkv,
+    /// Queries and keys.
+    DeltaQueriesKeys,
+    /// Value heads.
+    DeltaHeads,
+    /// Twice as many.
+    TwiceDeltaHeads,
+    /// A key head.
+    DeltaKey,
+    /// A value head.
+    DeltaValue,
+    /// The values that share a key head.
+    DeltaGroup,
+    /// Tokens that its convolution sees.
+    ConvKernel,
     /// Positions that are learned.
     Ctx,
     /// 1.
@@ -506,6 +575,11 @@ impl Family {
         }
     }
 
+    /// True where some layers have a state instead of attention.
+    pub fn has_states(&self) -> bool {
+        self.kinds().iter().any(|layer| layer.delta().is_some())
+    }
+
     /// True where some layer rotates queries and keys.
     pub fn has_rope(&self) -> bool {
         let rotates = |layer: &&Layer| layer.attention().is_some_and(|attention| attention.positions != Positions::None);
@@ -518,6 +592,14 @@ impl Layer {
     pub fn attention(&self) -> Option<&Attention> {
         self.steps.iter().find_map(|step| match &step.body {
             Body::Attention(attention) => Some(attention),
+            _ => None,
+        })
+    }
+
+    /// Its delta net.
+    pub fn delta(&self) -> Option<&DeltaNet> {
+        self.steps.iter().find_map(|step| match &step.body {
+            Body::Delta(delta) => Some(delta),
             _ => None,
         })
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use super::config_numbers::InConfig;
-use super::describe::{Assumed, Class, Edit, Family, Head, Need, Order, Packed, Rows};
+use super::describe::{Assumed, Class, Family, Head, Need, Order, Packed};
 use super::long_rope::long_factors;
 use super::rope::rope_freqs;
 use super::sizes::Hparams;
@@ -14,7 +14,7 @@ use crate::error::{Error, Fault, Place, Result};
 use crate::hf::{Config, UnreadableTensor, mxfp4};
 use crate::names::{OUTPUT, TOKEN_EMBD};
 use crate::quant::Format;
-use crate::rows::{self, Origin, Part, RowMap};
+use crate::rows::{ColumnMap, Edit, Origin, Part, RowMap};
 use crate::source::SourceTensor;
 
 /// A tensor of the GGUF model, before its format is chosen.
@@ -75,19 +75,20 @@ pub(super) fn map(
     let all_names = || source.iter().map(|tensor| tensor.name.as_str()).chain(unreadable.iter().map(|tensor| tensor.name.as_str()));
     refuse_adapter(config, all_names())?;
     let renaming = Renaming::of(family, class, all_names());
+    let own_name = |name: &str| without_model(family, renaming.apply(name));
     let mut mapping = Mapping {
         config,
         family,
         class,
         is_tied: numbers.is_tied()?,
         source,
-        unreadable: unreadable.iter().map(|tensor| (renaming.apply(&tensor.name), tensor)).collect(),
+        unreadable: unreadable.iter().map(|tensor| (own_name(&tensor.name), tensor)).collect(),
         by_name: HashMap::with_capacity(source.len()),
         taken: BTreeSet::new(),
         found: Vec::new(),
     };
     for (index, tensor) in source.iter().enumerate() {
-        if let Some(other) = mapping.by_name.insert(renaming.apply(&tensor.name), index) {
+        if let Some(other) = mapping.by_name.insert(own_name(&tensor.name), index) {
             let detail = format!("the same tensor as {}", source[other].name);
             return Err(mapping.fault(&tensor.name, Fault::DuplicateTensor, detail));
         }
@@ -109,6 +110,26 @@ pub(super) fn map(
     Ok(Mapped { tensors: computed.chain(found).collect(), notes })
 }
 
+/// How many blocks that foretell more tokens a source has, by the names of its tensors.
+pub(super) fn n_drafts<'n>(family: &Family, names: impl Iterator<Item = &'n str>) -> u64 {
+    let Some(drafts) = family.drafts else { return 0 };
+    let number = |name: &str| {
+        let (_, rest) = name.split_once(drafts.root)?;
+        let (number, _) = rest.strip_prefix(drafts.source_layers)?.strip_prefix('.')?.split_once('.')?;
+        number.parse::<u32>().ok()
+    };
+    names.filter_map(number).max().map_or(0, |last| u64::from(last) + 1)
+}
+
+/// What foretells more tokens may stand within the model or beside it.
+fn without_model(family: &Family, name: String) -> String {
+    let is_draft = |rest: &&str| family.drafts.is_some_and(|drafts| rest.starts_with(drafts.root));
+    match name.strip_prefix("model.").filter(is_draft) {
+        Some(rest) => rest.to_owned(),
+        None => name,
+    }
+}
+
 struct Mapping<'a> {
     config: &'a Config,
     family: &'static Family,
@@ -126,7 +147,7 @@ struct Mapping<'a> {
 impl Mapping<'_> {
     fn apply(&mut self, wanted: &Wanted, n_tokens: Option<u64>) -> Result<()> {
         let origin = match &wanted.from {
-            From::One { names, rows, edit, n_head } => self.one(wanted, names, (*rows, *edit, *n_head))?,
+            From::One { names, shape, rows, columns, edit } => self.one(wanted, (names, shape), rows, (*columns, *edit))?,
             From::Stack { each, packed } => Some(self.stack(wanted, each, packed)?),
             From::Elements { name, part } => Some(self.elements(wanted, name, *part)?),
         };
@@ -140,7 +161,13 @@ impl Mapping<'_> {
         Ok(())
     }
 
-    fn one(&mut self, wanted: &Wanted, names: &[String], how: (Rows, Edit, u64)) -> Result<Option<Origin>> {
+    fn one(
+        &mut self,
+        wanted: &Wanted,
+        (names, shape): (&[String], &[u64]),
+        rows: &[(RowMap, u64)],
+        (columns, edit): (ColumnMap, Edit),
+    ) -> Result<Option<Origin>> {
         let is_dropped = wanted.need == Need::UnlessTied && self.is_tied && names.iter().any(|name| self.is_ignored(name));
         if is_dropped {
             return Ok(None);
@@ -148,25 +175,9 @@ impl Mapping<'_> {
         let Some(tensor) = names.iter().find_map(|name| self.by_name.get(name).copied()).or_else(|| self.stand_in(wanted)) else {
             return self.check_dispensable(wanted, names).map(|()| None);
         };
-        let (rows, edit, n_head) = how;
-        let is_turned = rows == Rows::Transposed;
-        let expected: Vec<u64> = if is_turned { wanted.shape.iter().rev().copied().collect() } else { wanted.shape.clone() };
-        self.take(tensor, &expected)?;
-        let n_rows = match (rows, &wanted.shape[..]) {
-            // The elements of a vector are moved one by one.
-            (Rows::RopeHeads | Rows::RopeHeadsKv | Rows::Transposed, shape) => shape[0],
-            (Rows::Same, shape) => shape[..shape.len() - 1].iter().product(),
-        };
-        let rows = match rows {
-            Rows::Same => RowMap::Range { first: 0 },
-            Rows::RopeHeads | Rows::RopeHeadsKv => RowMap::RopeHeads { n_head },
-            Rows::Transposed => RowMap::TRANSPOSED,
-        };
-        let edit = match edit {
-            Edit::Same => rows::Edit::Same,
-            Edit::AddOne => rows::Edit::AddOne,
-        };
-        Ok(Some(Origin::Parts(vec![Part { tensor, n_rows, rows, edit }])))
+        self.take(tensor, shape)?;
+        let part = |&(rows, n_rows): &(RowMap, u64)| Part { tensor, n_rows, rows, columns, edit };
+        Ok(Some(Origin::Parts(rows.iter().map(part).collect())))
     }
 
     /// Every expert's matrix, one below the other.
@@ -191,7 +202,8 @@ impl Mapping<'_> {
                 continue;
             };
             self.take(tensor, &[n_rows, n_cols])?;
-            parts.push(Part { tensor, n_rows, rows: RowMap::Range { first: 0 }, edit: rows::Edit::Same });
+            let rows = RowMap::Range { first: 0 };
+            parts.push(Part { tensor, n_rows, rows, columns: ColumnMap::Same, edit: Edit::Same });
         }
         Ok(Origin::Parts(parts))
     }
@@ -202,10 +214,10 @@ impl Mapping<'_> {
             return Err(Error::Internal(format!("{} is no stack", wanted.name)));
         };
         let [nth, of] = packed.part.map(u64::from);
-        let (all_rows, edit) = (of * n_rows, rows::Edit::Same);
+        let (all_rows, columns, edit) = (of * n_rows, ColumnMap::Same, Edit::Same);
         if packed.order == Order::ColumnsInTurns {
             self.take(tensor, &[n_expert, n_cols, all_rows])?;
-            let part = |matrix| Part { tensor, n_rows, rows: RowMap::Columns { matrix, first: nth, step: of }, edit };
+            let part = |matrix| Part { tensor, n_rows, rows: RowMap::Columns { matrix, first: nth, step: of }, columns, edit };
             return Ok(Origin::Parts((0..n_expert).map(part).collect()));
         }
         self.take(tensor, &[n_expert, all_rows, n_cols])?;
@@ -214,7 +226,7 @@ impl Mapping<'_> {
             Order::InTurns => RowMap::Groups { first: nth, len: 1, stride: of },
             _ => RowMap::Groups { first: nth * n_rows, len: n_rows, stride: all_rows },
         };
-        Ok(Origin::Parts(vec![Part { tensor, n_rows: n_expert * n_rows, rows, edit }]))
+        Ok(Origin::Parts(vec![Part { tensor, n_rows: n_expert * n_rows, rows, columns, edit }]))
     }
 
     /// One of several numbers that lie in turns.
@@ -228,7 +240,8 @@ impl Mapping<'_> {
         expected.iter_mut().next_back().into_iter().for_each(|len| *len *= step);
         self.take(tensor, &expected)?;
         let n_rows = wanted.shape.iter().product();
-        Ok(Origin::Parts(vec![Part { tensor, n_rows, rows: RowMap::Elements { first, step }, edit: rows::Edit::Same }]))
+        let rows = RowMap::Elements { first, step };
+        Ok(Origin::Parts(vec![Part { tensor, n_rows, rows, columns: ColumnMap::Same, edit: Edit::Same }]))
     }
 
     /// Checks a source tensor that is used.
@@ -237,7 +250,7 @@ impl Mapping<'_> {
         if !matches!(found.format, Format::F32 | Format::F16 | Format::BF16 | Format::F64 | Format::MXFP4) {
             return Err(self.wrong_type(&found.name, found.format.name()));
         }
-        if found.shape != expected {
+        if !is_shape(&found.shape, expected) {
             let detail = format!("shape {:?}, config.json makes it {expected:?}", found.shape);
             return Err(self.fault(&found.name, Fault::ShapeMismatch, detail));
         }
@@ -342,6 +355,16 @@ impl Class {
     /// Whether a flag of config.json is taken for true where it is absent.
     fn assumes(&self, flag: &str) -> bool {
         self.defaults.iter().any(|(field, assumed)| *field == flag && matches!(assumed, Assumed::Is(x) if *x != 0.0))
+    }
+}
+
+/// True where shapes are the same but for dimensions of 1 between others, as in the weights of convolutions: `[8192, 1, 4]`.
+fn is_shape(found: &[u64], expected: &[u64]) -> bool {
+    match found {
+        [first, inner @ .., last] if found.len() > expected.len() && inner.iter().all(|dim| *dim == 1) => {
+            [*first, *last] == *expected
+        }
+        _ => found == expected,
     }
 }
 

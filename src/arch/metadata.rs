@@ -2,7 +2,7 @@
 //! mean another model.
 
 use super::config_numbers::InConfig;
-use super::describe::{AttentionWidth, Norm, Number, Positions};
+use super::describe::{AttentionWidth, Layers, Norm, Number, Positions};
 use super::numbers;
 use super::sizes::{ExpertHparams, Hparams, LayerHparams, Numbers, Rope, RopeScaling, Stated};
 use crate::error::Result;
@@ -60,6 +60,9 @@ pub(super) fn metadata(numbers: &InConfig<'_>, hparams: &Hparams) -> Result<Meta
 pub(super) fn pattern(numbers: &InConfig<'_>, hparams: &Hparams) -> Option<Vec<bool>> {
     let is_last = numbers.family.periods(hparams.layers.len())?;
     let (last, others) = numbers.family.kinds_of_periods()?;
+    if numbers.family.has_states() {
+        return None;
+    }
     // Without a window, layers that would have one are as the others.
     if others.has_window() && hparams.layers.iter().all(|layer| layer.window.is_none()) {
         return None;
@@ -138,9 +141,11 @@ impl Described<'_> {
             })
         };
         Ok(match key {
-            keys::BLOCK_COUNT => Some(count(hparams.layers.len())),
+            keys::BLOCK_COUNT => Some(count(hparams.layers.len() + hparams.drafts.len())),
+            keys::NEXTN_PREDICT_LAYERS => (!hparams.drafts.is_empty()).then(|| count(hparams.drafts.len())),
             keys::CONTEXT_LENGTH => Some(count(hparams.n_ctx_train)),
             keys::EMBEDDING_LENGTH => Some(count(hparams.n_embd)),
+            keys::FEED_FORWARD_LENGTH if first.n_ff == 0 => None,
             keys::FEED_FORWARD_LENGTH => Some(self.of_layers(&numbers::FEED_FORWARD_LENGTH, |layer| layer.n_ff)?),
             keys::VOCAB_SIZE => Some(count(hparams.n_vocab)),
             keys::ATTENTION_HEAD_COUNT => Some(count(first.n_head)),
@@ -177,8 +182,32 @@ impl Described<'_> {
             keys::EXPERT_FEED_FORWARD_LENGTH => self.experts().map(|experts| count(experts.n_ff)),
             keys::EXPERT_SHARED_FEED_FORWARD_LENGTH => self.experts().and_then(|experts| experts.n_ff_shared).map(count),
             keys::N_DEEPSTACK_LAYERS => Some(count(self.n_deepstack())),
-            key => self.rope_value(key)?,
+            keys::ATTENTION_RECURRENT_LAYERS => {
+                let blocks = hparams.layers.iter().chain(&hparams.drafts);
+                Some(Value::Array(Array::Bool(blocks.map(|layer| layer.delta.is_some()).collect())))
+            }
+            keys::FULL_ATTENTION_INTERVAL => self.attention_interval()?.map(count),
+            key => self.delta_value(key).map_or_else(|| self.rope_value(key), |value| Ok(Some(value)))?,
         })
+    }
+
+    fn attention_interval(&self) -> Result<Option<usize>> {
+        match self.numbers.family.layers {
+            Layers::Periodic { period, .. } => self.numbers.attention_interval(period as usize).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn delta_value(&self, key: &str) -> Option<Value> {
+        let delta = self.hparams.layers.iter().find_map(|layer| layer.delta)?;
+        match key {
+            keys::SSM_CONV_KERNEL => Some(count(delta.n_kernel)),
+            keys::SSM_STATE_SIZE => Some(count(delta.key_dim)),
+            keys::SSM_GROUP_COUNT => Some(count(delta.n_key_heads)),
+            keys::SSM_TIME_STEP_RANK => Some(count(delta.n_value_heads)),
+            keys::SSM_INNER_SIZE => Some(count(delta.n_value_heads * delta.value_dim)),
+            _ => None,
+        }
     }
 
     fn rope_value(&self, key: &str) -> Result<Option<Value>> {
@@ -190,7 +219,7 @@ impl Described<'_> {
             keys::ROPE_DIMENSION_COUNT_SWA => self.rope(Locality::Local).map(|rope| count(rope.n_rot)),
             keys::ROPE_FREQ_BASE => Some(float(rope.freq_base)),
             keys::ROPE_FREQ_BASE_SWA => self.rope(Locality::Local).map(|rope| float(rope.freq_base)),
-            keys::ROPE_DIMENSION_SECTIONS => numbers.rope.sections.as_ref().map(|sections| {
+            keys::ROPE_DIMENSION_SECTIONS => numbers.sections().map(|sections| {
                 let mut four: Vec<i32> = sections.iter().map(|n| i32::try_from(*n).unwrap_or(i32::MAX)).collect();
                 four.resize(4, 0);
                 Value::Array(Array::I32(four))

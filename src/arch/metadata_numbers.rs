@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::describe::{Family, Kind, Number, Weighing};
+use super::describe::{Family, Kind, Layers, Number, Pattern, Weighing};
 use super::family::FAMILIES;
 use super::numbers::{self, CTX_MAX, LAYERS_MAX};
 use super::sizes::{Hparams, Numbers, RopeScaling, Stated};
@@ -194,16 +194,23 @@ impl Numbers for InMetadata<'_> {
     }
 
     fn last_of_periods(&self, n_layer: usize, period: usize) -> Result<Vec<bool>> {
-        let key = keys::ATTENTION_SLIDING_WINDOW_PATTERN;
-        if let Some(array) = self.get(key).and_then(ValueRef::as_array) {
-            let is_local: Option<Vec<bool>> =
-                if array.len() == n_layer { array.iter().map(ValueRef::as_bool).collect() } else { None };
-            let Some(is_local) = is_local else {
-                return self.fail(key, Fault::HparamRange, format!("not a bool for each of {n_layer} layers"));
+        let (list, interval) = match self.family.layers {
+            Layers::Periodic { stated: Pattern::Recurrent, .. } => {
+                (keys::ATTENTION_RECURRENT_LAYERS, keys::FULL_ATTENTION_INTERVAL)
+            }
+            _ => (keys::ATTENTION_SLIDING_WINDOW_PATTERN, keys::ATTENTION_SLIDING_WINDOW_PATTERN),
+        };
+        if let Some(array) = self.get(list).and_then(ValueRef::as_array) {
+            // Blocks that foretell more tokens are listed, too.
+            let n_block = self.count(keys::BLOCK_COUNT, LAYERS_MAX)?.unwrap_or(n_layer);
+            let is_other: Option<Vec<bool>> =
+                if array.len() == n_block { array.iter().take(n_layer).map(ValueRef::as_bool).collect() } else { None };
+            let Some(is_other) = is_other else {
+                return self.fail(list, Fault::HparamRange, format!("not a bool for each of {n_block} layers"));
             };
-            return Ok(is_local.into_iter().map(|is_local| !is_local).collect());
+            return Ok(is_other.into_iter().map(|is_other| !is_other).collect());
         }
-        let period = self.count(key, LAYERS_MAX)?.unwrap_or(period);
+        let period = self.count(interval, LAYERS_MAX)?.unwrap_or(period);
         Ok((1..=n_layer).map(|layer| layer.checked_rem(period) == Some(0)).collect())
     }
 

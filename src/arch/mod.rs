@@ -4,6 +4,7 @@
 //! and keys of the GGUF file. [`Hparams::read`] reads the same of a GGUF file.
 
 mod config_numbers;
+mod delta_sizes;
 pub mod describe;
 pub mod family;
 mod general;
@@ -21,6 +22,7 @@ pub mod sizes;
 mod source_names;
 mod tensors;
 
+pub use delta_sizes::DeltaHparams;
 pub use family::{FAMILIES, LLAMA_CPP, is_known};
 pub use general::{Facts, Size, general};
 pub use map::{Mapped, MappedTensor};
@@ -73,7 +75,16 @@ impl Found {
     /// `ConfigField` for a missing field or one of the wrong type, `HparamRange` for one with an impossible value, `Unsupported` for what
     /// GGUF files of the architecture do not have.
     pub fn read(self, config: &Config) -> Result<Described<'_>> {
-        let numbers = InConfig::new(config, self.family, self.class)?;
+        self.read_with(config, std::iter::empty())
+    }
+
+    /// The same of a model whose tensors are known by name: whether it has blocks that foretell more tokens is not a matter of config.json,
+    /// which fine-tunes keep when they lose them.
+    ///
+    /// # Errors
+    /// As [`Found::read`].
+    pub fn read_with<'c, 'n>(self, config: &'c Config, names: impl Iterator<Item = &'n str>) -> Result<Described<'c>> {
+        let numbers = InConfig { n_drafts: map::n_drafts(self.family, names), ..InConfig::new(config, self.family, self.class)? };
         let hparams = numbers.hparams()?;
         numbers.is_tied()?;
         Ok(Described { numbers, hparams })

@@ -51,7 +51,7 @@ fn activation(layers: &[&'static Layer]) -> Option<Activation> {
         Body::Experts(experts) => Some(experts.activation),
         Body::Both(both) => Some(both.network.activation),
         Body::PerLayer(per_layer) => Some(per_layer.activation),
-        Body::Attention(_) | Body::Scale(_) => None,
+        Body::Attention(_) | Body::Delta(_) | Body::Scale(_) => None,
     })
 }
 

@@ -125,5 +125,22 @@ pub const EMBEDDING_SCALE: Number = number(keys::EMBEDDING_SCALE, &["embedding_m
 pub const RESIDUAL_SCALE: Number = number(keys::RESIDUAL_SCALE, &["residual_multiplier"], Kind::Positive, Default::Absent);
 /// Divisor of the scores of tokens.
 pub const LOGIT_SCALE: Number = number(keys::LOGIT_SCALE, &["logits_scaling"], Kind::Positive, Default::Absent);
+/// Blocks after the layers that foretell more tokens. config.json may state some that the source does not have.
+pub const DRAFT_LAYERS: Number = number(keys::NEXTN_PREDICT_LAYERS, &[], Kind::Count(0, LAYERS_MAX), Default::Absent);
+/// Tokens that the convolution of a delta net sees.
+pub const SSM_CONV_KERNEL: Number =
+    number(keys::SSM_CONV_KERNEL, &["linear_conv_kernel_dim"], Kind::Count(2, 1 << 10), Default::Required);
+/// Width of its queries and keys.
+pub const SSM_STATE_SIZE: Number =
+    number(keys::SSM_STATE_SIZE, &["linear_key_head_dim"], Kind::Count(1, WIDTH_MAX), Default::Required);
+/// Its key heads.
+pub const SSM_GROUP_COUNT: Number =
+    number(keys::SSM_GROUP_COUNT, &["linear_num_key_heads"], Kind::Count(1, WIDTH_MAX), Default::Required);
+/// Its value heads.
+pub const SSM_TIME_STEP_RANK: Number =
+    number(keys::SSM_TIME_STEP_RANK, &["linear_num_value_heads"], Kind::Count(1, WIDTH_MAX), Default::Required);
+/// Its values; config.json has the width of one head.
+pub const SSM_INNER_SIZE: Number =
+    number(keys::SSM_INNER_SIZE, &["linear_value_head_dim"], Kind::Count(1, WIDTH_MAX), Default::Required);
 /// Layers that images are added to.
 pub const DEEPSTACK_LAYERS: Number = number(keys::N_DEEPSTACK_LAYERS, &[], Kind::Count(0, LAYERS_MAX), Default::Absent);

@@ -4,10 +4,11 @@
 
 #![deny(clippy::arithmetic_side_effects, clippy::cast_possible_truncation, clippy::indexing_slicing, clippy::unwrap_used)]
 
+use super::delta_sizes::DeltaHparams;
 use super::describe::{
     Attention, AttentionWidth, Body, Default, Dim, Experts, Family, Kind, Layer, Layers, Norm, Number, Positions, Step, When,
 };
-use super::describe::{RopeLayout, Scale, Weighing};
+use super::describe::{OutputGate, RopeLayout, Scale, Weighing};
 use super::numbers::{self, WIDTH_MAX};
 use crate::error::{Error, Fault, Result};
 use crate::hf::Rounding;
@@ -39,6 +40,8 @@ pub struct Hparams {
     pub rope_scaling: RopeScaling,
     /// Every layer's own sizes.
     pub layers: Vec<LayerHparams>,
+    /// Those of the blocks after them, which foretell more tokens and are not run.
+    pub drafts: Vec<LayerHparams>,
 }
 
 /// Sizes that may differ from layer to layer.
@@ -68,6 +71,8 @@ pub struct LayerHparams {
     pub n_ff: usize,
     /// Sizes of the experts that are in its place.
     pub experts: Option<ExpertHparams>,
+    /// Sizes of the delta net that is in the place of attention.
+    pub delta: Option<DeltaHparams>,
 }
 
 /// Sizes of a mixture of experts.
@@ -147,7 +152,7 @@ pub trait Numbers {
     /// For a scaling that cannot be carried out, or lacks a number.
     fn rope_scaling(&self) -> Result<RopeScaling>;
 
-    /// Of a family with [`Layers::Periodic`]: which layers are of the kind that is last in each period.
+    /// Of a family with [`Layers::Periodic`]: which of the layers are of the kind that is last in each period.
     ///
     /// # Errors
     /// For a pattern that is none.
@@ -194,6 +199,8 @@ impl Hparams {
         let reader = Reader { family, numbers };
         let n_embd = reader.required_count(&numbers::EMBEDDING_LENGTH)?;
         let float = |number: &Number| Ok::<_, Error>(reader.float(number)?.map(narrow));
+        let mut layers = reader.layers(n_embd)?;
+        let drafts = layers.split_off(reader.n_layers()?.min(layers.len()));
         let hparams = Hparams {
             family,
             n_vocab: numbers.n_vocab()?,
@@ -211,7 +218,8 @@ impl Hparams {
             logit_scale: float(&numbers::LOGIT_SCALE)?.unwrap_or(1.0),
             logit_softcap: float(&numbers::FINAL_SOFTCAP)?.filter(|cap| *cap > 0.0),
             rope_scaling: reader.rope_scaling()?,
-            layers: reader.layers(n_embd)?,
+            layers,
+            drafts,
         };
         numbers.check_rest()?;
         Ok(hparams)
@@ -232,6 +240,7 @@ impl Hparams {
         match dim {
             Dim::Vocab => self.n_vocab,
             Dim::Embd => self.n_embd,
+            Dim::TwiceEmbd => self.n_embd.saturating_mul(2),
             Dim::Ctx => self.n_ctx_train,
             Dim::PerLayer => self.n_per_layer,
             Dim::AllPerLayer => self.n_per_layer.saturating_mul(self.layers.len()),
@@ -239,6 +248,7 @@ impl Hparams {
             Dim::Ff => in_layer().n_ff,
             Dim::GateUp => in_layer().n_ff.saturating_mul(2),
             Dim::Q => q(in_layer()),
+            Dim::GatedQ => q(in_layer()).saturating_mul(2),
             Dim::K => k(in_layer()),
             Dim::V => v(in_layer()),
             Dim::Qkv => q(in_layer()).saturating_add(k(in_layer())).saturating_add(v(in_layer())),
@@ -249,6 +259,7 @@ impl Hparams {
             Dim::ExpertFf => experts().n_ff,
             Dim::ExpertGateUp => experts().n_ff.saturating_mul(2),
             Dim::SharedFf => experts().n_ff_shared.expect("the width of a shared expert"),
+            delta => in_layer().delta.expect("a dimension of a delta net").len(delta),
         }
     }
 
@@ -277,7 +288,12 @@ impl Hparams {
         let layers = self.layers.iter().map(|layer| {
             let n_q = layer.n_head as f64 * layer.key_dim as f64;
             let n_kv = layer.n_head_kv as f64 * layer.key_dim as f64;
-            let weights = n_embd * (2.0 * n_q + 2.0 * n_kv + layer.feed_forward_outputs());
+            if let Some(delta) = &layer.delta {
+                let weights = n_embd * (delta.outputs() + layer.feed_forward_outputs());
+                return 2.0 * (weights + delta.multiply_adds()) * n_tokens;
+            }
+            let n_gates = if layer.has_gate() { n_q } else { 0.0 };
+            let weights = n_embd * (2.0 * n_q + n_gates + 2.0 * n_kv + layer.feed_forward_outputs());
             2.0 * weights * n_tokens + 4.0 * n_q * n_keys
         });
         layers.sum::<f64>() + 2.0 * n_embd * self.n_vocab as f64
@@ -298,6 +314,11 @@ impl LayerHparams {
                 n_expert as f64 + n_used as f64 * network(n_ff) + n_ff_shared.map_or(0.0, |n_ff| 1.0 + network(n_ff))
             }
         }
+    }
+
+    /// True where the result of attention is multiplied with gates.
+    pub fn has_gate(&self) -> bool {
+        self.attention().is_some_and(|attention| attention.gate != OutputGate::None)
     }
 
     /// The attention of the layer.
@@ -436,6 +457,17 @@ impl Reader<'_> {
         if self.family.has_rope() { self.numbers.rope_scaling() } else { Ok(RopeScaling::None) }
     }
 
+    /// Layers that are run: all blocks but those that foretell more tokens.
+    fn n_layers(&self) -> Result<usize> {
+        let n_block = self.required_count(&numbers::BLOCK_COUNT)?;
+        let n_draft = self.count(&numbers::DRAFT_LAYERS)?.unwrap_or(0);
+        match n_block.checked_sub(n_draft) {
+            Some(n_layer) if n_layer > 0 => Ok(n_layer),
+            _ => self.fault(&numbers::DRAFT_LAYERS, Fault::HparamRange, format!("{n_draft} of {n_block} blocks")),
+        }
+    }
+
+    /// Sizes of all blocks, those after the layers included.
     fn layers(&self, n_embd: usize) -> Result<Vec<LayerHparams>> {
         let n_layer = self.required_count(&numbers::BLOCK_COUNT)?;
         let required = |number: &Number| match self.per_layer(number, n_layer)? {
@@ -443,7 +475,11 @@ impl Reader<'_> {
             None => self.missing(number),
         };
         let n_head = required(&numbers::HEAD_COUNT)?;
-        let n_ff = required(&numbers::FEED_FORWARD_LENGTH)?;
+        let n_ff = match self.own(&numbers::FEED_FORWARD_LENGTH) {
+            // Where all networks are experts, nobody need say how wide others would be.
+            Some(own) if own.default == Default::Absent => self.per_layer(own, n_layer)?.unwrap_or_else(|| vec![0; n_layer]),
+            _ => required(&numbers::FEED_FORWARD_LENGTH)?,
+        };
         let n_head_kv = self.per_layer(&numbers::HEAD_COUNT_KV, n_layer)?.unwrap_or_else(|| n_head.clone());
         let kinds = self.kinds(n_layer)?;
         let layers = kinds.into_iter().zip(n_head).zip(n_head_kv).zip(n_ff);
@@ -470,8 +506,18 @@ impl Reader<'_> {
         Ok(layers)
     }
 
-    /// What each layer does.
-    fn kinds(&self, n_layer: usize) -> Result<Vec<&'static Layer>> {
+    /// What each block does.
+    fn kinds(&self, n_block: usize) -> Result<Vec<&'static Layer>> {
+        let n_layer = self.n_layers()?;
+        let mut kinds = self.kinds_of_layers(n_layer)?;
+        kinds.truncate(n_layer);
+        if let Some(drafts) = self.family.drafts {
+            kinds.resize(n_block, drafts.layer);
+        }
+        Ok(kinds)
+    }
+
+    fn kinds_of_layers(&self, n_layer: usize) -> Result<Vec<&'static Layer>> {
         Ok(match self.family.layers {
             Layers::All(layer) => vec![layer; n_layer],
             Layers::Mixture { dense, experts } => {
@@ -497,6 +543,7 @@ impl Reader<'_> {
         let may_lack = layer.steps.iter().any(|step| step.when == When::Experts);
         let has_experts = !may_lack || self.count(&numbers::EXPERT_COUNT)?.is_some_and(|n_expert| n_expert > 0);
         let experts = layer.experts().filter(|_| has_experts).map(|experts| self.experts(experts, n_ff)).transpose()?;
+        let delta = layer.delta().map(|_| self.delta()).transpose()?;
         let attention = layer.attention();
         let softcap = self.float(&numbers::ATTN_SOFTCAP)?.map(narrow).filter(|cap| *cap > 0.0);
         Ok(LayerHparams {
@@ -512,7 +559,16 @@ impl Reader<'_> {
             window: if layer.has_window() { self.window()? } else { None },
             n_ff,
             experts,
+            delta,
         })
+    }
+
+    fn delta(&self) -> Result<DeltaHparams> {
+        let count = |number: &'static Number| match self.count(number)? {
+            Some(count) => Ok(count),
+            None => self.missing(number),
+        };
+        DeltaHparams::read(count, |number, detail| self.fault(number, Fault::HparamRange, detail))
     }
 
     /// Widths of a key and of a value head: stated, or the embedding's share. They are the same for every family so far.

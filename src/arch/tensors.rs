@@ -3,6 +3,7 @@
 use super::describe::*;
 use super::sizes::{Hparams, LayerHparams};
 use crate::names;
+use crate::rows::{self, ColumnMap, RowMap};
 
 /// A tensor that a model may have.
 #[derive(Debug)]
@@ -24,10 +25,12 @@ pub(super) enum From {
     One {
         /// Its names: the first that is there counts.
         names: Vec<String>,
-        rows: Rows,
-        edit: Edit,
-        /// Heads that the rows divide into, where that matters.
-        n_head: u64,
+        /// Row-major, but for dimensions of 1 between others.
+        shape: Vec<u64>,
+        /// Its rows, one part below the other, and how many each has.
+        rows: Vec<(RowMap, u64)>,
+        columns: ColumnMap,
+        edit: rows::Edit,
     },
     /// The matrices of all experts.
     Stack {
@@ -71,6 +74,9 @@ pub(super) fn wanted(hparams: &Hparams) -> Vec<Wanted> {
         list.prefix = names::in_block(index, "");
         layer.layer.steps.iter().filter(|step| hparams.has(step)).for_each(|step| list.step(step));
     }
+    if let Some(drafts) = family.drafts {
+        list.drafts(drafts);
+    }
     list.found
 }
 
@@ -89,18 +95,78 @@ impl List<'_> {
         dims.iter().map(|dim| self.hparams.len(*dim, self.layer) as u64).collect()
     }
 
-    fn one(&mut self, name: &str, names: Vec<String>, shape: &[Dim], how: (Rows, Edit), need: Need) {
-        let n_head = self.layer.map_or(0, |layer| match how.0 {
-            Rows::RopeHeadsKv => layer.n_head_kv as u64,
-            _ => layer.n_head as u64,
-        });
+    fn one(&mut self, name: &str, names: Vec<String>, shape: &[Dim], (rows, columns, edit): (Rows, Columns, Edit), need: Need) {
         let names = names.into_iter().map(|name| format!("{}{name}", self.at)).collect();
         let (name, shape) = (format!("{}{name}", self.prefix), self.shape(shape));
-        self.found.push(Wanted { name, shape, from: From::One { names, rows: how.0, edit: how.1, n_head }, need });
+        let edit = match edit {
+            Edit::Same => rows::Edit::Same,
+            Edit::AddOne => rows::Edit::AddOne,
+            Edit::NegExp => rows::Edit::NegExp,
+        };
+        let columns = match columns {
+            Columns::Same => ColumnMap::Same,
+            Columns::ByRank(width) => match self.ranks() {
+                None => ColumnMap::Same,
+                Some([outer, inner]) => ColumnMap::Swapped { outer, inner, len: self.len(width) },
+            },
+        };
+        let (rows, source_shape) = (self.rows(rows, &shape), self.source_shape(rows, &shape));
+        self.found.push(Wanted { name, shape, from: From::One { names, shape: source_shape, rows, columns, edit }, need });
+    }
+
+    fn len(&self, dim: Dim) -> u64 {
+        self.hparams.len(dim, self.layer) as u64
+    }
+
+    /// Key heads, and value heads of each; `None` where value heads have the same place in either order.
+    fn ranks(&self) -> Option<[u64; 2]> {
+        let delta = self.layer.and_then(|layer| layer.delta)?;
+        let ranks = [delta.n_key_heads, delta.heads_per_key()];
+        (!ranks.contains(&1)).then_some(ranks.map(|n| n as u64))
+    }
+
+    /// What the rows of an output are in the source. `shape`: of the output. Where rows are moved, a vector has rows of one.
+    fn rows(&self, rows: Rows, shape: &[u64]) -> Vec<(RowMap, u64)> {
+        let n_head = |count: fn(&LayerHparams) -> usize| self.layer.map_or(0, |layer| count(layer) as u64);
+        let same = (RowMap::Range { first: 0 }, shape[..shape.len() - 1].iter().product());
+        match rows {
+            Rows::Same => vec![same],
+            Rows::RopeHeads => vec![(RowMap::RopeHeads { n_head: n_head(|layer| layer.n_head) }, shape[0])],
+            Rows::RopeHeadsKv => vec![(RowMap::RopeHeads { n_head: n_head(|layer| layer.n_head_kv) }, shape[0])],
+            Rows::Transposed => vec![(RowMap::TRANSPOSED, shape[0])],
+            Rows::ByKeyHead { heights, take } => {
+                let heights: Vec<u64> = heights.iter().map(|dim| self.len(*dim)).collect();
+                let (stride, n_key_heads) =
+                    (heights.iter().sum(), n_head(|layer| layer.delta.map_or(0, |delta| delta.n_key_heads)));
+                let section = |&section: &usize| {
+                    let (first, len) = (heights[..section].iter().sum(), heights[section]);
+                    (RowMap::Groups { first, len, stride }, len.saturating_mul(n_key_heads))
+                };
+                take.iter().map(section).collect()
+            }
+            Rows::ByRank { after, width } => {
+                let Some([outer, inner]) = self.ranks() else { return vec![same] };
+                let first = after.map_or(0, |dim| self.len(dim));
+                let swapped = (RowMap::Swapped { first, outer, inner, len: self.len(width) }, shape[0].saturating_sub(first));
+                after.map(|_| (RowMap::Range { first: 0 }, first)).into_iter().chain([swapped]).collect()
+            }
+        }
+    }
+
+    fn source_shape(&self, rows: Rows, shape: &[u64]) -> Vec<u64> {
+        match rows {
+            Rows::Transposed => shape.iter().rev().copied().collect(),
+            Rows::ByKeyHead { heights, .. } => {
+                let n_key_heads = self.layer.and_then(|layer| layer.delta).map_or(0, |delta| delta.n_key_heads as u64);
+                let stride = heights.iter().fold(0, |sum: u64, dim| sum.saturating_add(self.len(*dim)));
+                [&[stride.saturating_mul(n_key_heads)], &shape[1..]].concat()
+            }
+            _ => shape.to_vec(),
+        }
     }
 
     fn weight(&mut self, weight: &Weight) {
-        self.one(weight.name, vec![weight.source.to_owned()], weight.shape, (Rows::Same, weight.edit), weight.need);
+        self.one(weight.name, vec![weight.source.to_owned()], weight.shape, (weight.rows, Columns::Same, weight.edit), weight.need);
     }
 
     fn norm(&mut self, norm: &Norm) {
@@ -113,11 +179,23 @@ impl List<'_> {
 
     fn linear(&mut self, linear: &Linear, need: Need) {
         let named = |end: &str| linear.source.iter().map(|source| format!("{source}.{end}")).collect::<Vec<String>>();
-        self.one(&format!("{}.weight", linear.name), named("weight"), &linear.shape, (linear.rows, Edit::Same), need);
+        self.one(
+            &format!("{}.weight", linear.name),
+            named("weight"),
+            &linear.shape,
+            (linear.rows, linear.columns, Edit::Same),
+            need,
+        );
         if linear.bias != Need::Never {
             // A bias stands upright whichever way its matrix lies.
             let rows = if linear.rows == Rows::Transposed { Rows::Same } else { linear.rows };
-            self.one(&format!("{}.bias", linear.name), named("bias"), &linear.shape[..1], (rows, Edit::Same), linear.bias);
+            self.one(
+                &format!("{}.bias", linear.name),
+                named("bias"),
+                &linear.shape[..1],
+                (rows, Columns::Same, Edit::Same),
+                linear.bias,
+            );
         }
     }
 
@@ -152,7 +230,7 @@ impl List<'_> {
         self.norm(&attention.q_norm);
         match &attention.k_norm {
             Norm::Rms(gain) if is_shared => {
-                self.one(gain.name, vec![gain.source.to_owned()], gain.shape, (Rows::Same, gain.edit), Need::IfThere);
+                self.one(gain.name, vec![gain.source.to_owned()], gain.shape, (gain.rows, Columns::Same, gain.edit), Need::IfThere);
             }
             norm => self.norm(norm),
         }
@@ -166,6 +244,7 @@ impl List<'_> {
                 attention.sinks.iter().for_each(|sinks| self.weight(sinks));
                 self.linear(&attention.out, Need::Required);
             }
+            Body::Delta(delta) => self.delta(delta),
             Body::Network(network) => self.network(network),
             Body::Experts(experts) => self.experts(experts),
             Body::Both(both) => {
@@ -179,6 +258,31 @@ impl List<'_> {
             Body::Scale(factor) => self.weight(factor),
         }
         self.norm(&step.after);
+    }
+
+    fn delta(&mut self, delta: &DeltaNet) {
+        let rates = match &delta.rates {
+            Rates::Apart { alpha, beta } => vec![alpha, beta],
+            Rates::ByKeyHead(both) => vec![both],
+        };
+        let linears = [&delta.qkv, &delta.gate].into_iter().chain(rates).chain([&delta.out]);
+        linears.for_each(|linear| self.linear(linear, Need::Required));
+        [&delta.conv, &delta.dt, &delta.a, &delta.norm].into_iter().for_each(|weight| self.weight(weight));
+    }
+
+    fn drafts(&mut self, drafts: &Drafts) {
+        let n_layer = self.hparams.layers.len();
+        for (index, layer) in self.hparams.drafts.iter().enumerate() {
+            self.layer = Some(layer);
+            self.prefix = names::in_block(n_layer + index, "");
+            if index == 0 {
+                self.at = drafts.root.to_owned();
+                self.linear(&drafts.joint, Need::Required);
+                drafts.norms.iter().for_each(|norm| self.weight(norm));
+            }
+            self.at = format!("{}{}.{index}.", drafts.root, drafts.source_layers);
+            layer.layer.steps.iter().for_each(|step| self.step(step));
+        }
     }
 
     fn network(&mut self, network: &Network) {

@@ -42,7 +42,9 @@ fn can(operation: &Operation) -> bool {
         | Operation::SharedKeys
         | Operation::NetworkBesideExperts
         | Operation::NormalisedValues
-        | Operation::PlainInputs => false,
+        | Operation::PlainInputs
+        | Operation::GatedAttention
+        | Operation::DeltaNet => false,
         Operation::HeadsInARow(n_heads) => kernels::has_heads_in_a_row(n_heads),
         Operation::Heads(head_dim) => kernels::has_heads(head_dim),
         Operation::Rows(MatrixShape { format, n_cols, .. }) => has_blocks(format) && kernels::has_float_rows(n_cols),
@@ -72,6 +74,8 @@ fn name(operation: &Operation) -> String {
         Operation::NormalisedValues => "norms of values".to_owned(),
         Operation::PlainInputs => "products with states that are not normalised".to_owned(),
         Operation::ClampedSwiglu => "SwiGLU with bounds".to_owned(),
+        Operation::GatedAttention => "attention whose result is gated".to_owned(),
+        Operation::DeltaNet => "gated delta nets".to_owned(),
         Operation::ScaledScores => "a factor on scores of tokens".to_owned(),
         Operation::BoundedScores => "a bound on scores of tokens".to_owned(),
         Operation::HeadsInARow(n_heads) => format!("attention with {n_heads} heads"),

@@ -169,6 +169,20 @@ keys! {
     ATTENTION_SLIDING_WINDOW_PATTERN = "attention.sliding_window_pattern";
     /// Factor on the scores of attention, instead of the root of the width of a head: f32.
     ATTENTION_SCALE = "attention.scale";
+    /// Tokens that the convolution of a state-space layer sees.
+    SSM_CONV_KERNEL = "ssm.conv_kernel";
+    /// Width of a state; of a delta net, that of a key head.
+    SSM_STATE_SIZE = "ssm.state_size";
+    /// Groups of states; of a delta net, key heads.
+    SSM_GROUP_COUNT = "ssm.group_count";
+    /// Time steps; of a delta net, value heads.
+    SSM_TIME_STEP_RANK = "ssm.time_step_rank";
+    /// Inner width; of a delta net, all values of a token.
+    SSM_INNER_SIZE = "ssm.inner_size";
+    /// Which blocks have a state instead of attention: a bool for each.
+    ATTENTION_RECURRENT_LAYERS = "attention.recurrent_layers";
+    /// Of so many blocks the last has attention, where no list says it.
+    FULL_ATTENTION_INTERVAL = "full_attention_interval";
     /// Bound that the scores of tokens approach.
     FINAL_LOGIT_SOFTCAPPING = "final_logit_softcapping";
     /// Layers that images are added to: u32.

@@ -16,8 +16,9 @@ use std::ops::Range;
 
 use super::matrix::Matrix;
 use super::needs::{Needs, Residency, Workload, activations_per_token};
-use crate::arch::Hparams;
-use crate::error::Result;
+use crate::arch::describe::{Dim, Sharing};
+use crate::arch::{DeltaHparams, Hparams};
+use crate::error::{Error, Result};
 use crate::matmul::Accumulate;
 
 /// A machine that multiplies matrices, and the few other things a transformer needs.
@@ -235,6 +236,50 @@ pub trait Backend: Sync {
         pass: &Self::Pass,
     ) -> Result<Self::Operand>;
 
+    /// The two halves of every head: `x` is `[n_rows, n_heads * 2 * head_dim]`.
+    ///
+    /// # Errors
+    /// As for every operation; `Unsupported` on a machine that lacks it, whose [`Backend::check`] has said so before.
+    fn halves_of_heads(&self, x: &Self::Rows, head_dim: usize) -> Result<[Self::Rows; 2]> {
+        let _ = (x, head_dim);
+        Err(lacking())
+    }
+
+    /// `x * sigmoid(gate)`, of one shape.
+    ///
+    /// # Errors
+    /// As [`Backend::halves_of_heads`].
+    fn sigmoid_gated(&self, x: Self::Operand, gate: &Self::Rows) -> Result<Self::Operand> {
+        let _ = (x, gate);
+        Err(lacking())
+    }
+
+    /// The past of a sequence that has not begun.
+    ///
+    /// # Errors
+    /// As [`Backend::halves_of_heads`].
+    fn recurrent(&self, shape: &DeltaShape) -> Result<Recurrent<Self::Rows>> {
+        let _ = shape;
+        Err(lacking())
+    }
+
+    /// A gated delta net over each span of the pass: `[n_rows, n_value_heads * value_dim]`. With `kept`, one for each span, it goes on from
+    /// there and brings it up to date; a span whose keys are its own rows begins anew. [`crate::arch::describe::DeltaNet`] has the formulas.
+    /// The order of its sums does not depend on how many rows come together.
+    ///
+    /// # Errors
+    /// As [`Backend::halves_of_heads`].
+    fn delta_net(
+        &self,
+        inputs: &DeltaInputs<'_, Self::Rows>,
+        shape: &DeltaShape,
+        pass: &Self::Pass,
+        kept: Option<&mut [Recurrent<Self::Rows>]>,
+    ) -> Result<Self::Operand> {
+        let _ = (inputs, shape, pass, kept);
+        Err(lacking())
+    }
+
     /// The sum of squares of every column, over all rows: what an importance matrix collects.
     ///
     /// # Errors
@@ -265,6 +310,10 @@ pub trait Backend: Sync {
         b: (&Self::Operand, Output<'_, Self::Weight>),
         targets: &[u32],
     ) -> Result<Vec<Divergence>>;
+}
+
+fn lacking() -> Error {
+    Error::unsupported("an operation that this machine has no code for", "use --device cpu")
 }
 
 /// What bounds a gated network.
@@ -400,6 +449,66 @@ pub struct AttentionShape {
     pub window: Option<usize>,
     /// A bound on the scores: each becomes `softcap * tanh(score / softcap)` before the softmax. Above 0.
     pub softcap: Option<f32>,
+}
+
+/// What a gated delta net reads.
+#[derive(Debug)]
+pub struct DeltaInputs<'a, R> {
+    /// Queries, keys and values before the convolution: `[n_rows, n_channels]`.
+    pub qkv: &'a R,
+    /// What the results are multiplied with, before SiLU: `[n_rows, n_value_heads * value_dim]`.
+    pub gate: &'a R,
+    /// How much is forgotten and learned.
+    pub rates: &'a Rates<R>,
+    /// `[1, n_channels * n_kernel]`.
+    pub conv: &'a R,
+    /// `[1, n_value_heads]`.
+    pub dt: &'a R,
+    /// `[1, n_value_heads]`.
+    pub a: &'a R,
+    /// `[1, value_dim]`.
+    pub norm: &'a R,
+}
+
+/// How much each value head of a delta net forgets and learns, before what bends it.
+#[derive(Debug)]
+pub enum Rates<R> {
+    /// `[n_rows, n_value_heads]` each.
+    Apart {
+        /// Of forgetting.
+        alpha: R,
+        /// Of learning.
+        beta: R,
+    },
+    /// `[n_rows, 2 * n_value_heads]`: for each key head `beta` of its value heads, then their `alpha`.
+    ByKeyHead(R),
+}
+
+/// Sizes of a gated delta net.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeltaShape {
+    /// Its heads.
+    pub sizes: DeltaHparams,
+    /// Which value heads share a key head.
+    pub sharing: Sharing,
+    /// Added to the mean square of a head's result.
+    pub norm_eps: f32,
+}
+
+impl DeltaShape {
+    /// The length of a dimension of the delta net.
+    pub(super) fn len(&self, dim: Dim) -> usize {
+        self.sizes.len(dim)
+    }
+}
+
+/// What a sequence keeps of its past in a layer with a gated delta net, whatever its length.
+#[derive(Debug)]
+pub struct Recurrent<R> {
+    /// The last tokens before the convolution, the newest last: `[n_kernel - 1, n_channels]`.
+    pub last: R,
+    /// The states of all value heads, laid out as the machine likes.
+    pub state: R,
 }
 
 /// One sequence among the rows of an attention.

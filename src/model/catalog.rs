@@ -8,6 +8,7 @@ use crate::arch::describe::{self, Dim};
 use crate::arch::{Hparams, LayerHparams};
 use crate::error::{Error, Fault, Place, Result};
 use crate::gguf::Model;
+use crate::names::in_block;
 use crate::source::{TensorSource, significant_dims};
 
 /// Consecutive rows of a tensor.
@@ -89,6 +90,12 @@ impl<'a> Catalog<'a> {
         }
         let (n_cols, outer) = shape.split_last().expect("a vector, a matrix, or matrices");
         Ok(Some(Slice { tensor: index, first_row: 0, n_rows: outer.iter().product(), n_cols: *n_cols }))
+    }
+
+    /// Leaves out the tensors of a block that is not run.
+    pub fn leave_out(&mut self, block: usize) {
+        let start = in_block(block, "");
+        self.unused.retain(|name, _| !name.starts_with(&start));
     }
 
     /// True while nothing has used a tensor of the name.

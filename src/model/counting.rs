@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::catalog::Slice;
 use super::needs::{MatrixShape, Needs, Operation, WeightBytes};
 use super::weights::{Plan, PlannedLayer};
-use crate::arch::describe::{Activation, Body, Family, Norm, Step};
+use crate::arch::describe::{Activation, Body, Family, Norm, OutputGate, Step};
 use crate::arch::{Hparams, LayerHparams};
 use crate::error::Result;
 use crate::gguf::{Model, keys};
@@ -104,8 +104,11 @@ fn of_step(step: &Step) -> Vec<Operation> {
         Body::Attention(attention) => {
             let norms = [&attention.q_norm, &attention.k_norm].into_iter().filter_map(of_norm);
             let plain = (attention.v_norm == Norm::RmsAlone).then_some(Operation::NormalisedValues);
-            norms.chain(attention.sinks.as_ref().map(|_| Operation::Sinks)).chain(plain).collect()
+            let sinks = attention.sinks.as_ref().map(|_| Operation::Sinks);
+            let gate = (attention.gate != OutputGate::None).then_some(Operation::GatedAttention);
+            norms.chain(sinks).chain(plain).chain(gate).collect()
         }
+        Body::Delta(_) => vec![Operation::DeltaNet],
         Body::Network(network) => of_activation(network.activation),
         Body::Both(both) => {
             let activations = [both.network.activation, both.experts.activation];

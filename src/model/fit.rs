@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! weights   all tensors but the tables that tokens are looked up in, which stay in main memory unless they are the head as well
-//! cache     keys and values of every layer that attends: cells x heads x width; a layer with a window keeps the window and a batch
+//! cache     keys and values of every layer that attends: cells x heads x width; a layer with a window keeps the window and a batch; one with
+//!           a delta net its state and the tokens of its convolution, in f32
 //! buffers   what a batch of 512 tokens takes at once: the scores of all of them, or the widest layer beside the mask of attention
 //! ```
 //!
@@ -73,6 +74,9 @@ fn cache_bytes(hparams: &Hparams, running: &Running) -> Result<u64> {
     let padded = |cells: u64| cells.div_ceil(CELLS).saturating_mul(CELLS);
     let n_ctx = padded(running.n_ctx as u64);
     let of_layer = |layer: &LayerHparams| -> Result<u64> {
+        if let Some(delta) = layer.delta {
+            return Ok((delta.n_kept() as u64).saturating_mul(4));
+        }
         if layer.layer.attention().is_none() || layer.keys_of.is_some() {
             return Ok(0);
         }

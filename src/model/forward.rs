@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! x = embed(tokens)
-//! for each layer, for each of its steps:  x += after(block(before(x)))      attention, a network, experts, an input of the layer
+//! for each layer, for each of its steps:  x += after(block(before(x)))      attention, a delta net, a network, experts, an input of the layer
 //! norm(x) -> output
 //! ```
 //!
@@ -11,14 +11,14 @@
 //!
 //! Evaluation takes thousands of tokens of many sequences through one layer before it goes on to the next, so that every weight is read
 //! and dequantized once for all of them, and keys and values exist for one layer at a time. Generation takes a few tokens at a time and
-//! keeps the keys and values of all layers in a [`Cache`]. Both run the same function for a layer.
+//! keeps the keys and values, or the state, of all layers in a [`Cache`]. Both run the same function for a layer.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use super::backend::{Backend, Output, Places, Span};
+use super::backend::{Backend, DeltaShape, Output, Places, Recurrent, Span};
 use super::block::{Block, Keys};
 use super::catalog::Slice;
 use super::layer::{Layer, Step};
@@ -77,11 +77,20 @@ impl Batch<'_> {
     }
 }
 
-/// Keys and values of all tokens that a sequence has so far.
+/// What all layers keep of the tokens that a sequence has so far.
 pub struct Cache<B: Backend> {
-    /// Keys and values of each layer that has its own: `[n_ctx, n_head_kv * head_dim]`.
-    layers: Vec<Option<[B::Rows; 2]>>,
+    layers: Vec<Kept<B>>,
     len: usize,
+}
+
+/// What one layer keeps.
+pub(super) enum Kept<B: Backend> {
+    /// Keys and values of all tokens: `[n_ctx, n_head_kv * head_dim]`.
+    KeysValues([B::Rows; 2]),
+    /// Of each sequence a state of one size, and the last tokens.
+    Recurrent(Vec<Recurrent<B::Rows>>),
+    /// Nothing: it uses the keys and values of another layer.
+    Nothing,
 }
 
 impl<B: Backend> Cache<B> {
@@ -96,15 +105,25 @@ impl<B: Backend> Cache<B> {
     }
 
     /// Forgets all tokens but the first `len`.
-    pub fn truncate(&mut self, len: usize) {
+    ///
+    /// # Errors
+    /// `Unsupported` where layers have a state: what it was before, it does not know.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        if len < self.len && self.layers.iter().any(|kept| matches!(kept, Kept::Recurrent(_))) {
+            return Err(Error::unsupported(
+                "forgetting the last tokens of a model whose layers have a state",
+                "begin a new sequence",
+            ));
+        }
         self.len = self.len.min(len);
+        Ok(())
     }
 }
 
-/// Keys and values while a pass goes through the layers.
+/// What layers keep, and keys and values that others use, while a pass goes through the layers.
 pub(super) struct KeyStore<'c, B: Backend> {
-    /// Those of all tokens so far, of each layer that has its own.
-    cache: Option<&'c mut [Option<[B::Rows; 2]>]>,
+    /// What each layer keeps of all tokens so far.
+    cache: Option<&'c mut [Kept<B>]>,
     /// Those that were made in this pass and are used by later layers, where none are kept.
     made: BTreeMap<usize, [B::Rows; 2]>,
 }
@@ -116,8 +135,8 @@ impl<B: Backend> std::default::Default for KeyStore<'_, B> {
 }
 
 impl<'c, B: Backend> KeyStore<'c, B> {
-    /// With those of all tokens so far, of each layer that has its own.
-    pub fn over(cache: &'c mut [Option<[B::Rows; 2]>]) -> Self {
+    /// With what each layer keeps of all tokens so far.
+    pub fn over(cache: &'c mut [Kept<B>]) -> Self {
         KeyStore { cache: Some(cache), made: BTreeMap::new() }
     }
 
@@ -127,8 +146,22 @@ impl<'c, B: Backend> KeyStore<'c, B> {
         match (&mut self.cache, other) {
             (None, None) => Ok(Keys::Own),
             (None, Some(other)) => self.made.get(&other).map(Keys::Of).ok_or_else(missing),
-            (Some(cache), None) => cache[index].as_mut().map(Keys::Kept).ok_or_else(missing),
-            (Some(cache), Some(other)) => cache[other].as_ref().map(Keys::Of).ok_or_else(missing),
+            (Some(cache), None) => match &mut cache[index] {
+                Kept::KeysValues(pair) => Ok(Keys::Kept(pair)),
+                Kept::Recurrent(_) | Kept::Nothing => Err(missing()),
+            },
+            (Some(cache), Some(other)) => match &cache[other] {
+                Kept::KeysValues(pair) => Ok(Keys::Of(pair)),
+                Kept::Recurrent(_) | Kept::Nothing => Err(missing()),
+            },
+        }
+    }
+
+    /// What layer `index`, which has a state, keeps of every sequence; `None` where sequences begin in this pass.
+    fn recurrent(&mut self, index: usize) -> Option<&mut [Recurrent<B::Rows>]> {
+        match self.cache.as_mut().map(|cache| &mut cache[index]) {
+            Some(Kept::Recurrent(kept)) => Some(kept),
+            _ => None,
         }
     }
 }
@@ -267,22 +300,29 @@ impl<'a, B: Backend> Network<'a, B> {
         &self.plan
     }
 
-    /// Room for the keys and values of one sequence of up to [`Network::n_ctx`] tokens.
+    /// Room for what one sequence keeps, of up to [`Network::n_ctx`] tokens.
     ///
     /// # Errors
     /// No memory.
     pub fn cache(&self) -> Result<Cache<B>> {
-        Ok(Cache { layers: self.kept(self.n_ctx)?, len: 0 })
+        Ok(Cache { layers: self.kept(1)?, len: 0 })
     }
 
-    /// Room for the keys and values of so many tokens, of each layer that has its own.
-    pub(super) fn kept(&self, n_rows: usize) -> Result<Vec<Option<[B::Rows; 2]>>> {
-        let rows = |layer: &LayerHparams| self.backend.kept_rows(n_rows, layer.n_head_kv * layer.key_dim);
-        let layers = self.hparams.layers.iter().map(|layer| match layer.keys_of {
-            None => Ok(Some([rows(layer)?, rows(layer)?])),
-            Some(_) => Ok(None),
-        });
-        layers.collect()
+    /// Room for what each layer keeps of so many sequences: keys and values of one after the other.
+    pub(super) fn kept(&self, n_sequences: usize) -> Result<Vec<Kept<B>>> {
+        let of_layer = |layer: &LayerHparams| {
+            if layer.keys_of.is_some() {
+                return Ok(Kept::Nothing);
+            }
+            let (Some(sizes), Some(delta)) = (layer.delta, layer.layer.delta()) else {
+                let (n_rows, n_cols) = (n_sequences.saturating_mul(self.n_ctx), layer.n_head_kv * layer.key_dim);
+                let rows = || self.backend.kept_rows(n_rows, n_cols);
+                return Ok(Kept::KeysValues([rows()?, rows()?]));
+            };
+            let shape = DeltaShape { sizes, sharing: delta.sharing, norm_eps: self.hparams.norm_eps };
+            (0..n_sequences).map(|_| self.backend.recurrent(&shape)).collect::<Result<_>>().map(Kept::Recurrent)
+        };
+        self.hparams.layers.iter().map(of_layer).collect()
     }
 
     /// Runs the next tokens of a sequence: the state after the last layer, one row for each of them.
@@ -381,6 +421,10 @@ impl<'a, B: Backend> Network<'a, B> {
                 let is_used_again = self.hparams.layers.iter().any(|layer| layer.keys_of == Some(index));
                 keys.made.extend(made.filter(|_| is_used_again).map(|made| (index, made)));
                 self.add_result(&attention.out, &attended, after, x, n_rows)
+            }
+            Block::Delta(delta) => {
+                let result = running.recur(index, delta, h, pass, keys.recurrent(index), observer)?;
+                self.add_result(&delta.out, &result, after, x, n_rows)
             }
             Block::Network(network) => {
                 let inner = running.inner(network, h, n_rows, observer)?;

@@ -2,7 +2,7 @@
 
 use super::backend::{Backend, Places, Span};
 use super::cpu::Cpu;
-use super::forward::{Cache, KeyStore, Network};
+use super::forward::{Cache, Kept, KeyStore, Network};
 use super::needs::PROMPT_BATCH;
 use super::sample::Sampler;
 use crate::error::{Error, Fault, Place, Result};
@@ -66,8 +66,8 @@ fn not_numbers(path: &std::path::Path) -> Error {
 /// [`Network::n_ctx`] tokens, and may hold several texts, one after the other.
 pub struct SideBySide<'n, 'a> {
     network: &'n Network<'a, Cpu>,
-    /// Keys and values of each layer that has its own, of one sequence after the other: `[n_sequences * n_ctx, n_head_kv * head_dim]`.
-    kept: Vec<Option<[<Cpu as Backend>::Rows; 2]>>,
+    /// What each layer keeps of all sequences.
+    kept: Vec<Kept<Cpu>>,
     /// Where the last text of each sequence begins.
     starts: Vec<usize>,
     len: usize,
@@ -79,15 +79,17 @@ impl<'n, 'a> SideBySide<'n, 'a> {
     /// # Errors
     /// No memory.
     pub fn new(network: &'n Network<'a, Cpu>, n_sequences: usize) -> Result<SideBySide<'n, 'a>> {
-        let n_rows = n_sequences.saturating_mul(network.n_ctx());
-        Ok(SideBySide { network, kept: network.kept(n_rows)?, starts: vec![0; n_sequences], len: 0 })
+        Ok(SideBySide { network, kept: network.kept(n_sequences)?, starts: vec![0; n_sequences], len: 0 })
     }
 
-    /// Bytes of keys and values that a sequence takes.
+    /// Bytes of keys and values, or of states, that a sequence takes.
     pub fn bytes_per_sequence(network: &Network<'_, Cpu>) -> usize {
-        let own = network.hparams().layers.iter().filter(|layer| layer.keys_of.is_none());
-        let widths = own.map(|layer| layer.n_head_kv * layer.key_dim);
-        widths.sum::<usize>().saturating_mul(network.n_ctx()).saturating_mul(2 * size_of::<f32>())
+        let numbers = network.hparams().layers.iter().map(|layer| match (layer.delta, layer.keys_of) {
+            (Some(delta), _) => delta.n_kept(),
+            (None, Some(_)) => 0,
+            (None, None) => (2 * layer.n_head_kv * layer.key_dim).saturating_mul(network.n_ctx()),
+        });
+        numbers.fold(0, usize::saturating_add).saturating_mul(size_of::<f32>())
     }
 
     /// The next token of a sequence will begin a text: it sees nothing of what was before.

@@ -39,6 +39,7 @@ pub use crate::matmul::Accumulate;
 pub use backend::{
     AttentionShape, Backend, BatchLimits, Clamped, Divergence, Gelu, HeadForm, Heads, Output, Places, Rotation, Score, Span,
 };
+pub use backend::{DeltaInputs, DeltaShape, Rates, Recurrent};
 pub use counting::operations;
 pub use cpu::{Activations, Ceilings, Cpu};
 pub use forward::{Batch, Cache, Network};

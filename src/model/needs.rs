@@ -41,6 +41,10 @@ pub enum Operation {
     PlainInputs,
     /// Gated networks whose inner values are bounded.
     ClampedSwiglu,
+    /// Attention whose result is gated.
+    GatedAttention,
+    /// Gated delta nets.
+    DeltaNet,
     /// Scores of tokens times a factor.
     ScaledScores,
     /// Scores of tokens that are bounded.
@@ -131,7 +135,12 @@ impl Needs {
 /// Numbers that exist at once for each token on its way through a layer.
 pub fn activations_per_token(hparams: &Hparams) -> usize {
     let widest = hparams.layers.iter().map(|layer| {
-        let attention = (2 * layer.n_head + 2 * layer.n_head_kv) * layer.key_dim.max(layer.value_dim);
+        // With gates, queries exist as the product of their matrix, too.
+        let n_queries = if layer.has_gate() { 5 } else { 2 };
+        let attention = match layer.delta {
+            None => (n_queries * layer.n_head + 2 * layer.n_head_kv) * layer.key_dim.max(layer.value_dim),
+            Some(delta) => 2 * delta.n_channels() + 3 * delta.n_value_heads * delta.value_dim.next_multiple_of(16),
+        };
         let feed_forward = match layer.experts {
             None => 3 * layer.n_ff,
             // What all experts read, and if all tokens choose one, its input and its result.

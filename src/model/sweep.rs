@@ -132,6 +132,10 @@ impl<'n, 'a, B: Backend> Sweep<'n, 'a, B> {
                 let first = [Some(matrix(&attention.q, Use::Input)), k, v].into_iter().flatten();
                 first.chain([matrix(&attention.out, Use::Result)]).collect()
             }
+            Block::Delta(delta) => {
+                let inputs = delta.inputs().into_iter().map(|linear| matrix(linear, Use::Input));
+                inputs.chain([matrix(&delta.out, Use::Result)]).collect()
+            }
             Block::PerLayer(per_layer) => vec![matrix(&per_layer.gate, Use::Input), matrix(&per_layer.proj, Use::Result)],
             Block::Scale(_) => Vec::new(),
             Block::Network(network) => of_network(network),

@@ -68,6 +68,8 @@ impl<'a> Plan<'a> {
             rope_factors: planned_factors(&mut catalog, hparams)?,
             layers: (0..hparams.layers.len()).map(|index| planned_layer(&mut catalog, hparams, index)).collect::<Result<_>>()?,
         };
+        let n_layer = hparams.layers.len();
+        (n_layer..n_layer + hparams.drafts.len()).for_each(|block| catalog.leave_out(block));
         catalog.refuse_leftovers()?;
         Ok(plan)
     }

@@ -13,7 +13,7 @@ use crate::error::{Fault, Place};
 use crate::gguf::Value;
 use crate::plan::{Origin, OutputPlan, PlannedTensor};
 use crate::quant::Format;
-use crate::rows::{Edit, Part, RowMap};
+use crate::rows::{ColumnMap, Edit, Part, RowMap};
 use crate::source::{InputFile, SourceTensor};
 
 /// Rows that fill whole blocks of every format used here.
@@ -182,7 +182,8 @@ fn one_reading_writes_every_output_whatever_the_threads_and_the_memory() {
 
 /// The rows of two heads, interleaved.
 fn in_heads() -> Origin {
-    Origin::Parts(vec![Part { tensor: 0, n_rows: 8, rows: RowMap::RopeHeads { n_head: 2 }, edit: Edit::Same }])
+    let rows = RowMap::RopeHeads { n_head: 2 };
+    Origin::Parts(vec![Part { tensor: 0, n_rows: 8, rows, columns: ColumnMap::Same, edit: Edit::Same }])
 }
 
 #[test]

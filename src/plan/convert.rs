@@ -65,7 +65,9 @@ pub fn convert(folder: &Folder, options: &ConvertOptions<'_>) -> Result<Plan> {
 /// # Errors
 /// As [`convert`].
 pub fn convert_as(found: arch::Found, folder: &Folder, options: &ConvertOptions<'_>) -> Result<Plan> {
-    let described = found.read(folder.config())?;
+    let names = folder.tensors().iter().map(|tensor| tensor.name.as_str());
+    let names = names.chain(folder.unreadable().iter().map(|tensor| tensor.name.as_str()));
+    let described = found.read_with(folder.config(), names)?;
     let mut notes = described.notes()?;
     let n_vocab = u32::try_from(described.hparams().n_vocab).unwrap_or(u32::MAX);
     let merged = match found.family.spaces {

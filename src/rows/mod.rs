@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! output rows ──> parts, one below the other ──> runs of neighbouring source rows ──> pread ──> f32 ──> edit
+//!                                         ├────> whole rows, one by one ─────────────> pread ──> f32 ──> columns picked ──> edit
 //!                                         └────> strips of a transposed source ──────> pread ──> f32 ──> turned ──> edit
 //! ```
 //!
@@ -17,7 +18,7 @@ use crate::quant::Format;
 use crate::simd::Level;
 use crate::source::{InputFile, SourceTensor, TensorSource};
 
-pub use origin::{Edit, Origin, Part, RowMap};
+pub use origin::{ColumnMap, Edit, Origin, Part, RowMap};
 
 /// Bytes of a row of a transposed source that are worth a read of their own.
 const STRIP_BYTES: u64 = 1024;
@@ -75,6 +76,10 @@ impl Buffers {
         for bound in parts {
             let n_bytes = usize::try_from(bound.bytes(rows.row_len).checked_mul(n_rows)?).ok()?;
             self.bytes.try_reserve(n_bytes.saturating_sub(self.bytes.len())).ok()?;
+            if bound.part.columns != ColumnMap::Same {
+                let n_weights = usize::try_from(rows.row_len).ok()?;
+                self.strips.try_reserve(n_weights.saturating_sub(self.strips.len())).ok()?;
+            }
             if let RowMap::Columns { step, .. } = bound.part.rows {
                 let n_weights = usize::try_from(rows.row_len.checked_mul(n_rows)?.checked_mul(step)?).ok()?;
                 self.bytes
@@ -115,7 +120,7 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// As [`Rows::new`].
     pub fn whole(name: &str, rows: (u64, u64), tensor: usize, source: &'a dyn TensorSource) -> Result<Rows<'a>> {
-        let part = Part { tensor, n_rows: rows.0, rows: RowMap::Range { first: 0 }, edit: Edit::Same };
+        let part = Part { tensor, n_rows: rows.0, rows: RowMap::Range { first: 0 }, columns: ColumnMap::Same, edit: Edit::Same };
         Rows::bound(name, rows, &[part], source)
     }
 
@@ -164,9 +169,9 @@ impl<'a> Rows<'a> {
     pub fn stored(&self) -> Option<Format> {
         let Made::Parts(parts) = &self.from else { return None };
         let format = parts[0].tensor.format;
-        let as_it_is = |bound: &Bound| {
-            let is_turned = matches!(bound.part.rows, RowMap::Columns { .. });
-            bound.part.edit == Edit::Same && !is_turned && bound.tensor.format == format
+        let as_it_is = |Bound { part, tensor, .. }: &Bound| {
+            let is_moved = matches!(part.rows, RowMap::Columns { .. }) || part.columns != ColumnMap::Same;
+            part.edit == Edit::Same && !is_moved && tensor.format == format
         };
         parts.iter().all(as_it_is).then_some(format)
     }
@@ -200,7 +205,8 @@ impl<'a> Rows<'a> {
         parts.iter().map(of_part).sum()
     }
 
-    /// Working memory that reading one row needs: its bytes and its weights, those of a transposed source once more with what lies between.
+    /// Working memory that reading one row needs: its bytes and its weights, twice where columns change their places, those of a transposed
+    /// source once more with what lies between.
     pub fn row_memory_bytes(&self) -> u64 {
         let floats = self.row_len.saturating_mul(4);
         let Made::Parts(parts) = &self.from else { return floats };
@@ -208,6 +214,7 @@ impl<'a> Rows<'a> {
             let bytes = bound.bytes(self.row_len);
             match bound.part.rows {
                 RowMap::Columns { step, .. } => bytes.saturating_add(floats).saturating_mul(step),
+                _ if bound.part.columns != ColumnMap::Same => bytes.saturating_add(floats),
                 _ => bytes,
             }
         };
@@ -239,7 +246,7 @@ impl<'a> Rows<'a> {
         let source_row = bound.part.source_row(row - bound.first_row);
         let (row, column) = match bound.part.rows {
             RowMap::Columns { matrix, .. } => (matrix * self.row_len + column, source_row),
-            _ => (source_row, column),
+            _ => (source_row, bound.part.source_column(column)),
         };
         Some(Origins { file: bound.file, tensor: bound.tensor, row, column })
     }
@@ -288,6 +295,9 @@ impl<'a> Rows<'a> {
                         Strips { first_row: matrix * self.row_len + columns.start, first: first + rows.start * step, step };
                     bound.read_turned(level, strips, ((rows.end - rows.start) as usize, n_columns as usize), buffers, now)?;
                 }
+                _ if bound.part.columns != ColumnMap::Same => {
+                    bound.read_gathered(level, rows, &columns, self.row_len, buffers, now)?;
+                }
                 _ => {
                     let n_bytes = size(bound.tensor.format, n_columns) * (rows.end - rows.start);
                     buffers.bytes.resize(n_bytes as usize, 0);
@@ -298,6 +308,7 @@ impl<'a> Rows<'a> {
             match bound.part.edit {
                 Edit::Same => {}
                 Edit::AddOne => now.iter_mut().for_each(|x| *x += 1.0),
+                Edit::NegExp => now.iter_mut().for_each(|x| *x = -libm::exp(f64::from(*x)) as f32),
             }
             out = later;
         }
@@ -331,13 +342,13 @@ fn fits(part: &Part, tensor: &SourceTensor, row_len: u64) -> bool {
     };
     let RowMap::Columns { matrix, .. } = part.rows else {
         let has_rows = tensor.format.row_bytes(row_len).and_then(|bytes| bytes.checked_mul(n_rows)) == Some(tensor.size_bytes);
-        let can_edit = tensor.format.can_dequantize() || part.edit == Edit::Same;
-        return has_rows && can_edit && part.fits(n_rows);
+        let is_as_it_is = part.edit == Edit::Same && part.columns == ColumnMap::Same;
+        return has_rows && (is_as_it_is || tensor.format.can_dequantize()) && part.fits(n_rows, row_len);
     };
     // A column of whole weights can be picked out of a row, one of blocks cannot.
     let [matrices @ .., height, width] = &tensor.shape[..] else { return false };
     let is_within = *height == row_len && matrix < matrices.iter().product();
-    is_within && tensor.format.block_len() == 1 && tensor.format.can_dequantize() && part.fits(*width)
+    is_within && tensor.format.block_len() == 1 && tensor.format.can_dequantize() && part.fits(*width, row_len)
 }
 
 fn size(format: Format, n_weights: u64) -> u64 {
@@ -379,6 +390,28 @@ impl Bound<'_> {
         self.file.read_exact_at(&mut all, self.tensor.offset_bytes + self.part.source_row(rows.start) * n_bytes as u64)?;
         for (element, out) in all.chunks(n_bytes * step as usize).zip(out.chunks_exact_mut(n_bytes)) {
             out.copy_from_slice(&element[..n_bytes]);
+        }
+        Ok(())
+    }
+
+    /// Reads whole rows, one at a time, and picks columns out of them.
+    fn read_gathered(
+        &self,
+        level: Level,
+        rows: Range<u64>,
+        columns: &Range<u64>,
+        row_len: u64,
+        buffers: &mut Buffers,
+        out: &mut [f32],
+    ) -> Result<()> {
+        buffers.bytes.resize(self.bytes(row_len) as usize, 0);
+        buffers.strips.resize(row_len as usize, 0.0);
+        for (row, out) in rows.zip(out.chunks_exact_mut((columns.end - columns.start) as usize)) {
+            self.read(row..row + 1, &(0..row_len), row_len, &mut buffers.bytes)?;
+            self.tensor.format.dequantize(level, &buffers.bytes, &mut buffers.strips);
+            for (column, out) in columns.clone().zip(out) {
+                *out = buffers.strips[self.part.source_column(column) as usize];
+            }
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ pub struct Part {
     pub n_rows: u64,
     /// Which rows of the tensor these are.
     pub rows: RowMap,
+    /// Which columns.
+    pub columns: ColumnMap,
     /// What happens to their elements.
     pub edit: Edit,
 }
@@ -46,6 +48,17 @@ pub enum RowMap {
         /// Heads that the rows divide into: `n_head` for q, `n_head_kv` for k.
         n_head: u64,
     },
+    /// Groups of `len` neighbours that stand in the source as `[outer, inner, len]` and here as `[inner, outer, len]`, from row `first` on.
+    Swapped {
+        /// The first row.
+        first: u64,
+        /// Groups that are the source's outer ones, and here the inner.
+        outer: u64,
+        /// The others.
+        inner: u64,
+        /// Rows of a group.
+        len: u64,
+    },
     /// Column `first + i * step` of one of the matrices of equal shape that the source holds one below the other: of the transpose.
     Columns {
         /// Which of the matrices.
@@ -69,6 +82,33 @@ impl RowMap {
     pub const TRANSPOSED: RowMap = RowMap::Columns { matrix: 0, first: 0, step: 1 };
 }
 
+/// The column of the source that an output column is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnMap {
+    /// The same.
+    Same,
+    /// As [`RowMap::Swapped`], from column 0 on.
+    Swapped {
+        /// The source's outer groups.
+        outer: u64,
+        /// The inner ones.
+        inner: u64,
+        /// Columns of a group.
+        len: u64,
+    },
+}
+
+/// Where element `at` of `[inner, outer, len]` stands in `[outer, inner, len]`.
+fn swapped(at: u64, [outer, inner, len]: [u64; 3]) -> u64 {
+    let (group, within) = (at / len, at % len);
+    (group % outer * inner + group / outer) * len + within
+}
+
+/// True when so many groups are `n` elements.
+fn are(n: u64, [outer, inner, len]: [u64; 3]) -> bool {
+    n > 0 && outer.checked_mul(inner).and_then(|groups| groups.checked_mul(len)) == Some(n)
+}
+
 /// What happens to elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edit {
@@ -76,13 +116,15 @@ pub enum Edit {
     Same,
     /// `x + 1`: gains that are stored less 1.
     AddOne,
+    /// `-exp(x)`, correctly rounded but for one in many millions: rates that are stored as logarithms.
+    NegExp,
 }
 
 impl Origin {
     /// All of one source tensor, as it is. `shape`: row-major.
     pub fn copy(tensor: usize, shape: &[u64]) -> Origin {
         let n_rows = shape.split_last().map_or(1, |(_, leading)| leading.iter().fold(1, |n: u64, &dim| n.saturating_mul(dim)));
-        Origin::Parts(vec![Part { tensor, n_rows, rows: RowMap::Range { first: 0 }, edit: Edit::Same }])
+        Origin::Parts(vec![Part { tensor, n_rows, rows: RowMap::Range { first: 0 }, columns: ColumnMap::Same, edit: Edit::Same }])
     }
 
     /// How a tensor of this row-major shape divides into rows: their number, and the weights in each. A vector is one row, unless its
@@ -125,7 +167,16 @@ impl Part {
                 let (head, within) = (row / head_rows, row % head_rows);
                 head * head_rows + (within % 2) * (head_rows / 2) + within / 2
             }
+            RowMap::Swapped { first, outer, inner, len } => first + swapped(row, [outer, inner, len]),
             RowMap::Columns { first, step, .. } | RowMap::Elements { first, step } => first + row * step,
+        }
+    }
+
+    /// The source column of column `column` of the part, where the source does not hold the transpose.
+    pub fn source_column(&self, column: u64) -> u64 {
+        match self.columns {
+            ColumnMap::Same => column,
+            ColumnMap::Swapped { outer, inner, len } => swapped(column, [outer, inner, len]),
         }
     }
 
@@ -133,14 +184,19 @@ impl Part {
     pub(super) fn run(&self, row: u64) -> u64 {
         match self.rows {
             RowMap::Range { .. } | RowMap::Columns { .. } => self.n_rows - row,
-            RowMap::Groups { len, .. } => (len - row % len).min(self.n_rows - row),
+            RowMap::Groups { len, .. } | RowMap::Swapped { len, .. } => (len - row % len).min(self.n_rows - row),
             RowMap::RopeHeads { .. } | RowMap::Elements { .. } => 1,
         }
     }
 
-    /// True when so many rows of the source are enough, of columns so many columns; checked arithmetic, for parts that a stranger's numbers
-    /// made.
-    pub(super) fn fits(&self, n_source_rows: u64) -> bool {
+    /// True when so many rows of the source are enough, of columns so many columns, and its rows are so long; checked arithmetic, for parts
+    /// that a stranger's numbers made.
+    pub(super) fn fits(&self, n_source_rows: u64, n_columns: u64) -> bool {
+        match self.columns {
+            ColumnMap::Swapped { .. } if matches!(self.rows, RowMap::Columns { .. }) => return false,
+            ColumnMap::Swapped { outer, inner, len } if !are(n_columns, [outer, inner, len]) => return false,
+            _ => {}
+        }
         let end = match self.rows {
             RowMap::Range { first } => first.checked_add(self.n_rows),
             RowMap::Groups { first, len, stride } if len > 0 && stride >= len && self.n_rows.is_multiple_of(len) => {
@@ -151,6 +207,8 @@ impl Part {
                 let halves = n_head.checked_mul(2).filter(|halves| *halves > 0 && self.n_rows.is_multiple_of(*halves));
                 return halves.is_some() && n_source_rows == self.n_rows;
             }
+            RowMap::Swapped { first, outer, inner, len } if are(self.n_rows, [outer, inner, len]) => first.checked_add(self.n_rows),
+            RowMap::Swapped { .. } => None,
             RowMap::Columns { first, step, .. } | RowMap::Elements { first, step } => {
                 let last = self.n_rows.checked_sub(1).filter(|_| step > 0);
                 last.and_then(|last| last.checked_mul(step)?.checked_add(first)?.checked_add(1))
@@ -179,7 +237,7 @@ mod tests {
     }
 
     fn part(n_rows: u64, rows: RowMap) -> Part {
-        Part { tensor: 0, n_rows, rows, edit: Edit::Same }
+        Part { tensor: 0, n_rows, rows, columns: ColumnMap::Same, edit: Edit::Same }
     }
 
     fn source_rows(part: Part) -> Vec<u64> {
@@ -219,16 +277,34 @@ mod tests {
     #[test]
     fn no_part_reaches_beyond_its_source() {
         let groups = |n_rows, first, len, stride| part(n_rows, RowMap::Groups { first, len, stride });
-        assert!(groups(6, 2, 2, 4).fits(12) && !groups(6, 2, 2, 4).fits(11));
-        assert!(!groups(6, 2, 0, 4).fits(99) && !groups(6, 2, 4, 4).fits(99) && !groups(6, 2, 2, 1).fits(99));
-        assert!(!groups(4, 0, 2, u64::MAX).fits(u64::MAX) && !groups(0, 0, 2, 2).fits(9));
-        assert!(part(4, RowMap::Range { first: 3 }).fits(7) && !part(4, RowMap::Range { first: 3 }).fits(6));
-        assert!(!part(4, RowMap::Range { first: u64::MAX }).fits(u64::MAX));
-        assert!(part(8, RowMap::RopeHeads { n_head: 2 }).fits(8) && !part(8, RowMap::RopeHeads { n_head: 3 }).fits(8));
-        assert!(!part(8, RowMap::RopeHeads { n_head: 0 }).fits(8) && !part(8, RowMap::RopeHeads { n_head: 2 }).fits(9));
+        assert!(groups(6, 2, 2, 4).fits(12, 4) && !groups(6, 2, 2, 4).fits(11, 4));
+        assert!(!groups(6, 2, 0, 4).fits(99, 4) && !groups(6, 2, 4, 4).fits(99, 4) && !groups(6, 2, 2, 1).fits(99, 4));
+        assert!(!groups(4, 0, 2, u64::MAX).fits(u64::MAX, 4) && !groups(0, 0, 2, 2).fits(9, 4));
+        assert!(part(4, RowMap::Range { first: 3 }).fits(7, 4) && !part(4, RowMap::Range { first: 3 }).fits(6, 4));
+        assert!(!part(4, RowMap::Range { first: u64::MAX }).fits(u64::MAX, 4));
+        assert!(part(8, RowMap::RopeHeads { n_head: 2 }).fits(8, 4) && !part(8, RowMap::RopeHeads { n_head: 3 }).fits(8, 4));
+        assert!(!part(8, RowMap::RopeHeads { n_head: 0 }).fits(8, 4) && !part(8, RowMap::RopeHeads { n_head: 2 }).fits(9, 4));
         for rows in [|first, step| RowMap::Columns { matrix: 0, first, step }, |first, step| RowMap::Elements { first, step }] {
-            assert!(part(8, rows(0, 1)).fits(8) && !part(8, rows(0, 1)).fits(7) && !part(8, rows(0, 0)).fits(8));
-            assert!(part(4, rows(1, 2)).fits(8) && !part(4, rows(1, 2)).fits(7) && !part(3, rows(1, u64::MAX)).fits(u64::MAX));
+            assert!(part(8, rows(0, 1)).fits(8, 4) && !part(8, rows(0, 1)).fits(7, 4) && !part(8, rows(0, 0)).fits(8, 4));
+            assert!(
+                part(4, rows(1, 2)).fits(8, 4) && !part(4, rows(1, 2)).fits(7, 4) && !part(3, rows(1, u64::MAX)).fits(u64::MAX, 4)
+            );
         }
+    }
+
+    #[test]
+    fn swapped_groups_are_a_transpose() {
+        let part = Part {
+            columns: ColumnMap::Swapped { outer: 2, inner: 3, len: 1 },
+            ..part(12, RowMap::Swapped { first: 4, outer: 2, inner: 3, len: 2 })
+        };
+        assert_eq!(source_rows(part), [4, 5, 10, 11, 6, 7, 12, 13, 8, 9, 14, 15]);
+        assert_eq!((0..12).map(|row| part.run(row)).collect::<Vec<_>>(), [2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1]);
+        assert_eq!((0..6).map(|column| part.source_column(column)).collect::<Vec<_>>(), [0, 3, 1, 4, 2, 5]);
+        assert!(part.fits(16, 6) && !part.fits(15, 6) && !part.fits(16, 7));
+        assert!(!Part { rows: RowMap::TRANSPOSED, ..part }.fits(12, 6));
+        let huge = RowMap::Swapped { first: 0, outer: u64::MAX, inner: 2, len: 1 };
+        assert!(!Part { rows: huge, ..part }.fits(u64::MAX, 6));
+        assert!(!Part { n_rows: 0, rows: RowMap::Swapped { first: 0, outer: 0, inner: 1, len: 1 }, ..part }.fits(9, 6));
     }
 }

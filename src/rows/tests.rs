@@ -62,7 +62,7 @@ fn read(shape: &[u64], origin: &Origin, source: &Source) -> Vec<f32> {
 }
 
 fn part(tensor: usize, n_rows: u64, rows: RowMap) -> Part {
-    Part { tensor, n_rows, rows, edit: Edit::Same }
+    Part { tensor, n_rows, rows, columns: ColumnMap::Same, edit: Edit::Same }
 }
 
 #[test]

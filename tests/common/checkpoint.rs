@@ -27,6 +27,13 @@ pub struct Layout<'a> {
     source: &'a Map<String, Value>,
 }
 
+impl Layout<'_> {
+    /// True where some tensor's name ends so.
+    pub fn has_tensor(&self, end: &str) -> bool {
+        self.source.keys().any(|name| name.ends_with(end))
+    }
+}
+
 /// Every case, by name.
 pub fn cases() -> Vec<Case> {
     let mut names: Vec<String> = std::fs::read_dir(super::fixture("families"))

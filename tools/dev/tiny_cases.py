@@ -48,6 +48,10 @@ class Case:
     more: dict = field(default_factory=dict)
     # Whether tensors of all experts are made of what other layouts have for each.
     has_parts: bool = True
+    # Further arguments of the converter.
+    options: tuple = ()
+    # The layer whose tensors stand once more in a block that foretells more tokens, which transformers neither saves nor reads.
+    draft_like: int | None = None
 
     def __post_init__(self):
         text = self.sizes.get("text_config", self.sizes)
@@ -140,6 +144,24 @@ WITH_N_CTX = dict(layouts=("transformers 4", "transformers 5", "with n_ctx"), mo
 GRANITE = dict(embedding_multiplier=6.0, residual_multiplier=0.4, attention_multiplier=0.07, logits_scaling=3.0)
 STARCODER2 = {name: size for name, size in SIZES.items() if name != "rms_norm_eps"} | dict(norm_epsilon=1e-5)
 QWEN_VL = SIZES | dict(num_key_value_heads=2)
+# Three value heads share a key head, so that an order of heads and its inverse differ.
+DELTA = SIZES | dict(
+    num_hidden_layers=5,
+    head_dim=32,
+    linear_conv_kernel_dim=4,
+    linear_key_head_dim=16,
+    linear_value_head_dim=16,
+    linear_num_key_heads=2,
+    linear_num_value_heads=6,
+)
+SECTIONS = dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5, mrope_section=[3, 3, 2], mrope_interleaved=True)
+# What transformers saves is without the blocks that foretell more tokens.
+NO_MTP = dict(gain=0, options=("--no-mtp",))
+V5 = ("transformers 5",)
+DELTA_TYPES = ["full_attention", "linear_attention", "linear_attention", "full_attention", "linear_attention"]
+QWEN35_VISION = dict(
+    depth=1, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=64, num_position_embeddings=16
+)
 VISION_TOKENS = dict(image_token_id=290, video_token_id=291, vision_start_token_id=292, vision_end_token_id=293)
 
 GPT_OSS = SIZES | dict(
@@ -206,6 +228,46 @@ CASES = {
     "qwen3-embedding": Case("Qwen3Model", "Qwen3Config", llama(head_dim=32, tie_word_embeddings=True)),
     "qwen3moe": Case(
         "Qwen3MoeForCausalLM", "Qwen3MoeConfig", llama(**EXPERTS, head_dim=32, norm_topk_prob=True), layouts=WITH_PACKED
+    ),
+    "qwen3next": Case(
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        DELTA | EXPERTS | dict(shared_expert_intermediate_size=64),
+        layouts=WITH_PACKED,
+        **NO_MTP,
+    ),
+    "qwen3next-mtp": Case(
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        DELTA | EXPERTS | dict(shared_expert_intermediate_size=64, num_hidden_layers=4),
+        layouts=V5,
+        gain=0,
+        draft_like=3,
+    ),
+    "qwen35-mtp": Case(
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5TextConfig",
+        DELTA | dict(rope_parameters=SECTIONS, mtp_num_hidden_layers=1),
+        layouts=V5,
+        gain=0,
+        draft_like=3,
+    ),
+    "qwen35": Case("Qwen3_5ForCausalLM", "Qwen3_5TextConfig", DELTA | dict(rope_parameters=SECTIONS), layouts=V5, **NO_MTP),
+    "qwen35-types": Case(
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5TextConfig",
+        DELTA
+        | dict(layer_types=DELTA_TYPES, linear_num_value_heads=2, linear_conv_kernel_dim=3, head_dim=96, tie_word_embeddings=True)
+        | dict(linear_key_head_dim=32, linear_value_head_dim=32),
+        layouts=V5,
+        **NO_MTP,
+    ),
+    "qwen35moe": Case(
+        "Qwen3_5MoeForCausalLM",
+        "Qwen3_5MoeTextConfig",
+        DELTA | EXPERTS | dict(shared_expert_intermediate_size=64, rope_parameters=SECTIONS),
+        layouts=("transformers 5", "packed experts"),
+        **NO_MTP,
     ),
     "gemma": Case("GemmaForCausalLM", "GemmaConfig", GEMMA, tokenizer="spm", gain=0),
     "gemma2": Case("Gemma2ForCausalLM", "Gemma2Config", GEMMA2, tokenizer="spm", gain=0),
@@ -335,5 +397,33 @@ CASES = {
             **VISION_TOKENS,
         ),
         renames=WITHOUT_PREFIX,
+    ),
+    "qwen35-vision": Case(
+        "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5Config",
+        dict(
+            text_config=DELTA | dict(rope_parameters=SECTIONS, num_hidden_layers=4),
+            vision_config=QWEN35_VISION,
+            tie_word_embeddings=False,
+            **VISION_TOKENS,
+        ),
+        layouts=V5,
+        renames=WITHOUT_PREFIX,
+        **NO_MTP,
+    ),
+    "qwen35moe-vision": Case(
+        "Qwen3_5MoeForConditionalGeneration",
+        "Qwen3_5MoeConfig",
+        dict(
+            text_config=DELTA
+            | EXPERTS
+            | dict(shared_expert_intermediate_size=64, rope_parameters=SECTIONS, num_hidden_layers=4),
+            vision_config=QWEN35_VISION,
+            tie_word_embeddings=False,
+            **VISION_TOKENS,
+        ),
+        layouts=V5,
+        renames=WITHOUT_PREFIX,
+        **NO_MTP,
     ),
 }

@@ -109,6 +109,8 @@ def save(folder, case, how):
         source = in_mxfp4(source)
         config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if case.draft_like is not None:
+        source |= draft(source, f"model.layers.{case.draft_like}.", case.sizes["hidden_size"])
     if how == "with more":
         config = json.loads((folder / "config.json").read_text()) | case.more
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -147,6 +149,13 @@ def dequantized(folder):
     return plain
 
 
+def draft(source, layer, width):
+    """The tensors of a block that foretells more tokens: a layer, what brings its two inputs together, three norms."""
+    own = {"fc": [width, 2 * width]} | dict.fromkeys(["norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"], [width])
+    block = {name.replace(layer, "mtp.layers.0."): described for name, described in source.items() if name.startswith(layer)}
+    return block | {f"mtp.{name}.weight": [shape] for name, shape in own.items()}
+
+
 def evaluate(folder, case):
     """Scores by the transformers of this process, in float32 with the plainest attention."""
     import torch
@@ -180,9 +189,9 @@ def evaluate(folder, case):
     return {"logits": kept, "nll": total / (N_CHUNKS * (N_CTX - 1))}
 
 
-def convert(peers, folder, path):
+def convert(peers, folder, path, options):
     """llama.cpp's converter on a folder."""
-    sys.argv = ["convert_hf.py", f"{peers}/llama.cpp", f"{folder}", "--outtype", "f32", "--outfile", f"{path}"]
+    sys.argv = ["convert_hf.py", f"{peers}/llama.cpp", f"{folder}", "--outtype", "f32", "--outfile", f"{path}", *options]
     runpy.run_path(str(Path(__file__).parent / "convert_hf.py"), run_name="__main__")
 
 
@@ -232,7 +241,9 @@ def worker(peers, scratch, task, venv, names):
             elif task == "evaluate" and (saved_by == venv or venv == "venv5"):
                 found[f"{name}/{layout}"] = complaint(evaluate, folder, CASES[name])
             elif task == "convert":
-                found[f"{name}/{layout}"] = complaint(convert, peers, folder, scratch / layout / f"{name}.gguf")
+                found[f"{name}/{layout}"] = complaint(
+                    convert, peers, folder, scratch / layout / f"{name}.gguf", CASES[name].options
+                )
     (scratch / f"{task}-{venv}.json").write_text(json.dumps(found))
 
 

@@ -21,6 +21,7 @@ pub const GEMMA: Family = Family {
     attention_width: AttentionWidth::KeyDim,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
+    drafts: None,
     // The head is the embedding; some tools save it all the same, and llama.cpp has no place for it.
     ignored_ends: &[".rotary_emb.inv_freq", "lm_head.weight"],
     left_out: &[],

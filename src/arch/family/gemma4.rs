@@ -62,6 +62,7 @@ pub const GEMMA4: Family = Family {
     attention_width: AttentionWidth::One,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
+    drafts: None,
     ignored_ends: &[".rotary_emb.inv_freq", "lm_head.weight"],
     left_out: &[
         "vision_tower.",

@@ -36,6 +36,7 @@ pub const GPT2: Family = Family {
     attention_width: AttentionWidth::KeyDim,
     output_norm: norm("output_norm.weight", "transformer.ln_f.weight", "output_norm.bias", "transformer.ln_f.bias"),
     output: super::parts::OUTPUT,
+    drafts: None,
     // The causal mask.
     ignored_ends: &[".attn.bias", ".attn.masked_bias"],
     left_out: &[],
@@ -69,6 +70,7 @@ const ATTENTION: Attention = Attention {
     sinks: None,
     positions: Positions::None,
     sees: Sees::Past,
+    gate: OutputGate::None,
     out: conv1d("attn_output", &["attn.c_proj"], [Dim::Embd, Dim::Attended]),
 };
 const NETWORK: Network = Network {

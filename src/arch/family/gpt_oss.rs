@@ -25,6 +25,7 @@ pub const GPT_OSS: Family = Family {
     attention_width: AttentionWidth::KeyDim,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
+    drafts: None,
     ignored_ends: &[],
     left_out: &[],
 };

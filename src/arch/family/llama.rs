@@ -27,6 +27,7 @@ pub const LLAMA: Family = Family {
     attention_width: AttentionWidth::KeyDim,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
+    drafts: None,
     ignored_ends: &[".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"],
     left_out: &[],
 };

@@ -12,6 +12,8 @@ pub mod parts;
 mod phi;
 mod quirks;
 mod qwen;
+mod qwen_delta;
+mod qwen_delta_steps;
 mod smollm3;
 mod starcoder2;
 
@@ -29,6 +31,9 @@ pub const FAMILIES: &[Family] = &[
     qwen::QWEN3,
     qwen::QWEN3VL,
     qwen::QWEN3MOE,
+    qwen_delta::QWEN3NEXT,
+    qwen_delta::QWEN35,
+    qwen_delta::QWEN35MOE,
     gemma::GEMMA,
     gemma::GEMMA2,
     gemma::GEMMA3,

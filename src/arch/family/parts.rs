@@ -5,7 +5,7 @@ use crate::gguf::keys;
 
 /// A linear map without a bias.
 pub const fn linear(name: &'static str, source: &'static [&'static str], shape: [Dim; 2]) -> Linear {
-    Linear { name, source, shape, rows: Rows::Same, bias: Need::Never }
+    Linear { name, source, shape, rows: Rows::Same, columns: Columns::Same, bias: Need::Never }
 }
 
 impl Linear {
@@ -22,7 +22,7 @@ impl Linear {
 
 /// A vector as wide as states, or a table of them.
 pub const fn weight(name: &'static str, source: &'static str, shape: &'static [Dim]) -> Weight {
-    Weight { name, source, shape, edit: Edit::Same, need: Need::Required }
+    Weight { name, source, shape, rows: Rows::Same, edit: Edit::Same, need: Need::Required }
 }
 
 /// An RMS norm.
@@ -88,6 +88,7 @@ pub const fn attention(qkv: Projections<3>, positions: Positions, out: Linear) -
         sinks: None,
         positions,
         sees: Sees::Past,
+        gate: OutputGate::None,
         out,
     }
 }

@@ -20,6 +20,7 @@ pub const PHI3: Family = Family {
     attention_width: AttentionWidth::KeyDim,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
+    drafts: None,
     ignored_ends: &[".rotary_emb.inv_freq"],
     left_out: &[],
 };

@@ -20,6 +20,7 @@ pub const QWEN2: Family = Family {
     attention_width: AttentionWidth::KeyDim,
     output_norm: OUTPUT_NORM,
     output: OUTPUT,
+    drafts: None,
     ignored_ends: &[".rotary_emb.inv_freq"],
     left_out: &[],
 };
@@ -129,9 +130,9 @@ const OF_QWEN3MOE: &[(&str, Assumed)] = &[
 ];
 
 /// Layers without experts have no place in these files.
-const ALL_SPARSE: &[(&str, f64)] = &[("decoder_sparse_step", 1.0), ("mlp_only_layers", 0.0)];
+pub(super) const ALL_SPARSE: &[(&str, f64)] = &[("decoder_sparse_step", 1.0), ("mlp_only_layers", 0.0)];
 
-const VISION: &[&str] = &["visual.", "model.visual."];
+pub(super) const VISION: &[&str] = &["visual.", "model.visual."];
 
 const ROPE: Positions = Positions::Rope(RopeLayout::Halves);
 const WITH_BIAS: Attention = attention(qkv(Need::Required), ROPE, attn_output(Need::Never));
@@ -142,7 +143,7 @@ const WITH_HEAD_NORMS: Attention = Attention {
 };
 const NETWORK: Step = step(FFN_NORM, Body::Network(gated(Activation::Silu, Need::Never)));
 
-const fn experts(weighing: Weighing, shared: Option<SharedExpert>) -> Experts {
+pub(super) const fn experts(weighing: Weighing, shared: Option<SharedExpert>) -> Experts {
     Experts {
         router: linear("ffn_gate_inp", &["mlp.gate"], [Dim::Experts, Dim::Embd]),
         router_gain: None,
@@ -174,7 +175,7 @@ const fn experts(weighing: Weighing, shared: Option<SharedExpert>) -> Experts {
     }
 }
 
-const SHARED: SharedExpert = SharedExpert {
+pub(super) const SHARED: SharedExpert = SharedExpert {
     weight: linear("ffn_gate_inp_shexp", &["mlp.shared_expert_gate"], [Dim::One, Dim::Embd]),
     network: Network {
         inner: Inner::Gated(Projections::Apart([

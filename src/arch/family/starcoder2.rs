@@ -28,6 +28,7 @@ pub const STARCODER2: Family = Family {
     attention_width: AttentionWidth::KeyDim,
     output_norm: norm(["output_norm.weight", "output_norm.bias"], ["model.norm.weight", "model.norm.bias"]),
     output: OUTPUT,
+    drafts: None,
     ignored_ends: &[".rotary_emb.inv_freq"],
     left_out: &[],
 };

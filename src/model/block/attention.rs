@@ -1,6 +1,6 @@
 //! Attention with grouped queries: `out(softmax(rope(q) rope(k)^T * scale) v)`.
 
-use crate::arch::describe::{self, Need, Norm, Projections};
+use crate::arch::describe::{self, Need, Norm, OutputGate, Projections};
 use crate::error::{Error, Result};
 use crate::model::backend::{AttentionShape, Backend, HeadForm, Heads, Rotation};
 use crate::model::catalog::{Catalog, Site, Slice};
@@ -21,6 +21,7 @@ pub(in crate::model) struct Attention<M, V> {
     pub normalises_values: bool,
     /// A score for each head that takes its share of the softmax.
     pub sinks: Option<V>,
+    pub gate: OutputGate,
     pub out: Linear<M, V>,
 }
 
@@ -63,6 +64,7 @@ impl Attention<Slice, Slice> {
             q_norm: catalog.gain(&attention.q_norm, site)?,
             k_norm,
             sinks: attention.sinks.as_ref().map(|sinks| catalog.weight(sinks, site)).transpose()?,
+            gate: attention.gate,
             out: catalog.linear(&attention.out, site)?,
         })
     }
@@ -82,6 +84,7 @@ impl<M, V> Attention<M, V> {
             q_norm: self.q_norm.map(&mut *vector).transpose()?,
             k_norm: self.k_norm.map(&mut *vector).transpose()?,
             sinks: self.sinks.map(&mut *vector).transpose()?,
+            gate: self.gate,
             out: self.out.try_map(matrix, vector)?,
         })
     }
@@ -118,13 +121,19 @@ impl<B: Backend> Running<'_, B> {
         tap(observer, &linears.into_iter().flatten().collect::<Vec<_>>(), pass.n_rows, &h)?;
         let (mut q, mut made) = self.heads_before_norms(attention, &h, pass.n_rows)?;
         drop(h);
+        let (mut gates, mut q_bias) = (None, attention.q.bias.as_ref());
+        if attention.gate == OutputGate::BelowQueries {
+            self.add_bias(&attention.q, &mut q)?;
+            let [queries, of_queries] = backend.halves_of_heads(&q, shape.head_dim)?;
+            (q, gates, q_bias) = (queries, Some(of_queries), None);
+        }
         // Values that are the keys have their bias.
         let k_bias = attention.k.as_ref().and_then(|k| k.bias.as_ref());
         let v_bias = attention.v.as_ref().or(attention.k.as_ref()).and_then(|v| v.bias.as_ref());
         let mut parts = vec![Heads {
             rows: &mut q,
             n_heads: shape.n_head,
-            bias: attention.q.bias.as_ref(),
+            bias: q_bias,
             is_normalised: attention.q_norm.is_some(),
             gain: attention.q_norm.as_ref(),
             rotates: true,
@@ -165,7 +174,10 @@ impl<B: Backend> Running<'_, B> {
         };
         let sinks = attention.sinks.as_ref();
         observer.heads(&q, k, sinks, &shape)?;
-        let attended = backend.attention(&q, [k, v], sinks, &shape, &pass.places)?;
+        let mut attended = backend.attention(&q, [k, v], sinks, &shape, &pass.places)?;
+        if let Some(gates) = &gates {
+            attended = backend.sigmoid_gated(attended, gates)?;
+        }
         tap(observer, &[&attention.out], pass.n_rows, &attended)?;
         Ok((attended, made.filter(|_| matches!(keys, Keys::Own))))
     }

@@ -4,12 +4,14 @@
 
 mod attention;
 mod both;
+mod delta;
 mod experts;
 mod network;
 mod per_layer;
 
 pub(super) use attention::{Attention, Keys};
 pub(super) use both::Both;
+pub(super) use delta::Delta;
 pub(super) use experts::Experts;
 pub(super) use network::Network;
 pub(super) use per_layer::PerLayer;
@@ -22,6 +24,7 @@ use crate::error::Result;
 #[derive(Debug, Clone)]
 pub(super) enum Block<M, V> {
     Attention(Attention<M, V>),
+    Delta(Box<Delta<M, V>>),
     Network(Network<M, V>),
     Experts(Box<Experts<M, V>>),
     Both(Box<Both<M, V>>),
@@ -35,6 +38,7 @@ impl Block<Slice, Slice> {
     pub fn plan(body: &Body, catalog: &mut Catalog<'_>, site: &Site<'_>) -> Result<Self> {
         Ok(match body {
             Body::Attention(attention) => Block::Attention(Attention::plan(attention, catalog, site)?),
+            Body::Delta(delta) => Block::Delta(Box::new(Delta::plan(delta, catalog, site)?)),
             Body::Network(network) => Block::Network(Network::plan(network, catalog, site)?),
             Body::Experts(experts) => Block::Experts(Box::new(Experts::plan(experts, catalog, site)?)),
             Body::Both(both) => Block::Both(Box::new(Both::plan(both, catalog, site)?)),
@@ -53,6 +57,7 @@ impl<M, V> Block<M, V> {
     ) -> Result<Block<M2, V2>> {
         Ok(match self {
             Block::Attention(attention) => Block::Attention(attention.try_map(matrix, vector)?),
+            Block::Delta(delta) => Block::Delta(Box::new(delta.try_map(matrix, vector)?)),
             Block::Network(network) => Block::Network(network.try_map(matrix, vector)?),
             Block::Experts(experts) => Block::Experts(Box::new(experts.try_map(matrix, vector)?)),
             Block::Both(both) => Block::Both(Box::new(both.try_map(matrix, vector)?)),

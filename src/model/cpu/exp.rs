@@ -58,6 +58,11 @@ pub(super) fn clamped_swiglu(level: Level, form: Clamped, gate: &mut [f32], up: 
     level.run(Gated { curve: Curve::Clamped(form), gate, up });
 }
 
+/// `gate` becomes `up / (1 + exp(-gate))`.
+pub(super) fn sigmoid_gated(level: Level, gate: &mut [f32], up: &[f32]) {
+    level.run(Gated { curve: Curve::Sigmoid, gate, up });
+}
+
 /// `gate` becomes `gelu(gate) * up`.
 pub(super) fn geglu(level: Level, form: Gelu, gate: &mut [f32], up: &[f32]) {
     level.run(Gated { curve: Curve::Gelu(form), gate, up });
@@ -98,6 +103,7 @@ impl Task for ScaleAndCap<'_> {
 #[derive(Clone, Copy)]
 enum Curve {
     Silu,
+    Sigmoid,
     Gelu(Gelu),
     Clamped(Clamped),
 }
@@ -133,6 +139,10 @@ impl Task for Gated<'_> {
 fn gated_lanes<S: Simd>(simd: S, curve: Curve, gate: &mut [f32; 16], up: &[f32; 16]) {
     match curve {
         Curve::Silu => swiglu_lanes(simd, gate, up),
+        Curve::Sigmoid => {
+            let e = exp(simd, -F32x16::load(simd, gate));
+            (F32x16::load(simd, up) / (F32x16::splat(simd, 1.0) + e)).store(gate);
+        }
         Curve::Gelu(form) => geglu_lanes(simd, form, gate, up),
         Curve::Clamped(form) => clamped_lanes(simd, form, gate, up),
     }

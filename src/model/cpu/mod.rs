@@ -14,6 +14,7 @@ mod activations;
 mod attention;
 mod awake;
 mod buffers;
+mod delta;
 mod exp;
 mod norm;
 mod rope;
@@ -25,6 +26,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::backend::{AttentionShape, Backend, Clamped, Divergence, Gelu, HeadForm, Heads, Output, Places, Score, Span};
+use super::backend::{DeltaInputs, DeltaShape, Recurrent};
 use super::matrix::Matrix;
 use crate::error::Result;
 use crate::matmul::{self, Accumulate, Engine, Weights, ceiling};
@@ -394,6 +396,38 @@ impl Backend for Cpu {
         let inputs = attention::Inputs { q, k, v, sinks: sinks.map(Rows::values), shape };
         self.pool.install(|| attention::attention(self.level(), &inputs, &pass.spans, &mut out));
         Ok(out.into())
+    }
+
+    fn halves_of_heads(&self, x: &Rows, head_dim: usize) -> Result<[Rows; 2]> {
+        let half = |second: usize| {
+            self.fill_rows(x.n_rows(), x.n_cols / 2, |row, out| {
+                let heads = out.chunks_exact_mut(head_dim).zip(x.row(row).chunks_exact(2 * head_dim));
+                heads.for_each(|(head, both)| head.copy_from_slice(&both[second * head_dim..][..head_dim]));
+            })
+        };
+        Ok([half(0)?, half(1)?])
+    }
+
+    fn sigmoid_gated(&self, x: Operand, gate: &Rows) -> Result<Operand> {
+        let rows = self.fill_rows(gate.n_rows(), gate.n_cols, |row, out| {
+            out.copy_from_slice(gate.row(row));
+            exp::sigmoid_gated(self.level(), out, x.rows.row(row));
+        })?;
+        Ok(rows.into())
+    }
+
+    fn recurrent(&self, shape: &DeltaShape) -> Result<Recurrent<Rows>> {
+        delta::recurrent(self, shape)
+    }
+
+    fn delta_net(
+        &self,
+        inputs: &DeltaInputs<'_, Rows>,
+        shape: &DeltaShape,
+        pass: &Pass,
+        kept: Option<&mut [Recurrent<Rows>]>,
+    ) -> Result<Operand> {
+        delta::delta_net(self, inputs, shape, pass, kept)
     }
 
     fn sum_squares(&self, x: &Operand) -> Result<Vec<f64>> {

@@ -32,6 +32,29 @@ impl Task for RmsNorm<'_> {
     }
 }
 
+/// `x / sqrt(sum(x^2) + eps) * scale`, in place.
+pub(super) fn unit_length(level: Level, x: &mut [f32], eps: f64, scale: f64) {
+    level.run(UnitLength { x, eps, scale });
+}
+
+struct UnitLength<'a> {
+    x: &'a mut [f32],
+    eps: f64,
+    scale: f64,
+}
+
+impl Task for UnitLength<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) {
+        let scale = (self.scale / (sum_squares(self.x) + self.eps).sqrt()) as f32;
+        for x in self.x.iter_mut() {
+            *x *= scale;
+        }
+    }
+}
+
 /// `(x - mean(x)) / sqrt(variance(x) + eps) * gain + bias`, in place.
 pub(super) fn layer_norm(level: Level, x: &mut [f32], [gain, bias]: [&[f32]; 2], eps: f32) {
     assert_eq!([x.len(); 2], [gain.len(), bias.len()], "a gain and a bias for every column");
