@@ -159,6 +159,25 @@ fn what_cannot_be_written_is_refused_before_the_text_is_read_by_the_model() {
     assert!(!folder.path().join("new.gguf").exists());
 }
 
+/// As `compare` measures it; what was predicted is of that size, and in the file.
+#[test]
+fn the_divergence_is_measured_and_predicted() {
+    let folder = common::scratch();
+    let base = base(folder.path());
+    let to = folder.path().join("to.gguf");
+    let mut command = quantize(&base, "Q4_K_M", &to);
+    command.args(["--bpw", "4.5", "--calibrate-chunks", "3", "--calibrate", "self", "--measure"]).arg(prose());
+    let made = json(common::succeeds(&mut command));
+    let measured = made["measured"]["kld"][0]["mean"].as_f64().expect("a mean divergence");
+    let n_chunks = made["measured"]["chunks"].as_u64().expect("a number").to_string();
+    let mut compare = common::ggforge();
+    compare.arg("compare").arg(&base).arg(&to).args(["--json", "--chunks", &n_chunks, "--file"]).arg(prose());
+    assert_eq!(json(common::succeeds(&mut compare))["files"][0]["kld"]["mean"]["value"], measured);
+    let Value::F32(predicted) = entries_of(&to)("predicted_kld") else { panic!("a number") };
+    println!("{predicted} predicted, {measured} measured");
+    assert!(f64::from(predicted) > measured / 4.0 && f64::from(predicted) < 4.0 * measured, "{predicted} for {measured}");
+}
+
 /// The same as through a file of the folder's own type.
 #[test]
 fn a_model_folder_is_calibrated_as_its_file_is() {

@@ -101,7 +101,7 @@ impl Run for Fit {
 fn planned(model: &Model, preset: &'static Preset) -> Result<OutputPlan> {
     let options =
         |calibration| QuantizeOptions { presets: vec![preset], allow_requantize: true, calibration, ..QuantizeOptions::default() };
-    let some_text = Calibration { texts: Vec::new(), chunk_count: 0, chunk_size: 0 };
+    let some_text = Calibration { texts: Vec::new(), chunk_count: 0, chunk_size: 0, predicted_kld: None };
     let plan = plan::quantize(model, &options(None)).or_else(|_| plan::quantize(model, &options(Some(some_text))))?;
     plan.outputs.into_iter().next().ok_or_else(|| Error::Internal("a plan without an output".to_owned()))
 }

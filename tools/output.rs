@@ -210,8 +210,15 @@ impl OutputOptions {
             pipeline::write_file(path, recipe.as_bytes(), existing, &options.protected)?;
         }
 
+        let of_output = |output| files.iter().find(|file| file.output == output).map(|file| file.path.clone());
+        let first_files: Vec<PathBuf> = (0..plan.outputs.len()).filter_map(of_output).collect();
+        let measured = match &calibrating {
+            Some(calibrating) => calibrating.measured(&first_files, session, &stop)?,
+            None => None,
+        };
         let mut summary = Summary::new(&source_path, &plan, &files);
         summary.calibrated = calibrated.as_ref();
+        summary.measured = measured.as_ref();
         summary.recipe = recipe_to_write.map(PathBuf::as_path);
         summary.tokenizer = proof.map(Proof::finish);
         summary.seconds = Some(started.elapsed().as_secs_f64());

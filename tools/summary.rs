@@ -11,7 +11,7 @@ use ggforge::report::{Cell, Table, decimal_bytes, json_text, printable};
 use ggforge::tokenizer::proof::{Comparison, Example, Outcome};
 use serde_json::{Map, Value, json};
 
-use crate::calibrating;
+use crate::calibrating::{self, Measured};
 use crate::terminal::fitted;
 
 /// A run, planned or done.
@@ -23,6 +23,8 @@ pub struct Summary<'a> {
     pub tokenizer: Option<Outcome>,
     /// How matrices were rounded, where a text was given for that.
     pub calibrated: Option<&'a Calibrated>,
+    /// How far the files are from their source, where that was measured.
+    pub measured: Option<&'a Measured>,
     /// Where the types that were chosen are written down.
     pub recipe: Option<&'a Path>,
     /// Of a run that is done.
@@ -31,7 +33,7 @@ pub struct Summary<'a> {
 
 impl<'a> Summary<'a> {
     pub fn new(source: &'a Path, plan: &'a Plan, files: &'a [PlannedFile]) -> Summary<'a> {
-        Summary { source, plan, files, tokenizer: None, calibrated: None, recipe: None, seconds: None }
+        Summary { source, plan, files, tokenizer: None, calibrated: None, measured: None, recipe: None, seconds: None }
     }
 
     /// Every output of the plan with its number.
@@ -86,6 +88,7 @@ impl<'a> Summary<'a> {
         let chosen = self.calibrated.and_then(|calibrated| calibrating::chosen_line(&calibrated.chosen));
         text += &chosen.map_or(String::new(), |line| format!("{line}\n"));
         text += &self.recipe.map_or(String::new(), |path| format!("{}: these types, for --recipe\n", shown(path)));
+        text += &self.measured.map_or(String::new(), |measured| format!("{}\n", measured.line(self.plan)));
         text += &self.tokenizer_line();
         let _ = writeln!(text, "done in {:.1} s", self.seconds.unwrap_or(0.0));
         text
@@ -118,6 +121,7 @@ impl<'a> Summary<'a> {
             "warnings": self.plan.warnings,
             "imatrix": self.plan.coverage.as_ref().map(coverage_json),
             "calibration": self.calibrated.map(calibrating::as_json),
+            "measured": self.measured.map(Measured::as_json),
             "recipe": self.recipe.map(Path::to_string_lossy),
             "tokenizer": self.tokenizer.as_ref().map(tokenizer_json),
             "outputs": outputs,

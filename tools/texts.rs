@@ -91,6 +91,7 @@ impl Texts {
             texts: self.texts.iter().zip(&self.shares).map(described).collect(),
             chunk_count: count(self.shares.iter().sum()),
             chunk_size: count(self.ctx),
+            predicted_kld: None,
         }
     }
 

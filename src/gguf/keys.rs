@@ -367,4 +367,6 @@ keys! {
     CALIBRATION_CHUNK_COUNT = "ggforge.calibration.chunk_count";
     /// Tokens per chunk: a u32.
     CALIBRATION_CHUNK_SIZE = "ggforge.calibration.chunk_size";
+    /// By how much scores were expected to diverge from the source's when types were chosen, in nats a token: an f32.
+    CALIBRATION_PREDICTED_KLD = "ggforge.calibration.predicted_kld";
 }

@@ -110,7 +110,7 @@ const CALIBRATION_METHOD: &str = "error feedback and descent by second moments, 
 /// Adds the keys by which a file says how it was calibrated.
 pub(super) fn describe_calibration(calibration: &Calibration, metadata: &mut Metadata) {
     metadata.retain(|(key, _)| !key.starts_with("ggforge.calibration."));
-    let Calibration { texts, chunk_count, chunk_size } = calibration;
+    let Calibration { texts, chunk_count, chunk_size, predicted_kld } = calibration;
     let strings = |of: fn(&CalibrationText) -> &str| {
         Value::Array(Array::String(texts.iter().map(|text| of(text).as_bytes().to_vec()).collect()))
     };
@@ -123,6 +123,7 @@ pub(super) fn describe_calibration(calibration: &Calibration, metadata: &mut Met
         (keys::CALIBRATION_CHUNK_COUNT.to_owned(), Value::U32(*chunk_count)),
         (keys::CALIBRATION_CHUNK_SIZE.to_owned(), Value::U32(*chunk_size)),
     ]);
+    metadata.extend(predicted_kld.map(|kld| (keys::CALIBRATION_PREDICTED_KLD.to_owned(), Value::F32(kld))));
 }
 
 /// Adds the keys by which llama-quantize records the matrix. File names stand without their folders: those are private.

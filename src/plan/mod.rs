@@ -52,7 +52,7 @@ pub struct Plan {
 }
 
 /// What a file says of how its blocks were calibrated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Calibration {
     /// By which texts.
     pub texts: Vec<CalibrationText>,
@@ -60,6 +60,8 @@ pub struct Calibration {
     pub chunk_count: u32,
     /// Tokens per chunk.
     pub chunk_size: u32,
+    /// By how much scores are expected to diverge, in nats a token, where types were chosen by that; before, any number.
+    pub predicted_kld: Option<f32>,
 }
 
 /// A text that blocks are calibrated on.
