@@ -5,9 +5,12 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use ggforge::gguf::{Array, File, Header, Metadata, TensorSpec, Value, ValueType};
+use ggforge::gguf::{Array, File, Header, Limits, Metadata, TensorSpec, Value, ValueType};
 use ggforge::quant::Format;
 use serde_json::{Value as Json, json};
+
+/// Bytes of a metadata key at most, from the specification.
+const KEY_BYTES_MAX: usize = 65535;
 
 /// One metadata entry of every type, with the values that are easy to get wrong.
 fn metadata() -> Metadata {
@@ -98,6 +101,44 @@ fn what_is_written_is_read_back() {
     assert_eq!((file.get("t"), file.tensor("blk.0")), (None, None));
 }
 
+/// Whoever asks for a number gets it whatever its width, and nothing where it is none.
+#[test]
+fn numbers_are_found_at_any_width() {
+    let whole = |x: u8| {
+        let signed = x.cast_signed();
+        let narrow = [Value::U8(x), Value::U16(x.into()), Value::U32(x.into()), Value::U64(x.into())];
+        let signed = [Value::I8(signed), Value::I16(signed.into()), Value::I32(signed.into()), Value::I64(signed.into())];
+        narrow.into_iter().chain(signed)
+    };
+    let floats = [Value::F32(-0.5), Value::F64(-0.5)];
+    let others = [Value::Bool(true), Value::from("7"), Value::Array(Array::U8(vec![7]))];
+    let negative = [Value::I8(-7), Value::I16(-7), Value::I32(-7), Value::I64(-7)];
+    let expected = |value: &Value| match value {
+        value if floats.contains(value) => (None, Some(-0.5)),
+        value if whole(7).any(|seven| seven == *value) => (Some(7), None),
+        _ => (None, None),
+    };
+    let values: Vec<Value> = whole(7).chain(floats.clone()).chain(others).chain(negative).collect();
+    let metadata = values.iter().enumerate().map(|(i, value)| (format!("t.{i}"), value.clone())).collect();
+    let bytes = encode(&Header { metadata, tensors: vec![] });
+    let file = File::parse("numbers.gguf", &bytes).expect("readable");
+    for (i, value) in values.iter().enumerate() {
+        assert_eq!((value.as_u64(), value.as_f64()), expected(value), "{value:?}");
+        let read = file.get(&format!("t.{i}")).expect("an entry");
+        assert_eq!((read.as_u64(), read.as_f64()), expected(value), "{value:?} as it is read");
+        assert_eq!(read.as_bool(), (*value == Value::Bool(true)).then_some(true), "{value:?}");
+        let items = read.as_array().map(|array| (array.len(), array.is_empty(), array.iter().count()));
+        assert_eq!(items, matches!(value, Value::Array(_)).then_some((1, false, 1)), "{value:?}");
+    }
+    for (array, len) in [(Array::I64(vec![]), 0), (Array::String(vec![vec![]; 3]), 3)] {
+        assert_eq!((array.len(), array.is_empty()), (len, len == 0));
+        let bytes = encode(&Header { metadata: vec![("a".into(), Value::Array(array))], tensors: vec![] });
+        let file = File::parse("array.gguf", &bytes).expect("readable");
+        let read = file.get("a").and_then(|value| value.as_array()).expect("an array");
+        assert_eq!((read.len(), read.is_empty(), read.iter().count()), (len, len == 0, len));
+    }
+}
+
 /// What a runtime relies on to read from many threads.
 #[test]
 fn files_are_shared_between_threads() {
@@ -166,8 +207,25 @@ fn a_header_that_no_reader_would_accept_is_refused() {
     refused(&|h| h.metadata.push(("t.u8".into(), Value::U8(1))), "t.u8 is given twice");
     refused(&|h| h.metadata.push((String::new(), Value::U8(1))), "is empty");
     refused(&|h| h.metadata.push(("a\nb".into(), Value::U8(1))), "not printable");
+    refused(&|h| h.metadata.push(("k".repeat(KEY_BYTES_MAX + 1), Value::U8(1))), "too long");
+    let limits = Limits::default();
+    let (string_bytes, array_len) = (limits.string_bytes as usize, limits.array_len as usize);
+    refused(&|h| h.metadata.push(("s".into(), Value::String(vec![b'a'; string_bytes + 1]))), "a string of 67108865 bytes");
+    let long = || Value::Array(Array::String(vec![vec![], vec![b'a'; string_bytes + 1]]));
+    refused(&|h| h.metadata.push(("s".into(), long())), "a string of 67108865 bytes");
+    refused(&|h| h.metadata.push(("a".into(), Value::Array(Array::U8(vec![0; array_len + 1])))), "an array of 67108865 items");
     refused(&|h| h.metadata[1].1 = Value::U32(48), "power of two");
     refused(&|h| h.metadata[1].1 = Value::U64(64), "power of two");
+
+    // The longest of each are taken, and read again.
+    let longest = [
+        ("k".repeat(KEY_BYTES_MAX), Value::U8(1)),
+        ("s".into(), Value::String(vec![b'a'; string_bytes])),
+        ("a".into(), Value::Array(Array::U8(vec![0; array_len]))),
+    ];
+    let layout = Header { metadata: longest.into(), tensors: vec![] }.layout().expect("within the limits");
+    let file = File::parse("longest.gguf", &layout.header).expect("readable");
+    assert_eq!(file.metadata().map(|(key, _)| key.len()).collect::<Vec<_>>(), [KEY_BYTES_MAX, 1, 1]);
 }
 
 /// Runs a script of `tests/container/` on a file, with the Python that has PyPI's gguf.

@@ -168,7 +168,7 @@ pub(super) fn read_entry<'a>(cursor: &mut Cursor<'a>, limits: &Limits) -> Result
         Ok(key) if !key.contains(char::is_control) => key,
         _ => {
             let shown = String::from_utf8_lossy(bytes);
-            return Err(start.error(Fault::InvalidKey, format_args!("metadata key {shown:.64?} is not printable UTF-8")));
+            return Err(start.error(Fault::InvalidKey, format_args!("metadata key \"{shown:.64}\" is not printable UTF-8")));
         }
     };
     let value_type = read_type(cursor, key, "value")?;

@@ -122,7 +122,7 @@ impl Header {
     fn check_metadata(&self) -> Result<()> {
         for (key, value) in &self.metadata {
             if key.is_empty() || key.len() > KEY_BYTES_MAX || key.chars().any(char::is_control) {
-                return Err(Error::usage(format!("metadata key {key:.64?} is empty, too long or not printable")));
+                return Err(Error::usage(format!("metadata key \"{key:.64}\" is empty, too long or not printable")));
             }
             check_value(key, value)?;
         }
@@ -136,7 +136,7 @@ impl Header {
         for TensorSpec { name, .. } in &self.tensors {
             if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
                 return Err(Error::usage(format!(
-                    "tensor name {name:.80?} has {} bytes; 1 to {NAME_BYTES_MAX} without NUL are possible",
+                    "tensor name \"{name:.80}\" has {} bytes; 1 to {NAME_BYTES_MAX} without NUL are possible",
                     name.len()
                 )));
             }

@@ -129,9 +129,23 @@ fn row_54_shards_that_do_not_belong_together() {
     set.write(1, &shard(1, 3, 3, "b").kv("general.architecture", STRING, s("gpt2")));
     set.refused("another architecture", Fault::ShardMismatch);
     let set = Set::sound();
+    let of_llama = |no: u16, tensor: &str| shard(no, 3, 3, tensor).kv("general.architecture", STRING, s("llama"));
+    (0..2).for_each(|no| set.write(no, &of_llama(no, ["a", "b"][usize::from(no)])));
+    assert_eq!(Model::open(set.path(1)).expect("shards that repeat the architecture, or not").shards().len(), 3);
+    let set = Set::sound();
     set.write(2, &shard(2, 3, 3, "b"));
     set.refused("a tensor in two shards", Fault::DuplicateTensor);
     let set = Set::sound();
     std::fs::write(set.path(1), b"version https://git-lfs.github.com/spec/v1\n").expect("a writable folder");
     set.refused_from("a shard that is no GGUF file", &set.path(0), Fault::NotGguf);
+}
+
+/// What is there and cannot be read is not called missing.
+#[test]
+fn a_shard_that_cannot_be_read_is_not_missing() {
+    let set = Set::sound();
+    std::fs::remove_file(set.path(1)).expect("a file");
+    std::fs::create_dir(set.path(1)).expect("a folder of that name");
+    let error = Model::open(set.path(0)).expect_err("a folder is no shard").to_string();
+    assert!(error.contains("00002-of-00003") && !error.contains("does not exist"), "{error}");
 }
