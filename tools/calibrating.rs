@@ -137,6 +137,8 @@ pub struct Calibrating<'a> {
     goal: Option<Goal>,
     menu: Menu,
     running: Running,
+    /// Where types are not chosen: what was predicted of those that were.
+    pub predicted_kld: Option<f32>,
 }
 
 /// What types are chosen for.
@@ -189,7 +191,7 @@ impl CalibrateOptions {
         let texts = Texts::read(&self.calibrate, tokenizer, ctx, self.calibrate_chunks)?;
         let (goal, menu, running) = (self.goal(), self.menu.clone().unwrap_or_default(), self.running.running());
         let checkpoint = self.checkpoint.clone();
-        Ok(Some(Calibrating { model, texts, checkpoint, measure, goal, menu, running }))
+        Ok(Some(Calibrating { model, texts, checkpoint, measure, goal, menu, running, predicted_kld: None }))
     }
 }
 
@@ -282,8 +284,7 @@ impl Calibrating<'_> {
             calibrate::calibrate(&network, self.model, plan, &windows, folders, aim, watch)
         });
         let (calibrated, _) = calibrated.map_err(|error| stop.ended(error))?;
-        let predicted: f64 = calibrated.chosen.iter().map(|chosen| chosen.cost).sum();
-        calibration.predicted_kld = self.goal.map(|_| predicted as f32);
+        calibration.predicted_kld = self.goal.map(|_| predicted(&calibrated.chosen) as f32).or(self.predicted_kld);
         plan.outputs.iter_mut().for_each(|output| calibration.describe(&mut output.metadata));
         Ok(calibrated)
     }
@@ -378,7 +379,7 @@ pub fn recipe(output: &OutputPlan, chosen: &[Chosen], source: &Path) -> String {
         format!("Take it with --type {} --recipe FILE, or --tensor-type-file FILE", output.file_type),
     ];
     let quantized = output.tensors.iter().filter(|tensor| tensor.format.block_len() > 1);
-    write_list(&comments, quantized.map(|tensor| (tensor.name.as_str(), tensor.format)))
+    write_list(&comments, predicted(chosen) as f32, quantized.map(|tensor| (tensor.name.as_str(), tensor.format)))
 }
 
 /// What to know about tensors that calibration does not reach.

@@ -10,7 +10,7 @@ use ggforge::imatrix::Imatrix;
 use ggforge::names::Role;
 use ggforge::pipeline::{self, Existing, MEMORY_MAX_BYTES_DEFAULT, Options, ReadBack};
 use ggforge::plan::recipe::{Preset, preset};
-use ggforge::plan::{NameOverride, Overrides, Plan, parse_format, parse_list, paths_by_name, paths_in_folder};
+use ggforge::plan::{NameOverride, Overrides, Plan, parse_format, parse_list, paths_by_name, paths_in_folder, predicted_kld};
 use ggforge::source::TensorSource;
 use ggforge::tokenizer::encode::read_text;
 
@@ -152,12 +152,17 @@ impl OutputOptions {
 
     /// Writes the outputs, or prints the plan, and reports.
     pub fn carry_out(&self, prepared: Prepared, session: &Session) -> Result<(), Failure> {
-        let Prepared { source_path, source, mut plan, proof, mut protected, calibrating } = prepared;
+        let Prepared { source_path, source, mut plan, proof, mut protected, mut calibrating } = prepared;
         protected.extend([&self.imatrix, &self.tensor_type_file].into_iter().flatten().cloned());
         protected.extend(calibrating.iter().flat_map(Calibrating::paths));
         let aim = calibrating.as_ref().map(|calibrating| calibrating.aim(&plan, &self.given())).transpose()?.flatten();
         let recipe_to_write = self.recipe.as_ref().filter(|_| aim.is_some());
-        protected.extend(self.recipe.iter().filter(|_| aim.is_none()).cloned());
+        if let Some(recipe) = self.recipe.as_ref().filter(|_| aim.is_none()) {
+            if let Some(calibrating) = &mut calibrating {
+                calibrating.predicted_kld = predicted_kld(&read_text(recipe)?);
+            }
+            protected.push(recipe.clone());
+        }
         plan.warnings.iter().for_each(|warning| terminal::warn(warning));
         let paths = self.paths(&plan)?;
         let files = pipeline::files(&plan, &paths, self.split_max_size)?;

@@ -37,12 +37,23 @@ pub fn parse_list(path: &Path, text: &str) -> Result<Vec<NameOverride>> {
     Ok(rules)
 }
 
-/// Writes a list that gives each of these tensors its type and no other tensor any, below `comments`, a line each.
-pub fn write_list<'t>(comments: &[String], tensors: impl Iterator<Item = (&'t str, Format)>) -> String {
+/// What begins the comment that says what was predicted of the types of a list, in nats a token.
+const PREDICTED: &str = "# predicted KLD: ";
+
+/// What was predicted of the types of the list `text`, where it says so.
+pub fn predicted_kld(text: &str) -> Option<f32> {
+    let said = text.lines().find_map(|line| line.strip_prefix(PREDICTED))?;
+    said.trim().parse().ok().filter(|kld: &f32| kld.is_finite() && *kld >= 0.0)
+}
+
+/// Writes a list that gives each of these tensors its type and no other tensor any, below `comments`, a line each, and what is predicted
+/// of it.
+pub fn write_list<'t>(comments: &[String], predicted_kld: f32, tensors: impl Iterator<Item = (&'t str, Format)>) -> String {
     let mut text = String::new();
     for comment in comments {
         let _ = writeln!(text, "# {}", comment.replace(|c: char| c.is_control(), " "));
     }
+    let _ = writeln!(text, "{PREDICTED}{predicted_kld}");
     for (name, format) in tensors {
         let mut pattern = String::new();
         for c in regex::escape(name).chars() {
@@ -85,8 +96,10 @@ mod tests {
     #[test]
     fn what_is_written_names_one_tensor_each() {
         let names = ["blk.1.attn_q.weight", "blk.11.attn_q.weight", "a b=c#.weight", "\u{3000}x\n.weight"];
-        let text = write_list(&["one\ntwo".to_owned()], names.iter().map(|name| (*name, Format::Q4_K)));
-        assert!(text.starts_with("# one two\n^blk\\.1\\.attn_q\\.weight$=Q4_K\n"), "{text}");
+        let text = write_list(&["one\ntwo".to_owned()], 1.1e-3, names.iter().map(|name| (*name, Format::Q4_K)));
+        assert_eq!(predicted_kld(&text), Some(1.1e-3));
+        assert_eq!(["", "# predicted KLD: NaN", "# predicted KLD: -1", "a=Q4_K"].map(predicted_kld), [None; 4]);
+        assert!(text.starts_with("# one two\n# predicted KLD: 0.0011\n^blk\\.1\\.attn_q\\.weight$=Q4_K\n"), "{text}");
         let rules = parse(&text).unwrap();
         assert_eq!(rules.len(), names.len());
         for (rule, name) in rules.iter().zip(names) {

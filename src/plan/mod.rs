@@ -34,7 +34,7 @@ pub use crate::rows::Origin;
 pub use choose::{Candidate, Choice, Choices, NameOverride, Overrides, Source, choose, parse_format};
 pub use convert::{ConvertOptions, convert, convert_as, open_folder};
 pub use facts::read_facts;
-pub use list::{parse_list, write_list};
+pub use list::{parse_list, predicted_kld, write_list};
 pub use menu::Menu;
 pub use naming::{convention_name, paths_by_name, paths_in_folder};
 pub use quantize::{QuantizeOptions, quantize};

@@ -42,6 +42,8 @@ CONFIGS = [
     "aiconfigurator/mistralai--Mixtral-8x22B-v0.1.config.json",
     "aiconfigurator/nvidia--Llama-3.1-70B-Instruct-FP8.config.json",
     "aiconfigurator/nvidia--Qwen3-235B-A22B-NVFP4.config.json",
+    "aiconfigurator/openai--gpt-oss-20b.config.json",
+    "aiconfigurator/openai--gpt-oss-120b.config.json",
     "gemma3-27b-it-medgemma/config.json",
     "gpt2-large/config.json",
     "phi3-mini-128k-ollama/config.json",
