@@ -42,8 +42,8 @@ impl<'m> Stack<'m> {
 }
 
 impl Pass<'_, '_> {
-    /// Makes the blocks of the experts of a step in the formats that are missing of each matrix. All experts of a tensor have the same damping: that with which held-out text loses
-    /// less, if any does.
+    /// Makes the blocks of the experts of a step in the formats that are missing of each matrix. All experts of a tensor have the same
+    /// damping: that with which held-out text loses less, if any does.
     pub(super) fn experts(
         &mut self,
         (layer, step): (usize, usize),
