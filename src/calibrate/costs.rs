@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rayon::prelude::*;
-
 use super::aim::Offer;
 use super::choice::Made;
-use super::layers::{Pass, ROWS_AT_ONCE, whole_matrix};
+use super::layers::{Pass, whole_matrix};
 use super::offers::{Aim, nearest};
 use crate::error::Result;
 use crate::gguf::Model;
@@ -129,11 +127,7 @@ impl Pass<'_, '_> {
         for format in self.wanted[&matrix.tensor].clone() {
             let Some(row_bytes) = format.row_bytes(matrix.n_cols as u64).filter(|_| !format.needs_importance()) else { continue };
             let mut blocks: Vec<u8> = filled(matrix.rows.len() * row_bytes as usize, 0)?;
-            let rows =
-                weights.par_chunks(ROWS_AT_ONCE * matrix.n_cols).zip(blocks.par_chunks_mut(ROWS_AT_ONCE * row_bytes as usize));
-            let level = self.engine.level();
-            let is_held = rows.map(|(weights, blocks)| format.quantize_rows(level, weights, matrix.n_cols, None, blocks).is_ok());
-            if is_held.reduce(|| true, |a, b| a & b) {
+            if self.as_ggml(format, &weights, matrix.n_cols, None, &mut blocks) {
                 let cost = self.embedding_loss(&matrix, format, &blocks)?;
                 offers.push(Offer { format, bytes: blocks.len() as u64, cost });
             }

@@ -33,7 +33,7 @@ const HELD_OUT_SHARE: usize = 8;
 const HELD_OUT_MAX: usize = 8;
 
 /// Rows that a worker rounds at a time as ggml does.
-pub(super) const ROWS_AT_ONCE: usize = 64;
+const ROWS_AT_ONCE: usize = 64;
 
 /// Where calibration keeps what it has made.
 #[derive(Debug, Clone, Copy)]
@@ -436,7 +436,11 @@ impl Pass<'_, '_> {
         let is_known = importance.len() == n_cols && importance.iter().any(|&value| value > 0.0);
         let flat = vec![1.0; n_cols];
         let importance = if is_known { importance } else { &flat };
-        let importance = format.uses_importance().then_some(importance);
+        self.as_ggml(format, weights, n_cols, format.uses_importance().then_some(importance), blocks)
+    }
+
+    /// As ggml rounds; false where a weight cannot be held.
+    pub fn as_ggml(&self, format: Format, weights: &[f32], n_cols: usize, importance: Option<&[f32]>, blocks: &mut [u8]) -> bool {
         let row_bytes = format.row_bytes(n_cols as u64).expect("rows of whole blocks") as usize;
         let rows = weights.par_chunks(ROWS_AT_ONCE * n_cols).zip(blocks.par_chunks_mut(ROWS_AT_ONCE * row_bytes));
         let level = self.engine.level();
